@@ -1,0 +1,266 @@
+"""What is run: studies (a data set with its question), presets (its size), and one flat table of both.
+
+A notebook turns its flat parameters into one frozen value, ``build_config("tissue", "quick", seed=0)``; no
+number is set anywhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field, replace
+
+import torch
+
+
+def _positive(config, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)}; it must be greater than 0")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A data set with its question."""
+
+    kind: str  # "natural" (notebook 01) or "tissue" (notebooks 02 to 06)
+    classes: tuple[str, ...]  # names of the mask values 0…K−1; class 0 is the background
+    group: str  # what a group is called in words
+    group_column: str = "group"  # what it is called in the table
+    embedded: bool = True  # drawn by sedm itself, so no data folder is needed
+    redistributable: bool = True  # may a committed figure show its real images and masks?
+    attribution: str = ""  # printed with the study's figures
+
+
+STUDIES = {
+    "tissue": Study("tissue", ("stroma", "epithelium", "lumen"), group="patient"),
+    "flowers": Study("natural", ("background", "flower"), group="species"),
+    "ebhi": Study(
+        "tissue",
+        ("background", "epithelium"),
+        group="case",
+        group_column="case",
+        embedded=False,
+        redistributable=False,
+        attribution="EBHI-SEG, Shi et al. 2023, doi:10.3389/fmed.2023.1114673, CC BY 4.0",
+    ),
+    "pets": Study(
+        "natural",
+        ("background", "animal"),
+        group="breed",
+        group_column="breed",
+        embedded=False,
+        redistributable=False,
+        attribution="Oxford-IIIT Pet, Parkhi et al. 2012, CC BY-SA 4.0",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How many images of how many groups; the group counts are for embedded studies only."""
+
+    image_size: int = 64  # px a side
+    n_train_groups: int = 24
+    n_validation_groups: int = 8  # train the segmenters that measure fidelity
+    n_test_groups: int = 12
+    n_images_per_group: int = 32
+    n_annotated_groups: int = 6  # train groups that keep their masks; the others lend their style
+
+    def __post_init__(self):
+        _positive(self, "image_size", "n_train_groups", "n_test_groups", "n_images_per_group", "n_annotated_groups")
+        if self.image_size % 16:
+            raise ValueError(f"image_size={self.image_size}; it must be a multiple of 16")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The size of the denoiser and of the style encoder."""
+
+    channels: tuple[int, ...] = (64, 128, 192)  # U-Net width at each resolution
+    n_blocks: int = 1  # residual blocks at each resolution
+    unshuffle: int = 2  # pixels a side folded into channels before the U-Net: 64 px run at 32×32
+    style_dim: int = 128  # length of a style embedding
+    style_channels: tuple[int, ...] = (32, 64, 128)  # encoder width at each halving of the resolution
+    aggregation: str = "mean"  # how several style embeddings become one style
+
+    def __post_init__(self):
+        _positive(self, "n_blocks", "unshuffle", "style_dim")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the generator is trained."""
+
+    n_steps: int = 600
+    batch_size: int = 32  # images a step and process
+    learning_rate: float = 4e-4  # peak, AdamW
+    warmup_steps: int = 50  # linear, then cosine to zero
+    annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
+    style_sampling: str = "multi"  # which images lend their style in training
+    n_style_images: int = 4  # images that make up one style
+    style_dropout: float = 0.1  # share of items that see the null style instead
+    ema_decay: float = 0.995  # of the averaged weights that sampling uses
+    max_grad_norm: float = 1.0
+    checkpoint_every: int = 200  # steps
+
+    def __post_init__(self):
+        _positive(self, "n_steps", "batch_size", "learning_rate", "n_style_images", "checkpoint_every")
+        if not 0 < self.annotated_fraction <= 1:
+            raise ValueError(f"annotated_fraction={self.annotated_fraction}; it must lie in (0, 1]")
+        if not 0 <= self.style_dropout < 1:
+            raise ValueError(f"style_dropout={self.style_dropout}; it must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How synthetic images are made."""
+
+    n_images: int = 512  # in the synthetic table
+    n_steps: int = 12  # network evaluations an image (twice that with guidance)
+    guidance_scale: float = 1.0  # 1 = no guidance
+    n_style_images: int = 4  # images that make up one style
+    micro_batch: int = 16  # images sampled together; part of what fixes an image's bytes
+
+    def __post_init__(self):
+        _positive(self, "n_images", "n_steps", "n_style_images", "micro_batch")
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """How a segmentation network is trained."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 128)  # U-Net width at each resolution
+    n_steps: int = 400
+    batch_size: int = 24
+    learning_rate: float = 2e-3  # peak, AdamW with a cosine schedule
+    synthetic_fraction: float = 0.8  # share of a batch drawn from the synthetic table, where there is one
+    colour_jitter: float = 0.0  # strength of random colour changes; 0 = none
+    n_seeds: int = 3  # repetitions of every arm
+
+    def __post_init__(self):
+        _positive(self, "n_steps", "batch_size", "learning_rate", "n_seeds")
+        if not 0 <= self.synthetic_fraction <= 1:
+            raise ValueError(f"synthetic_fraction={self.synthetic_fraction}; it must lie in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a result, apart from the data themselves."""
+
+    study: str
+    preset: str
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+
+    def __str__(self):
+        """One setting a line, as a notebook prints it."""
+        lines = [f"{name:30} {value}" for name, value in flatten(self).items()]
+        return "\n".join(lines)
+
+
+PRESETS = {
+    "smoke": {  # proves the plumbing, in seconds
+        "data": DataConfig(32, 4, 2, 3, 6, n_annotated_groups=2),
+        "model": ModelConfig((16, 32), style_dim=16, style_channels=(8, 16)),
+        "training": TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=3),
+        "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
+        "segmentation": SegmentationConfig((8, 16), n_steps=6, batch_size=8, n_seeds=1),
+    },
+    "quick": {  # what a newcomer runs first, in minutes on two CPU cores
+        "data": DataConfig(),
+        "model": ModelConfig(),
+        "training": TrainingConfig(),
+        "sampling": SamplingConfig(),
+        "segmentation": SegmentationConfig(),
+    },
+}
+"""Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""
+
+STUDY_CHANGES = {
+    ("flowers", "quick"): {"data": {"n_train_groups": 24, "n_images_per_group": 40}},
+}
+
+
+def build_config(study: str, preset: str, seed: int = 0) -> Config:
+    """The configuration of ``study`` at the size ``preset``.
+
+    Raises:
+        ValueError: an unknown study or preset; the message names the nearest known one.
+
+    >>> build_config("tissue", "smoke").data.image_size
+    32
+    >>> build_config("tisue", "smoke")
+    Traceback (most recent call last):
+    ...
+    ValueError: study='tisue'; choose one of tissue, flowers, ebhi, pets (did you mean 'tissue'?)
+    """
+    known_name("study", study, STUDIES)
+    known_name("preset", preset, PRESETS)
+    sections = dict(PRESETS[preset])
+    for section, changes in STUDY_CHANGES.get((study, preset), {}).items():
+        sections[section] = replace(sections[section], **changes)
+    return Config(study, preset, seed, **sections)
+
+
+def known_name(what: str, name: str, known) -> str:
+    """``name``, when it is among ``known``.
+
+    Raises:
+        ValueError: says what was asked for, what there is, and the nearest match.
+
+    >>> known_name("preset", "quick", PRESETS)
+    'quick'
+    """
+    if name in known:
+        return name
+    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    raise ValueError(f"{what}={name!r}; choose one of {', '.join(known)}{hint}")
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """The settings as one flat dictionary, keys like ``training.n_steps``.
+
+    >>> flatten(build_config("tissue", "smoke"))["sampling.n_steps"]
+    3
+    """
+    flat = {}
+    for name, value in dataclasses.asdict(config).items():
+        flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one, else the CPU.
+
+    >>> pick_device().type in {"cuda", "cpu"}
+    True
+    """
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where ``device`` computes with it natively, else None (stay in float32).
+
+    A CPU without avx512_bf16 or amx emulates bfloat16, several times slower than float32.
+
+    >>> autocast_dtype(torch.device("cpu")) in {torch.bfloat16, None}
+    True
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else None
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:  # not Linux
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,65 @@
+"""Geometric augmentation: random affine maps, and pictures or masks seen through them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class AffineRange:
+    """How far a random affine map may go; each value is drawn uniformly (the scale uniformly in its logarithm)."""
+
+    rotation: float = 180.0  # degrees either way
+    scale: float = 1.25  # largest factor; the smallest is its inverse
+    shear: float = 20.0  # degrees either way
+    translation: float = 0.1  # of the picture's size, either way
+    flips: bool = True  # left-right and up-down, each half of the time
+
+    def draw(self, size: tuple[int, int], generator: torch.Generator) -> tuple[Float[Tensor, "2 2"], Float[Tensor, "2"]]:
+        """(matrix, shift) for a picture of ``size`` (h, w): what ``warp`` takes.
+
+        >>> matrix, shift = AffineRange(shear=0, scale=1).draw((8, 8), torch.Generator().manual_seed(0))
+        >>> torch.allclose(matrix @ matrix.T, torch.eye(2), atol=1e-6)
+        True
+        """
+        flip = (torch.randint(2, (2,), generator=generator) * 2.0 - 1) if self.flips else torch.ones(2)
+        uniform = torch.rand(5, generator=generator) * 2 - 1
+        angle = math.radians(self.rotation * uniform[0])
+        shear = math.tan(math.radians(self.shear * uniform[1]))
+        rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        matrix = rotation @ torch.tensor([[1.0, shear], [0.0, 1.0]]) @ flip.diag()
+        return matrix / self.scale ** uniform[2], self.translation * torch.tensor(size[::-1]) * uniform[3:]
+
+
+def warp(
+    picture: Shaped[Tensor, "channels h w"],
+    matrix: Float[Tensor, "2 2"],
+    shift: Float[Tensor, "2"],
+    mode: str = "bilinear",
+) -> Shaped[Tensor, "channels h w"]:
+    """The picture seen through an affine map: the pixel at p shows what lies at ``matrix @ p + shift``.
+
+    Beyond its borders the picture is reflected.
+
+    Args:
+        picture: any type; whole numbers of 0…255 come back exactly with ``mode="nearest"``.
+        matrix: acts on (x, y) in pixels from the centre.
+        shift: (x, y) in pixels.
+        mode: ``bilinear`` for images, ``nearest`` for masks, whose class indices must stay what they are.
+
+    >>> mask = torch.arange(9, dtype=torch.uint8).view(1, 3, 3)
+    >>> warp(mask, torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), mode="nearest")[0, 0]
+    tensor([2, 1, 0], dtype=torch.uint8)
+    """
+    # grid_sample counts both axes from -1 to 1; a rotation is one only in pixels, so sizes go in and out.
+    half = torch.tensor([picture.shape[2] / 2, picture.shape[1] / 2])
+    normalised = torch.cat([matrix * half / half[:, None], (shift / half)[:, None]], dim=1)
+    grid = F.affine_grid(normalised[None], [1, 1, *picture.shape[1:]], align_corners=False)
+    seen = F.grid_sample(picture[None].float(), grid, mode, "reflection", align_corners=False)
+    return seen[0].to(picture.dtype)

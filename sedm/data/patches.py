@@ -1,0 +1,350 @@
+"""The patch table: the one format in which real and synthetic images travel.
+
+A patch table is a Hugging Face ``datasets.Dataset`` with the columns
+
+* ``image``  an RGB picture,
+* ``mask``   a picture of class indices 0…K−1 of the same size, or null where nobody annotated,
+* ``group``  the unit that shares a style and never straddles a split (patient, case, species, breed),
+
+and any further columns. On disk it is a folder with one parquet file a split.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from ..files import replacing
+
+UNKNOWN = 255
+"""The mask value of a pixel that nobody annotated."""
+
+REQUIRED_COLUMNS = ("image", "mask", "group")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+class PatchTableError(ValueError):
+    """A patch table (or what should become one) breaks the format; the message names the culprit."""
+
+
+class PatchTensors(NamedTuple):
+    """A patch table decoded into memory, ready to be gathered into batches."""
+
+    images: UInt8[Tensor, "n 3 h w"]
+    masks: UInt8[Tensor, "n h w"]  # class indices; UNKNOWN where unannotated
+    groups: list[str]
+
+    def select(self, rows: Sequence[int]) -> PatchTensors:
+        """The given rows, in the given order.
+
+        >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        >>> PatchTensors(pixels, pixels[:, 0], ["a", "b"]).select([1]).groups
+        ['b']
+        """
+        rows = list(rows)
+        return PatchTensors(self.images[rows], self.masks[rows], [self.groups[row] for row in rows])
+
+    def annotated(self) -> PatchTensors:
+        """The rows with a mask.
+
+        >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        >>> masks = torch.stack([torch.zeros(8, 8), torch.full((8, 8), UNKNOWN)]).to(torch.uint8)
+        >>> PatchTensors(pixels, masks, ["a", "b"]).annotated().groups
+        ['a']
+        """
+        return self.select((self.masks != UNKNOWN).flatten(1).any(1).nonzero().flatten().tolist())
+
+
+def from_arrays(
+    images: UInt8[np.ndarray, "n h w 3"],
+    masks: UInt8[np.ndarray, "n h w"] | Sequence[np.ndarray | None],
+    groups: Sequence[str],
+    **columns: Sequence,
+) -> datasets.Dataset:
+    """A patch table of pictures in memory; ``None`` in ``masks`` means not annotated.
+
+    >>> table = from_arrays(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), np.uint8), ["a", "b"])
+    >>> table.column_names, table[0]["image"].size
+    (['image', 'mask', 'group'], (8, 8))
+    """
+    table = datasets.Dataset.from_dict(
+        {
+            "image": [_encode(image) for image in images],
+            "mask": [None if mask is None else _encode(mask) for mask in masks],
+            "group": list(groups),
+            **{name: list(values) for name, values in columns.items()},
+        }
+    )
+    return table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
+
+
+def load_patches(source: str | Path, split: str | None = None, group_column: str = "group") -> datasets.Dataset:
+    """The patch table stored at ``source``.
+
+    ``source`` is a parquet file, a folder of parquet files (one a split), or a folder with ``images/``, and
+    ``masks/`` of the same file names, whose groups are the sub-folders of ``images/`` or the columns
+    ``file_name,group`` of ``metadata.csv``. A missing mask file means: not annotated.
+
+    Args:
+        split: which parquet file of a folder; may be left out when there is only one.
+        group_column: the column to be called ``group`` from here on.
+
+    Raises:
+        PatchTableError: nothing there, an empty or unreadable file, or a missing column or split.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    ...     _ = save_patches(from_arrays(pixels, pixels[..., 0], ["a", "b"]), Path(folder) / "train.parquet")
+    ...     load_patches(folder, "train")["group"][:]
+    ['a', 'b']
+    """
+    source = Path(source)
+    if not source.exists():
+        raise PatchTableError(f"{source}: no such file or folder; expected a patch table (see data/README.md)")
+    if source.is_dir() and (source / "images").is_dir():
+        return _load_image_folder(source)
+    path = _parquet_file(source, split) if source.is_dir() else source
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+        n_rows = pyarrow.parquet.read_metadata(path).num_rows
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise PatchTableError(f"{path}: not a readable parquet file ({error})") from error
+    for column in ("image", "mask", group_column):
+        if column not in schema.names:
+            raise PatchTableError(f"{path}: no column {column!r}; it has {', '.join(schema.names)}")
+    if n_rows == 0:
+        raise PatchTableError(f"{path}: the table has no rows")
+    table = datasets.Dataset.from_parquet(str(path))
+    table = table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
+    if group_column != "group":
+        table = table.rename_column(group_column, "group")
+    return table
+
+
+def save_patches(table: datasets.Dataset, path: str | Path) -> Path:
+    """The path of the parquet file that now holds ``table``; written whole or not at all.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    ...     save_patches(from_arrays(pixels, pixels[..., 0], ["a"]), Path(folder) / "train.parquet").name
+    'train.parquet'
+    """
+    with replacing(path) as temporary:
+        table.to_parquet(str(temporary))
+    return Path(path)
+
+
+def check_patches(table: datasets.Dataset, n_classes: int, name: str = "table") -> None:
+    """None, after every picture was opened and found in order.
+
+    Args:
+        n_classes: masks must hold 0…n_classes−1 only.
+        name: where the table came from, for the message (a file name).
+
+    Raises:
+        PatchTableError: names table, row and column of the first fault: a missing column, an empty table,
+            unreadable bytes, an image and a mask of different size, a value outside the classes, no group.
+
+    >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    >>> check_patches(from_arrays(pixels, pixels[..., 0] + 3, ["a"]), n_classes=2, name="train.parquet")
+    Traceback (most recent call last):
+    ...
+    sedm.data.patches.PatchTableError: train.parquet, row 0, column 'mask': value 3 is outside the classes 0..1
+    """
+    for column in REQUIRED_COLUMNS:
+        if column not in table.column_names:
+            raise PatchTableError(f"{name}: no column {column!r}; it has {', '.join(table.column_names)}")
+    if len(table) == 0:
+        raise PatchTableError(f"{name}: the table has no rows")
+    raw = table.select_columns(list(REQUIRED_COLUMNS))
+    for column in ("image", "mask"):
+        raw = raw.cast_column(column, datasets.Image(decode=False))
+    for row, patch in enumerate(raw):
+        where = f"{name}, row {row}, column "
+        if not patch["group"]:
+            raise PatchTableError(f"{where}'group': empty; every patch needs the name of its patient or species")
+        if patch["image"] is None:
+            raise PatchTableError(f"{where}'image': null; only masks may be missing")
+        image = _decode(patch["image"], f"{where}'image'").convert("RGB")
+        if patch["mask"] is None:
+            continue
+        mask = np.asarray(_decode(patch["mask"], f"{where}'mask'"))
+        if mask.shape != image.size[::-1]:
+            size = "×".join(map(str, mask.shape[1::-1] + mask.shape[2:]))
+            raise PatchTableError(
+                f"{where}'mask': size {size}, but the image is {image.size[0]}×{image.size[1]}; "
+                "a mask is one channel of class indices, as large as its image"
+            )
+        if mask.max() >= n_classes:
+            raise PatchTableError(f"{where}'mask': value {mask.max()} is outside the classes 0..{n_classes - 1}")
+
+
+def check_splits(splits: dict[str, datasets.Dataset]) -> None:
+    """None, when no group is in two splits.
+
+    Raises:
+        PatchTableError: names the group and both splits.
+
+    >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    >>> table = from_arrays(pixels, pixels[..., 0], ["case-7"])
+    >>> check_splits({"train": table, "test": table})
+    Traceback (most recent call last):
+    ...
+    sedm.data.patches.PatchTableError: group 'case-7' is in two splits, 'train' and 'test'; split by group instead
+    """
+    seen: dict[str, str] = {}
+    for split, table in splits.items():
+        for group in dict.fromkeys(table["group"]):
+            if seen.setdefault(group, split) != split:
+                raise PatchTableError(
+                    f"group {group!r} is in two splits, {seen[group]!r} and {split!r}; split by group instead"
+                )
+
+
+def split_by_group(table: datasets.Dataset, test_fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Two tables, (train, test), that share no group.
+
+    Args:
+        test_fraction: share of the *groups* that goes to test, in (0, 1); at least one group on each side.
+
+    Raises:
+        PatchTableError: fewer than two groups.
+
+    >>> pixels = np.zeros((4, 8, 8, 3), np.uint8)
+    >>> train, test = split_by_group(from_arrays(pixels, pixels[..., 0], list("aabc")), 0.34, seed=0)
+    >>> sorted(set(train["group"])), sorted(set(test["group"]))
+    (['a', 'b'], ['c'])
+    """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction={test_fraction}; it must lie between 0 and 1")
+    groups = _draw_groups(table["group"], seed)
+    if len(groups) < 2:
+        raise PatchTableError(f"the table has {len(groups)} group; a split by group needs two or more")
+    n_test = min(max(round(test_fraction * len(groups)), 1), len(groups) - 1)
+    test_groups = set(groups[:n_test])
+    is_test = np.array([group in test_groups for group in table["group"]])
+    return table.select(np.flatnonzero(~is_test)), table.select(np.flatnonzero(is_test))
+
+
+def hide_annotations(table: datasets.Dataset, n_annotated_groups: int, seed: int) -> datasets.Dataset:
+    """The table with the masks of all but a seeded draw of ``n_annotated_groups`` groups set to null.
+
+    The draw is nested: the groups of a smaller count are among those of a larger one, at the same seed.
+
+    Raises:
+        PatchTableError: fewer annotated groups than asked for.
+
+    >>> pixels = np.zeros((3, 8, 8, 3), np.uint8)
+    >>> hidden = hide_annotations(from_arrays(pixels, pixels[..., 0], list("abc")), 1, seed=0)
+    >>> [mask is None for mask in hidden["mask"]]
+    [True, True, False]
+    """
+    encoded = table.cast_column("mask", datasets.Image(decode=False))
+    rows = list(zip(encoded["group"], encoded["mask"], strict=True))
+    groups = _draw_groups((group for group, mask in rows if mask is not None), seed)
+    if not 0 <= n_annotated_groups <= len(groups):
+        raise PatchTableError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups have masks")
+    keep = set(groups[:n_annotated_groups])
+    masks = [mask if group in keep else None for group, mask in rows]
+    return encoded.remove_columns("mask").add_column("mask", masks, feature=datasets.Image())
+
+
+def to_tensors(table: datasets.Dataset, image_size: int | None = None) -> PatchTensors:
+    """The table decoded into memory, resized to ``image_size`` pixels a side when given.
+
+    Images are reduced with Lanczos and masks with the nearest neighbour, so class indices stay class indices.
+
+    Raises:
+        PatchTableError: images of several sizes and no ``image_size``.
+
+    >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> to_tensors(from_arrays(pixels, [pixels[0, ..., 0], None], ["a", "b"]), image_size=4).masks[:, 0, 0]
+    tensor([  0, 255], dtype=torch.uint8)
+    """
+    images, masks = [], []
+    for row, patch in enumerate(table.select_columns(["image", "mask"])):
+        image, mask = patch["image"].convert("RGB"), patch["mask"]
+        size = (image_size, image_size) if image_size else image.size
+        image = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+        if mask is not None and mask.size != size:
+            mask = mask.resize(size, Image.Resampling.NEAREST)
+        images.append(np.asarray(image))
+        masks.append(np.full(size[::-1], UNKNOWN, np.uint8) if mask is None else np.asarray(mask).astype(np.uint8))
+        if images[-1].shape != images[0].shape:
+            raise PatchTableError(f"row {row}: an image of {image.size}, the first is {images[0].shape[1::-1]}; give image_size")
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return PatchTensors(pixels, torch.from_numpy(np.stack(masks)), list(table["group"]))
+
+
+def _encode(pixels: np.ndarray) -> dict:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def _decode(encoded: dict, where: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(encoded["bytes"]) if encoded["bytes"] is not None else encoded["path"])
+        image.load()
+        return image
+    except Exception as error:  # Pillow raises many types for damaged files
+        raise PatchTableError(f"{where}: unreadable image bytes ({error})") from error
+
+
+def _draw_groups(groups: Iterable[str], seed: int) -> list[str]:
+    """The distinct groups in a seeded random order that does not depend on the order of the rows."""
+    return [str(group) for group in np.random.default_rng(seed).permutation(sorted(set(groups)))]
+
+
+def _parquet_file(folder: Path, split: str | None) -> Path:
+    files = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
+    if not files:
+        raise PatchTableError(f"{folder}: neither parquet files nor an images/ folder in it")
+    if split is None and len(files) == 1:
+        return next(iter(files.values()))
+    if split not in files:
+        raise PatchTableError(f"{folder}: no split {split!r}; it has {', '.join(files)}")
+    return files[split]
+
+
+def _load_image_folder(folder: Path) -> datasets.Dataset:
+    files = sorted(path for path in (folder / "images").rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise PatchTableError(f"{folder / 'images'}: no image files")
+    names = [path.relative_to(folder / "images") for path in files]
+    metadata = folder / "metadata.csv"
+    if metadata.exists():
+        with metadata.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"file_name", "group"} <= rows[0].keys():
+            raise PatchTableError(f"{metadata}: expected the columns file_name,group")
+        group_of = {row["file_name"]: row["group"] for row in rows}
+    else:
+        group_of = {name.as_posix(): name.parts[0] for name in names if len(name.parts) > 1}
+    masks = {path.relative_to(folder / "masks").with_suffix(""): path for path in (folder / "masks").rglob("*.png")}
+    for name in names:
+        if name.as_posix() not in group_of:
+            raise PatchTableError(f"{folder / 'images' / name}: no group; use images/<group>/<file> or metadata.csv")
+    table = datasets.Dataset.from_dict(
+        {
+            "image": [str(path) for path in files],
+            "mask": [str(masks[name.with_suffix("")]) if name.with_suffix("") in masks else None for name in names],
+            "group": [group_of[name.as_posix()] for name in names],
+            "file_name": [name.as_posix() for name in names],
+        }
+    )
+    return table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())

@@ -1,0 +1,70 @@
+"""Where a study's patch tables come from: drawn on the fly, or read from a folder the user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+
+from ..config import STUDIES, Config
+from .patches import PatchTableError, check_patches, check_splits, load_patches
+
+SPLITS = ("train", "validation", "test")
+
+
+def load_study(config: Config, folder: str | Path = "") -> dict[str, datasets.Dataset]:
+    """The checked patch tables of a study by split: ``train``, ``test`` and, where there is one, ``validation``.
+
+    Args:
+        config: its study decides the source, its seed and data settings what an embedded study draws.
+        folder: parquet files of a study that is not embedded.
+
+    Raises:
+        ValueError: a folder for an embedded study, or none for another.
+        PatchTableError: the first fault of the tables.
+
+    >>> from sedm.config import build_config
+    >>> {split: len(table) for split, table in load_study(build_config("tissue", "smoke")).items()}
+    {'train': 24, 'validation': 12, 'test': 18}
+    """
+    study = STUDIES[config.study]
+    if study.embedded and folder:
+        raise ValueError(f"DATA={str(folder)!r}, but the study {config.study!r} is embedded: leave DATA out")
+    if not study.embedded and not folder:
+        raise ValueError(f"the study {config.study!r} needs DATA=<folder of its parquet files> (see data/README.md)")
+    if study.embedded:
+        splits, names = _draw(config), {split: f"{config.study} {split}" for split in SPLITS}
+    else:
+        splits, names = _read(Path(folder), study.group_column)
+    check_splits(splits)
+    for split, table in splits.items():
+        check_patches(table, len(study.classes), names[split])
+    return splits
+
+
+def _draw(config: Config) -> dict[str, datasets.Dataset]:
+    from .flowers import make_flowers
+    from .tissue import make_tissue
+
+    make = {"tissue": make_tissue, "flowers": make_flowers}[config.study]
+    first = {"tissue": "first_patient", "flowers": "first_species"}[config.study]
+    sizes, splits, start = config.data, {}, 0
+    for split in SPLITS:
+        n_groups = getattr(sizes, f"n_{split}_groups")
+        if n_groups:
+            splits[split] = make(
+                n_groups, sizes.n_images_per_group, image_size=sizes.image_size, seed=config.seed, **{first: start}
+            )
+        start += n_groups
+    return splits
+
+
+def _read(folder: Path, group_column: str) -> tuple[dict[str, datasets.Dataset], dict[str, str]]:
+    if not folder.is_dir():
+        raise PatchTableError(f"DATA={folder}: no such folder; expected train.parquet and test.parquet in it")
+    found = {split: folder / f"{split}.parquet" for split in SPLITS if (folder / f"{split}.parquet").exists()}
+    for split in ("train", "test"):
+        if split not in found:
+            raise PatchTableError(f"{folder}: no {split}.parquet")
+    splits = {split: load_patches(path, group_column=group_column) for split, path in found.items()}
+    return splits, {split: str(path) for split, path in found.items()}

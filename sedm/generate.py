@@ -1,0 +1,139 @@
+"""Synthetic patch tables: layouts from a prior, styles from a bank, every image reproducible on its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .config import SamplingConfig
+from .data.patches import from_arrays, save_patches
+from .files import replacing
+from .pipeline import SEDMPipeline, noise_generators
+from .seeds import seeded_generator
+from .styles import StyleBank, draw_style_rows
+
+MICRO_BATCHES_PER_SHARD = 4
+
+
+def generate(
+    pipeline: SEDMPipeline,
+    prior,
+    bank: StyleBank,
+    config: SamplingConfig,
+    seed: int,
+    folder: str | Path,
+    model_name: str,
+    progress: bool = True,
+) -> datasets.Dataset:
+    """A synthetic patch table of ``config.n_images``, whose groups are the patients that lent the style.
+
+    Image i takes layout i of ``prior``, a group drawn uniformly from the bank and ``config.n_style_images`` of its
+    images, all decided by (seed, i); sampling runs in micro-batches aligned on i. Every finished shard is a
+    parquet file in ``folder`` and is not made again.
+
+    Args:
+        prior: anything with ``sample(n, seed=…, first=…)`` giving (n, h, w) class indices.
+        bank: styles to borrow.
+        model_name: goes into the provenance columns.
+
+    Raises:
+        ValueError: ``folder`` holds shards of another model or configuration; they are left alone.
+
+    Columns beside ``image``, ``mask``, ``group``: ``index``, ``layout_id``, ``style_images`` (ids), ``weights``,
+    ``seed``, ``guidance_scale``, ``n_steps``, ``model``.
+    """
+    folder = Path(folder)
+    claim_folder(folder, {**config.__dict__, "seed": seed, "model": model_name, "styles": bank.image_ids})
+    n_shard = config.micro_batch * MICRO_BATCHES_PER_SHARD
+    pipeline.set_progress_bar_config(disable=True)
+    shards = []
+    with tqdm(total=config.n_images, desc="generating", unit="image", disable=not progress) as bar:
+        for first in range(0, config.n_images, n_shard):
+            indices = range(first, min(first + n_shard, config.n_images))
+            path = folder / f"shard-{first // n_shard:05d}.parquet"
+            if not path.exists():
+                save_patches(generate_shard(pipeline, prior, bank, config, seed, indices, model_name), path)
+            shards.append(str(path))
+            bar.update(len(indices))
+    return datasets.Dataset.from_parquet(shards)
+
+
+def generate_shard(
+    pipeline: SEDMPipeline,
+    prior,
+    bank: StyleBank,
+    config: SamplingConfig,
+    seed: int,
+    indices: range,
+    model_name: str,
+) -> datasets.Dataset:
+    """Images ``indices`` of the synthetic table; they are the same in whatever shard they are asked for."""
+    layouts = prior.sample(len(indices), seed=seed, first=indices[0])
+    style_rows = [choose_style(bank, config.n_style_images, seed, index) for index in indices]
+    styles = pipeline.aggregate(bank.embeddings[torch.tensor(style_rows)])
+    images = []
+    for start in range(0, len(indices), config.micro_batch):
+        part = slice(start, start + config.micro_batch)
+        images.append(_sample_padded(pipeline, layouts[part], styles[part], indices[part], config, seed))
+    weights = [1 / config.n_style_images] * config.n_style_images
+    return from_arrays(
+        torch.cat(images).permute(0, 2, 3, 1).numpy(),
+        layouts.numpy(),
+        [bank.groups[rows[0]] for rows in style_rows],
+        index=list(indices),
+        layout_id=[f"{seed}-{index}" for index in indices],
+        style_images=[[bank.image_ids[row] for row in rows] for rows in style_rows],
+        weights=[weights for _ in indices],
+        seed=[seed] * len(indices),
+        guidance_scale=[config.guidance_scale] * len(indices),
+        n_steps=[config.n_steps] * len(indices),
+        model=[model_name] * len(indices),
+    )
+
+
+def choose_style(bank: StyleBank, n_images: int, seed: int, index: int) -> list[int]:
+    """Rows of the bank that make the style of image ``index``: one group, several of its images.
+
+    >>> bank = StyleBank(torch.eye(4), ["a", "a", "b", "b"], list("0123"))
+    >>> rows = choose_style(bank, 2, seed=0, index=7)
+    >>> rows == choose_style(bank, 2, seed=0, index=7), len({bank.groups[row] for row in rows})
+    (True, 1)
+    """
+    generator = seeded_generator("style of a synthetic image", seed, index)
+    group = bank.names[int(torch.randint(len(bank.names), (), generator=generator))]
+    return draw_style_rows(bank, group, n_images, generator)
+
+
+def claim_folder(folder: Path, configuration: dict) -> None:
+    """None, when ``folder`` is new or holds shards of this very configuration.
+
+    Raises:
+        ValueError: names the first setting that differs.
+    """
+    path, wanted = folder / "generation.json", json.loads(json.dumps(configuration))
+    if path.exists():
+        found = json.loads(path.read_text())
+        for key in wanted | found:
+            if wanted.get(key) != found.get(key):
+                raise ValueError(
+                    f"{folder}: holds images made with another {key} ({str(found.get(key))[:60]} instead of "
+                    f"{str(wanted.get(key))[:60]}); choose another folder or delete this one"
+                )
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=1))
+
+
+def _sample_padded(pipeline, layouts, styles, indices, config: SamplingConfig, seed: int) -> UInt8[Tensor, "n 3 h w"]:
+    """A micro-batch, filled up to its full size: rounding depends on the batch shape, and so would the bytes."""
+    n, missing = len(layouts), config.micro_batch - len(layouts)
+    layouts = torch.cat([layouts, layouts[-1:].repeat(missing, 1, 1)])
+    styles = torch.cat([styles, styles[-1:].repeat(missing, 1)])
+    generators = noise_generators(seed, [*indices, *range(indices[-1] + 1, indices[-1] + 1 + missing)])
+    return pipeline(layouts, styles, generators, config.n_steps, config.guidance_scale, output_type="pt").images[:n]

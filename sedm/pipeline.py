@@ -1,0 +1,214 @@
+"""Sampling: a diffusers pipeline that takes a layout and a style."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .data.patches import UNKNOWN
+from .encoder import StyleEncoder
+from .model import Denoiser, noise_schedule
+from .seeds import seeded_generator
+
+
+class SEDMPipeline(DiffusionPipeline):
+    """Images with given layouts, in the style of given images.
+
+    Sampling is DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095), deterministic after the first noise.
+
+    >>> from sedm.config import ModelConfig
+    >>> from sedm.model import build_model
+    >>> model = build_model(ModelConfig((8, 16), style_dim=4, style_channels=(8,)), 2, image_size=16, seed=0)
+    >>> pipeline = SEDMPipeline.from_model(model)
+    >>> styles = pipeline.encode_styles(torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8))
+    >>> layouts = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    >>> pipeline(layouts, styles.expand(2, -1), noise_generators(seed=0, indices=[0, 1]), n_steps=2).images[0].size
+    (16, 16)
+    """
+
+    def __init__(self, style_encoder: StyleEncoder, denoiser: Denoiser, scheduler: DPMSolverMultistepScheduler):
+        super().__init__()
+        self.register_modules(style_encoder=style_encoder, denoiser=denoiser, scheduler=scheduler)
+
+    @classmethod
+    def from_model(cls, model) -> SEDMPipeline:
+        """The pipeline of a trained ``StyleDiffusion``."""
+        scheduler = DPMSolverMultistepScheduler.from_config(noise_schedule().config, timestep_spacing="trailing")
+        return cls(model.style_encoder, model.denoiser, scheduler)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs) -> SEDMPipeline:
+        """The pipeline that ``save_pretrained`` wrote to ``folder``; reads safetensors only.
+
+        Raises:
+            ValueError: a folder without a model, or with another library's.
+
+        >>> SEDMPipeline.from_pretrained("no/such/folder")
+        Traceback (most recent call last):
+        ...
+        ValueError: no/such/folder: no model_index.json; expected a folder written by SEDMPipeline.save_pretrained
+        """
+        index = Path(folder) / "model_index.json"
+        if not index.is_file():
+            raise ValueError(f"{folder}: no model_index.json; expected a folder written by SEDMPipeline.save_pretrained")
+        name = json.loads(index.read_text()).get("_class_name")
+        if name != cls.__name__:
+            raise ValueError(f"{folder}: holds a {name}, not a {cls.__name__}")
+        return super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
+
+    @torch.no_grad()
+    def embed(self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 256) -> Float[Tensor, "n dim"]:
+        """One style embedding an image, on the CPU."""
+        embeddings = [
+            self.style_encoder.embed(chunk.to(self.device, self.style_encoder.dtype) / 127.5 - 1).float().cpu()
+            for chunk in images.split(batch_size)
+        ]
+        return torch.cat(embeddings)
+
+    def encode_styles(self, images: UInt8[Tensor, "batch n 3 h w"]) -> Float[Tensor, "batch dim"]:
+        """One style a row: the aggregated embeddings of its n style images.
+
+        Raises:
+            ValueError: images that are not uint8, or of other dimensions.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 5 or images.shape[2] != 3 or images.shape[1] == 0:
+            raise ValueError(
+                f"style images of shape {tuple(images.shape)} and type {images.dtype}; "
+                "expected uint8 (batch, n, 3, h, w) with n ≥ 1"
+            )
+        return self.aggregate(self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
+
+    @torch.no_grad()
+    def aggregate(self, embeddings: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch dim"]:
+        """One style a row from embeddings that are already there (a style bank)."""
+        return self.style_encoder.aggregate(embeddings.to(self.device)).cpu()
+
+    @staticmethod
+    def mix_styles(styles: Float[Tensor, "n dim"], weights: Sequence[float]) -> Float[Tensor, " dim"]:
+        """The weighted average of several styles; weights are brought to sum 1.
+
+        A weight of 1 on one style and 0 on the others gives exactly that style.
+
+        Raises:
+            ValueError: another number of weights than styles, a negative one, or none above zero.
+
+        >>> SEDMPipeline.mix_styles(torch.tensor([[0.0, 4.0], [8.0, 0.0]]), [1, 3])
+        tensor([6., 1.])
+        """
+        if len(weights) != len(styles):
+            raise ValueError(f"{len(weights)} weights for {len(styles)} styles")
+        if min(weights) < 0 or sum(weights) == 0:
+            raise ValueError(f"weights={list(weights)}; they must be 0 or more, at least one above 0")
+        shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+        return (shares[:, None] * styles.double()).sum(0).to(styles.dtype)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        layouts: UInt8[Tensor, "batch h w"],
+        styles: Float[Tensor, "batch dim"] | None,
+        generators: Sequence[torch.Generator],
+        n_steps: int = 12,
+        guidance_scale: float = 1.0,
+        output_type: str = "pil",
+    ) -> ImagePipelineOutput:
+        """One image a layout: ``.images`` is a list of pictures (``pil``) or uint8 (batch, 3, h, w) (``pt``).
+
+        Args:
+            layouts: class indices, or ``UNKNOWN`` where anything may be.
+            styles: one row an image; None for the learned null style.
+            generators: one an image, for its noise alone: an image does not depend on its neighbours.
+            n_steps: solver steps, each one network evaluation (two when guided, run as one batch).
+            guidance_scale: prediction = null + guidance_scale · (styled − null); 1 means no guidance.
+
+        Raises:
+            ValueError: sizes, counts or classes that do not fit each other or the model.
+        """
+        self._check(layouts, styles, generators, output_type)
+        layouts = layouts.to(self.device)
+        null = self.denoiser.null_style.expand(len(layouts), -1)
+        styles = null if styles is None else styles.to(self.device, null.dtype)
+        guided = guidance_scale != 1.0 and styles is not null
+        noise = [torch.randn(3, *layouts.shape[1:], generator=generator) for generator in generators]
+        x_t = torch.stack(noise).to(self.device, null.dtype)
+        self.scheduler.set_timesteps(n_steps, device=self.device)
+        for t in self.progress_bar(self.scheduler.timesteps):
+            if guided:
+                both = self._velocity(x_t.repeat(2, 1, 1, 1), t, layouts.repeat(2, 1, 1), torch.cat([null, styles]))
+                of_null, of_style = both.chunk(2)
+                velocity = of_null + guidance_scale * (of_style - of_null)
+            else:
+                velocity = self._velocity(x_t, t, layouts, styles)
+            x_t = self.scheduler.step(velocity, t, x_t).prev_sample
+        images = (x_t.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).cpu()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images.permute(0, 2, 3, 1).numpy() / 255)
+        return ImagePipelineOutput(images=images)
+
+    def _velocity(self, x_t, t, layouts, styles):
+        return self.denoiser(x_t, t.expand(len(x_t)), layouts, styles)
+
+    def _check(self, layouts, styles, generators, output_type) -> None:
+        size, n_classes = self.denoiser.config.image_size, self.denoiser.config.n_classes
+        if layouts.ndim != 3 or layouts.dtype != torch.uint8 or tuple(layouts.shape[1:]) != (size, size):
+            raise ValueError(
+                f"layouts of shape {tuple(layouts.shape)} and type {layouts.dtype}; this model takes uint8 (n, {size}, {size})"
+            )
+        if ((layouts >= n_classes) & (layouts != UNKNOWN)).any():
+            raise ValueError(f"a layout holds {layouts[layouts != UNKNOWN].max()}, outside the classes 0..{n_classes - 1}")
+        if styles is not None and tuple(styles.shape) != (len(layouts), self.denoiser.config.style_dim):
+            raise ValueError(
+                f"styles of shape {tuple(styles.shape)} for {len(layouts)} layouts; "
+                f"expected ({len(layouts)}, {self.denoiser.config.style_dim})"
+            )
+        if len(generators) != len(layouts):
+            raise ValueError(f"{len(generators)} generators for {len(layouts)} layouts; give each image its own")
+        if output_type not in ("pil", "pt"):
+            raise ValueError(f"output_type={output_type!r}; choose 'pil' or 'pt'")
+
+
+def noise_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
+    """One generator an image: image i of a seed starts from the same noise in any batch.
+
+    >>> len(noise_generators(seed=0, indices=range(3)))
+    3
+    """
+    return [seeded_generator("sampling noise", seed, index) for index in indices]
+
+
+def sample_images(
+    pipeline: SEDMPipeline,
+    layouts: UInt8[Tensor, "n h w"],
+    styles: Float[Tensor, "n dim"] | None,
+    *,
+    seed: int,
+    n_steps: int,
+    guidance_scale: float = 1.0,
+    micro_batch: int = 16,
+    indices: Sequence[int] | None = None,
+    progress: bool = True,
+) -> UInt8[Tensor, "n 3 h w"]:
+    """Images for any number of layouts, sampled in micro-batches, with a bar of images/s and time left.
+
+    Args:
+        indices: number of each image, which decides its noise; 0…n−1 when left out.
+    """
+    indices = list(range(len(layouts)) if indices is None else indices)
+    pipeline.set_progress_bar_config(disable=True)
+    images = []
+    bar = tqdm(total=len(layouts), desc="sampling", unit="image", disable=not progress)
+    for first in range(0, len(layouts), micro_batch):
+        part = slice(first, first + micro_batch)
+        generators = noise_generators(seed, indices[part])
+        chosen = None if styles is None else styles[part]
+        images.append(pipeline(layouts[part], chosen, generators, n_steps, guidance_scale, output_type="pt").images)
+        bar.update(len(images[-1]))
+    bar.close()
+    return torch.cat(images)

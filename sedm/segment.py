@@ -1,0 +1,266 @@
+"""Segmentation networks: their training on real and synthetic patches, and their predictions.
+
+The network knows nothing about where its patches come from. Batch s of a training run is a function of
+(seed, s): which rows, which flips, which colours.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer, UInt8
+from torch import Tensor, nn
+
+from sedm.config import SegmentationConfig, autocast_dtype, pick_device
+from sedm.data.patches import UNKNOWN, PatchTensors
+
+CROSS_ENTROPY_WEIGHT = 0.1  # the rest is Dice; Öttl et al. 2024
+WARMUP_FRACTION = 0.05  # of the steps
+WEIGHT_DECAY = 1e-2
+
+
+class UNet(nn.Module):
+    """A U-Net with batch normalisation and one level a width, for images of any size.
+
+    Source: Ronneberger et al. 2015 (arXiv 1505.04597), with padded convolutions and nearest-neighbour upsampling.
+
+    >>> UNet(n_classes=3, channels=(8, 16)).eval()(torch.zeros(1, 3, 20, 12)).shape
+    torch.Size([1, 3, 20, 12])
+    """
+
+    def __init__(self, n_classes: int, channels: tuple[int, ...]):
+        super().__init__()
+        inner = list(pairwise(channels))
+        self.stem = _convolutions(3, channels[0])
+        self.down = nn.ModuleList(_convolutions(wide, deep) for wide, deep in inner)
+        self.up = nn.ModuleList(_convolutions(wide + deep, wide) for wide, deep in reversed(inner))
+        self.head = nn.Conv2d(channels[0], n_classes, kernel_size=1)
+
+    def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
+        """The logits of each class at each pixel, for images in [0, 1]."""
+        features = [self.stem(2 * images - 1)]
+        for block in self.down:
+            features.append(block(F.max_pool2d(features[-1], 2)))
+        x = features.pop()
+        for block in self.up:
+            skip = features.pop()
+            x = block(torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1))
+        return self.head(x)
+
+
+def train_segmenter(
+    real: PatchTensors,
+    config: SegmentationConfig,
+    n_classes: int,
+    seed: int,
+    synthetic: PatchTensors | None = None,
+    progress: bool = True,
+) -> nn.Module:
+    """A trained network in evaluation mode, on the GPU where there is one.
+
+    Patches without any annotation are never drawn. With ``synthetic``, ``config.synthetic_fraction`` of every
+    batch (rounded to whole images) comes from it, so all arms take the same number of steps.
+
+    Args:
+        real: images (n, 3, h, w) uint8; masks (n, h, w) uint8, class indices or UNKNOWN.
+        seed: of the first weights and of every batch.
+        synthetic: more patches, of the same size.
+        progress: show a bar with images/s and the time left.
+
+    Raises:
+        ValueError: no annotated patch, a mask value outside the classes, or patches of different size.
+
+    >>> images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
+    >>> patches = PatchTensors(images, (images[:, 0] > 127).to(torch.uint8), list("aabb"))
+    >>> config = SegmentationConfig(channels=(8, 16), n_steps=2, batch_size=4)
+    >>> network = train_segmenter(patches, config, n_classes=2, seed=0, progress=False)
+    >>> predict(network, images).shape
+    torch.Size([4, 16, 16])
+    """
+    from tqdm.auto import tqdm
+
+    device = pick_device()
+    sources = _sources(real, synthetic, config, n_classes)
+    sources = [(patches.images.to(device), patches.masks.to(device), n) for patches, n in sources]
+    network = _initialised(n_classes, config.channels, seed).to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warmup_cosine(step, config.n_steps))
+    network.train()
+    steps = range(config.n_steps)
+    for step in tqdm(steps, "segmenter", unit="image", unit_scale=config.batch_size, disable=not progress):
+        images, masks = _batch(sources, config.colour_jitter, _generator(seed, step))
+        with _autocast(device):
+            logits = network(images.contiguous(memory_format=torch.channels_last))
+        loss = segmentation_loss(logits.float(), masks)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 64
+) -> UInt8[Tensor, "n h w"]:
+    """The most likely class at each pixel, (n, h, w), uint8, on the CPU.
+
+    Args:
+        network: as ``train_segmenter`` returns it.
+        images: RGB, uint8.
+        batch_size: images at a time; the result does not depend on it beyond rounding.
+
+    >>> predict(UNet(n_classes=2, channels=(8, 16)).eval(), torch.zeros(3, 3, 8, 8, dtype=torch.uint8)).dtype
+    torch.uint8
+    """
+    device = next(network.parameters()).device
+    predictions = torch.empty(len(images), *images.shape[2:], dtype=torch.uint8)
+    for first in range(0, len(images), batch_size):
+        batch = images[first : first + batch_size].to(device, torch.float32) / 255
+        with _autocast(device):
+            logits = network(batch.contiguous(memory_format=torch.channels_last))
+        predictions[first : first + batch_size] = logits.argmax(1)
+    return predictions
+
+
+def segmentation_loss(
+    logits: Float[Tensor, "batch classes h w"], masks: Integer[Tensor, "batch h w"]
+) -> Float[Tensor, ""]:
+    """0.1 · cross entropy + 0.9 · (1 − Dice), a scalar, at least 0.
+
+    Dice is soft, pooled over the batch, and averaged over the classes that the batch's masks hold. Pixels
+    whose mask is UNKNOWN count nowhere.
+
+    Source: weights of Öttl et al. 2024; Dice of Milletari et al. 2016 (arXiv 1606.04797, section 3), here without
+    squares in the denominator and pooled.
+
+    >>> masks = torch.tensor([[[0, 1], [1, 255]]])
+    >>> logits = 100 * F.one_hot(masks % 2, 2).permute(0, 3, 1, 2).float()
+    >>> segmentation_loss(logits, masks).item() < 1e-6
+    True
+    """
+    known = masks != UNKNOWN
+    target = masks.long().where(known, 0)
+    one_hot = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2) * known[:, None]
+    log_probability = logits.log_softmax(1)
+    cross_entropy = -(log_probability * one_hot).sum() / known.sum().clamp(min=1)
+    probability = log_probability.exp() * known[:, None]
+    overlap, sizes = (probability * one_hot).sum((0, 2, 3)), (probability + one_hot).sum((0, 2, 3))
+    present = one_hot.sum((0, 2, 3)) > 0
+    dice_loss = ((1 - 2 * overlap / sizes.clamp(min=1)) * present).sum() / present.sum().clamp(min=1)
+    return CROSS_ENTROPY_WEIGHT * cross_entropy + (1 - CROSS_ENTROPY_WEIGHT) * dice_loss
+
+
+def augment(
+    images: Float[Tensor, "batch 3 h w"],
+    masks: UInt8[Tensor, "batch h w"],
+    colour_jitter: float,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "batch 3 h w"], UInt8[Tensor, "batch h w"]]:
+    """The pairs flipped and turned by multiples of 90°, the images also recoloured; both as they came in form.
+
+    Each of the eight symmetries of the square is as likely (of four without turns, if h ≠ w). Recolouring stretches
+    each channel of each image about its mean by 1 ± ``colour_jitter`` and shifts it by ± ``colour_jitter`` / 2.
+
+    Args:
+        images: in [0, 1].
+        colour_jitter: strength; 0 leaves colours alone.
+        generator: on the CPU.
+
+    >>> images, masks = torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)
+    >>> [x.shape for x in augment(images, masks, 0.1, torch.Generator().manual_seed(0))]
+    [torch.Size([2, 3, 8, 8]), torch.Size([2, 8, 8])]
+    """
+    n = len(images)
+    coins = torch.randint(2, (3, n, 1, 1), generator=generator).bool().to(images.device)
+    stretch, shift = colour_jitter * (
+        2 * torch.rand(2, n, 3, 1, 1, generator=generator).to(images.device) - 1
+    )
+    for coin, turned in zip(coins, (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.mT), strict=True):
+        if turned(masks).shape == masks.shape:
+            images = torch.where(coin[:, None], turned(images), images)
+            masks = torch.where(coin, turned(masks), masks)
+    if colour_jitter:
+        mean = images.mean((2, 3), keepdim=True)
+        images = (mean + (images - mean) * (1 + stretch) + shift / 2).clamp(0, 1)
+    return images, masks
+
+
+def _sources(
+    real: PatchTensors, synthetic: PatchTensors | None, config: SegmentationConfig, n_classes: int
+) -> list[tuple[PatchTensors, int]]:
+    """What a batch is drawn from: annotated patches, and how many of them a batch holds."""
+    n_synthetic = 0 if synthetic is None else round(config.synthetic_fraction * config.batch_size)
+    named = [("real", real, config.batch_size - n_synthetic), ("synthetic", synthetic, n_synthetic)]
+    sources = []
+    for name, patches, n in named:
+        if n == 0:
+            continue
+        patches = patches.annotated()
+        if len(patches.masks) == 0:
+            raise ValueError(f"no {name} patch has a mask; at least one is needed to train on")
+        if patches.images.shape[2:] != patches.masks.shape[1:] or (
+            sources and patches.images.shape[2:] != sources[0][0].images.shape[2:]
+        ):
+            sizes = f"{tuple(patches.images.shape[2:])} images and {tuple(patches.masks.shape[1:])} masks"
+            raise ValueError(
+                f"{name} patches are {sizes}; images, masks, real and synthetic must all be of one size"
+            )
+        highest = int(patches.masks.where(patches.masks != UNKNOWN, 0).max())
+        if highest >= n_classes:
+            raise ValueError(f"a {name} mask holds {highest}, outside the classes 0..{n_classes - 1}")
+        sources.append((patches, n))
+    return sources
+
+
+def _batch(
+    sources: list[tuple[Tensor, Tensor, int]], colour_jitter: float, generator: torch.Generator
+) -> tuple[Float[Tensor, "batch 3 h w"], UInt8[Tensor, "batch h w"]]:
+    rows = [torch.randint(len(masks), (n,), generator=generator).to(masks.device) for _, masks, n in sources]
+    images = torch.cat([images[picked] for (images, _, _), picked in zip(sources, rows, strict=True)])
+    masks = torch.cat([masks[picked] for (_, masks, _), picked in zip(sources, rows, strict=True)])
+    return augment(images.float() / 255, masks, colour_jitter, generator)
+
+
+def _initialised(n_classes: int, channels: tuple[int, ...], seed: int) -> UNet:
+    """A network whose first weights depend on the seed alone."""
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # layers initialise themselves from the global state: lend and restore it
+        torch.manual_seed(seed)
+        return UNet(n_classes, channels)
+
+
+def _warmup_cosine(step: int, n_steps: int) -> float:
+    """The share of the peak learning rate: a linear rise, then half a cosine to zero."""
+    n_warmup = max(1, round(WARMUP_FRACTION * n_steps))
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    dtype = autocast_dtype(device)
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _convolutions(n_in: int, n_out: int) -> nn.Sequential:
+    layers = []
+    for width in (n_in, n_out):
+        layers += [
+            nn.Conv2d(width, n_out, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step, hashed because torch uses only the low 32 bits of a seed."""
+    words = np.random.SeedSequence((seed, step, zlib.crc32(b"sedm.segment"))).generate_state(1)
+    return torch.Generator().manual_seed(int(words[0]))

@@ -1,0 +1,149 @@
+"""Style sampling (which images lend their style) and the style bank (styles that travel without images)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .data.augment import AffineRange, warp
+from .data.patches import PatchTensors
+from .files import replacing
+
+STYLE_SAMPLING = ("augmented", "same_group", "multi", "none")
+
+
+class StyleSampler:
+    """Draws style images for the target images of a batch.
+
+    =============  ====================================================================================
+    ``augmented``  the target itself, flipped and warped (the reference's default)
+    ``same_group`` one other image of the target's group
+    ``multi``      ``n_images`` other images of the target's group, drawn with replacement
+    ``none``       no style: the sampled images are to be ignored in favour of the null style
+    =============  ====================================================================================
+
+    The target never lends its style unwarped: where its group has no other image, it is warped as in
+    ``augmented``. Source: Öttl et al., ECCV 2024 (arXiv 2403.14429), style sampling strategies.
+
+    Args:
+        patches: where the images come from.
+        strategy: a name in ``STYLE_SAMPLING``.
+        n_images: how many images make up one style; ``multi`` only, the others take one.
+
+    Raises:
+        ValueError: unknown strategy.
+
+    >>> images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 16, 16).contiguous()
+    >>> sampler = StyleSampler(PatchTensors(images, images[:, 0], ["a", "a", "b", "b"]), "same_group")
+    >>> sampler.draw_rows([0, 3], torch.Generator().manual_seed(0)).tolist()
+    [[1], [2]]
+    """
+
+    def __init__(self, patches: PatchTensors, strategy: str, n_images: int = 4):
+        if strategy not in STYLE_SAMPLING:
+            raise ValueError(f"style_sampling={strategy!r}; choose one of {', '.join(STYLE_SAMPLING)}")
+        self.images, self.strategy = patches.images, strategy
+        self.n_images = n_images if strategy == "multi" else 1
+        rows_of = defaultdict(list)
+        for row, group in enumerate(patches.groups):
+            rows_of[group].append(row)
+        self._peers = [rows_of[group] for group in patches.groups]
+
+    def draw_rows(self, rows: list[int], generator: torch.Generator) -> Int[Tensor, "batch n"]:
+        """Which images lend their style to the images in ``rows``; a row itself only where nothing else can."""
+        return torch.stack([self._draw_peers(row, generator) for row in rows])
+
+    def draw_images(self, rows: list[int], generator: torch.Generator) -> Float[Tensor, "batch n 3 h w"]:
+        """The style images for the images in ``rows``, in [−1, 1]."""
+        style_rows = self.draw_rows(rows, generator)
+        images = self.images[style_rows.flatten()].float() / 127.5 - 1
+        itself = (style_rows == torch.tensor(rows)[:, None]).flatten()
+        for i in itself.nonzero().flatten():
+            images[i] = warp(images[i], *AffineRange().draw(images.shape[2:], generator))
+        return images.unflatten(0, style_rows.shape)
+
+    def draw_dropped(self, n: int, dropout: float, generator: torch.Generator) -> Bool[Tensor, " n"]:
+        """Which of n items see the null style: each with probability ``dropout``; all of them for ``none``."""
+        return torch.rand(n, generator=generator) < (1.0 if self.strategy == "none" else dropout)
+
+    def _draw_peers(self, row: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+        others = [peer for peer in self._peers[row] if peer != row]
+        if self.strategy in ("augmented", "none") or not others:
+            return torch.full((self.n_images,), row)
+        return torch.tensor(others)[torch.randint(len(others), (self.n_images,), generator=generator)]
+
+
+@dataclass(frozen=True)
+class StyleBank:
+    """Style embeddings with the group and the image each came from: what is needed of images that may not travel.
+
+    >>> bank = StyleBank(torch.eye(3), ["a", "a", "b"], ["0", "1", "2"])
+    >>> bank.rows_of("a"), bank.names
+    ([0, 1], ['a', 'b'])
+    """
+
+    embeddings: Float[Tensor, "n dim"]
+    groups: list[str]
+    image_ids: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """The distinct groups, in the order of their first image."""
+        return list(dict.fromkeys(self.groups))
+
+    def rows_of(self, group: str) -> list[int]:
+        """The rows of one group.
+
+        Raises:
+            ValueError: a group that is not in the bank.
+        """
+        rows = [row for row, name in enumerate(self.groups) if name == group]
+        if not rows:
+            raise ValueError(f"style group {group!r} is not in the bank; it has {', '.join(self.names[:12])}")
+        return rows
+
+    def save(self, path: str | Path) -> Path:
+        """The path of the safetensors file that now holds the bank; written whole or not at all."""
+        metadata = {"groups": "\n".join(self.groups), "image_ids": "\n".join(self.image_ids)}
+        with replacing(path) as temporary:
+            save_file({"embeddings": self.embeddings.contiguous()}, temporary, metadata=metadata)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> StyleBank:
+        """The bank stored at ``path``.
+
+        Raises:
+            ValueError: not a style bank.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = StyleBank(torch.eye(2), ["a", "b"], ["0", "1"]).save(Path(folder) / "bank.safetensors")
+        ...     StyleBank.load(path).groups
+        ['a', 'b']
+        """
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if "embeddings" not in file.keys() or not {"groups", "image_ids"} <= metadata.keys():  # noqa: SIM118
+                raise ValueError(f"{path}: not a style bank (no embeddings with groups and image_ids)")
+            embeddings = file.get_tensor("embeddings")
+        return cls(embeddings, metadata["groups"].split("\n"), metadata["image_ids"].split("\n"))
+
+
+def draw_style_rows(bank: StyleBank, group: str, n_images: int, generator: torch.Generator) -> list[int]:
+    """Rows of ``n_images`` images of one group, all different where the group has enough.
+
+    >>> bank = StyleBank(torch.eye(3), ["a", "a", "b"], ["0", "1", "2"])
+    >>> sorted(draw_style_rows(bank, "a", 2, torch.Generator().manual_seed(0)))
+    [0, 1]
+    """
+    rows = bank.rows_of(group)
+    order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(-(-n_images // len(rows)))])
+    return [rows[i] for i in order[:n_images].tolist()]

@@ -1,0 +1,143 @@
+"""The embedded images are pure functions of their indices, follow optics, and carry style by group."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sedm.data import flowers, tissue
+from sedm.data.flowers import draw_image, make_flowers
+from sedm.data.tissue import RANGES, draw_patch, make_tissue, transmit
+
+
+@pytest.fixture(scope="module")
+def patients():
+    """Eight patients of four patches at 48 px: images (32, 48, 48, 3), masks (32, 48, 48), groups."""
+    table = make_tissue(8, 4, image_size=48, seed=0)
+    return np.stack(table["image"][:]), np.stack(table["mask"][:]), table["group"][:]
+
+
+@pytest.fixture(scope="module")
+def species():
+    """Eight species of four photographs at 48 px: images (32, 48, 48, 3), masks (32, 48, 48), groups."""
+    table = make_flowers(8, 4, image_size=48, seed=0)
+    return np.stack(table["image"][:]), np.stack(table["mask"][:]), table["group"][:]
+
+
+def intraclass_correlation(values: np.ndarray) -> float:
+    """ICC(1) of (groups, members), from the F of a one-way analysis of variance: (F − 1) / (F + k − 1)."""
+    f = stats.f_oneway(*values).statistic
+    return (f - 1) / (f + values.shape[1] - 1)
+
+
+@pytest.mark.parametrize(("draw", "size"), [(draw_patch, 64), (draw_image, 64), (draw_patch, 50), (draw_image, 50)])
+def test_same_index_gives_the_same_bytes_and_another_index_another_image(draw, size):
+    image, mask = draw(7, 3, 2, size)
+    again, mask_again = draw(7, 3, 2, size)
+    assert image.dtype == mask.dtype == np.uint8
+    assert image.shape == (size, size, 3) and mask.shape == (size, size)
+    assert np.array_equal(image, again) and np.array_equal(mask, mask_again)
+    for other in ((8, 3, 2), (7, 4, 2), (7, 3, 3)):
+        assert not np.array_equal(mask, draw(*other, size)[1])
+
+
+@pytest.mark.parametrize(("make", "first"), [(make_tissue, "first_patient"), (make_flowers, "first_species")])
+def test_a_row_does_not_depend_on_how_many_are_asked(make, first):
+    table = make(3, 2, image_size=32, seed=5)
+    alone = make(1, 3, image_size=32, seed=5, **{first: 2})
+    for row in range(2):
+        assert alone["group"][row] == table["group"][4 + row]
+        for column in ("image", "mask"):
+            assert np.array_equal(np.asarray(alone[row][column]), np.asarray(table[4 + row][column]))
+
+
+def test_tables_have_the_promised_columns():
+    row = make_tissue(1, 1, image_size=32, population="shifted", first_patient=11)[0]
+    assert row["image"].mode == "RGB" and row["mask"].mode == "L" and row["image"].size == (32, 32)
+    assert (row["group"], row["population"]) == ("patient-011", "shifted")
+    row = make_flowers(1, 1, image_size=32, first_species=4)[0]
+    assert row["image"].mode == "RGB" and row["mask"].mode == "L" and row["group"] == "species-04"
+
+
+def test_the_scene_does_not_depend_on_the_image_size():
+    """Area averages of the large image must agree with the small one, up to sensor noise and rounding."""
+    for draw in (draw_patch, draw_image):
+        large, small = draw(0, 1, 0, 128)[0].astype(float), draw(0, 1, 0, 64)[0].astype(float)
+        means = large.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
+        assert np.abs(means - small).mean() < 3
+        assert np.corrcoef(means.ravel(), small.ravel())[0, 1] > 0.98
+
+
+def test_every_class_is_drawn_and_no_other(patients, species):
+    for (_, masks, _), classes in ((patients, tissue.CLASSES), (species, flowers.CLASSES)):
+        assert set(np.unique(masks)) == set(range(len(classes)))
+
+
+def test_composition_of_tissue_is_natural_and_varies(patients):
+    shares = np.stack([(patients[1] == k).mean(axis=(1, 2)) for k in range(3)], axis=1)
+    assert 0.3 < shares[:, 1].mean() < 0.5 and shares[:, 1].std() > 0.06
+    assert 0.05 < shares[:, 2].mean() < 0.2
+    assert (shares > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["patients", "species"])
+def test_groups_separate_in_colour(kind, request):
+    images, _, groups = request.getfixturevalue(kind)
+    assert groups == sorted(groups)
+    colours = images.reshape(8, 4, -1, 3).mean(axis=2)
+    assert all(intraclass_correlation(colours[..., channel]) > 0.5 for channel in range(3))
+
+
+def test_composition_does_not_separate_patients_as_colour_does(patients):
+    epithelium = (patients[1] == 1).mean(axis=(1, 2)).reshape(8, 4)
+    assert intraclass_correlation(epithelium) < 0.5
+
+
+def test_transmitted_light_follows_beer_lambert():
+    haematoxylin, eosin = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
+    glass = np.array([0.9, 0.95, 1.0])
+    planted = np.zeros((4, 4, 2))
+    planted[..., 0] = 2.0
+    light = transmit(planted, np.stack([haematoxylin, eosin]), glass)
+    expected = [0.9 * 2.718281828459045**-1.30, 0.95 * 2.718281828459045**-1.40, 2.718281828459045**-0.58]
+    np.testing.assert_allclose(light, np.broadcast_to(expected, (4, 4, 3)), rtol=1e-12)
+    # Optical densities add: both stains together let through the product of each alone.
+    both = transmit(np.array([0.4, 0.6]), np.stack([haematoxylin, eosin]), np.ones(3))
+    alone = [transmit(np.array(stain), np.stack([haematoxylin, eosin]), np.ones(3)) for stain in ([0.4, 0], [0, 0.6])]
+    np.testing.assert_allclose(both, alone[0] * alone[1])
+
+
+def test_stains_fall_where_a_pathologist_expects_them(patients):
+    """Epithelium absorbs more red light (haematoxylin) than stroma, and the lumen is brightest."""
+    images, masks, _ = patients
+    red = [np.mean([i[..., 0][m == k].mean() for i, m in zip(images, masks, strict=True) if (m == k).any()])
+           for k in range(3)]  # fmt: skip
+    assert red[1] < red[0] < red[2]
+
+
+def test_shifted_patients_lie_outside_the_source(patients):
+    shifted = np.stack(make_tissue(8, 2, image_size=48, population="shifted")["image"][:])
+    colours = [x.reshape(8, -1, 3).mean(axis=1) for x in (patients[0], shifted)]
+    assert min(stats.ttest_ind(*colours).pvalue) < 1e-3
+    assert set(RANGES["shifted"]) < set(RANGES["source"])
+
+
+def test_flowers_stand_out_from_their_background(species):
+    images, masks, _ = species
+    assert 0.1 < masks.mean() < 0.5
+    contrast = [np.linalg.norm(i[m == 1].mean(axis=0) - i[m == 0].mean(axis=0))
+                for i, m in zip(images.astype(float), masks, strict=True)]  # fmt: skip
+    assert np.quantile(contrast, 0.1) > 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [({"image_size": 8}, "image_size=8"), ({"seed": -1}, "seed=-1"), ({"population": "alien"}, "'alien'")],
+)
+def test_bad_requests_name_the_culprit(arguments, names):
+    with pytest.raises(ValueError, match=names):
+        make_tissue(1, 1, **arguments)
+    if "population" not in arguments:
+        with pytest.raises(ValueError, match=names):
+            make_flowers(1, 1, **arguments)
+    with pytest.raises(ValueError, match="ask for 1 or more"):
+        make_flowers(0, 1)
