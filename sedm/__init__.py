@@ -1,0 +1,35 @@
+"""Style-Extracting Diffusion Models: images with a given layout, in the style of other images."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {  # public name → module; imported on first use, because diffusers alone takes seconds
+    "build_config": "config",
+    "load_study": "data.sources",
+    "load_patches": "data.patches",
+    "save_patches": "data.patches",
+    "check_patches": "data.patches",
+    "split_by_group": "data.patches",
+    "hide_annotations": "data.patches",
+    "to_tensors": "data.patches",
+    "EmpiricalPrior": "layouts",
+    "StyleBank": "styles",
+    "StyleSampler": "styles",
+    "StyleEncoder": "encoder",
+    "Denoiser": "model",
+    "train_model": "train",
+    "SEDMPipeline": "pipeline",
+    "generate_patches": "generate",
+    "train_segmenter": "segment",
+    "predict": "segment",
+    "iou_per_group": "statistics",
+    "render_mix": "demo",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

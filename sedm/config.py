@@ -28,6 +28,7 @@ class Study:
     group: str  # what a group is called in words
     group_column: str = "group"  # what it is called in the table
     embedded: bool = True  # drawn by sedm itself, so no data folder is needed
+    shared_groups: bool = False  # may a group of the training split also be in the test split?
     redistributable: bool = True  # may a committed figure show its real images and masks?
     attribution: str = ""  # printed with the study's figures
 
@@ -49,6 +50,7 @@ STUDIES = {
         ("background", "animal"),
         group="breed",
         group_column="breed",
+        shared_groups=True,  # what is held out is one breed, not the others' test photos
         embedded=False,
         redistributable=False,
         attribution="Oxford-IIIT Pet, Parkhi et al. 2012, CC BY-SA 4.0",

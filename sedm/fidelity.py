@@ -24,7 +24,10 @@ def colour_statistics(images: UInt8[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n 
 
 
 def retrieve_groups(
-    queries: Float[np.ndarray, "n d"], query_groups: list[str], references: Float[np.ndarray, "m d"], reference_groups: list[str]
+    queries: Float[np.ndarray, "n d"],
+    query_groups: list[str],
+    references: Float[np.ndarray, "m d"],
+    reference_groups: list[str],
 ) -> pd.DataFrame:
     """One row a query: its group, and the rank of that group among all groups by distance of their means.
 
@@ -50,20 +53,67 @@ def retrieve_groups(
     return pd.DataFrame({"group": query_groups, "rank": 1 + (distances < own[:, None]).sum(1), "n_groups": len(names)})
 
 
-def style_agreement(
-    generated: Float[np.ndarray, "n d"], generated_groups: list[str], real: Float[np.ndarray, "m d"], real_groups: list[str]
-) -> pd.DataFrame:
-    """One row a group: the group's mean statistics in generated (``generated_0``…) and real images (``real_0``…).
+def retrieve_one_left_out(values: Float[np.ndarray, "n d"], groups: list[str]) -> pd.DataFrame:
+    """As ``retrieve_groups`` of the rows among themselves, each row left out of its own group's mean.
 
-    >>> style_agreement(np.array([[1.0], [3.0]]), ["a", "a"], np.array([[2.5]]), ["a"]).to_numpy().tolist()
-    [['a', 2.0, 2.5]]
+    Rows that are alone in their group have nothing to be retrieved by, and are left out of the table.
+
+    >>> retrieve_one_left_out(np.array([[0.0], [1.0], [9.0], [10.0]]), list("aabb"))["rank"].tolist()
+    [1, 1, 1, 1]
+    """
+    members = np.array(groups)
+    tables = [
+        retrieve_groups(values[[row]], [groups[row]], np.delete(values, row, 0), [*groups[:row], *groups[row + 1 :]])
+        for row in range(len(groups))
+        if (members == groups[row]).sum() > 1
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def split_halves(groups: list[str], seed: int) -> tuple[list[int], list[int]]:
+    """Two lists of rows that share each group's rows half and half, at random; groups of one are left out.
+
+    >>> first, second = split_halves(list("aaab"), seed=0)
+    >>> len(first), len(second), set(first) & set(second)
+    (1, 2, set())
+    """
+    random, halves = np.random.default_rng(seed), ([], [])
+    for name in dict.fromkeys(groups):
+        rows = random.permutation([row for row, group in enumerate(groups) if group == name]).tolist()
+        if len(rows) > 1:
+            halves[0].extend(sorted(rows[: len(rows) // 2]))
+            halves[1].extend(sorted(rows[len(rows) // 2 :]))
+    return halves
+
+
+def style_agreement(
+    generated: Float[np.ndarray, "n 6"],
+    generated_groups: list[str],
+    real: Float[np.ndarray, "m 6"],
+    real_groups: list[str],
+) -> pd.DataFrame:
+    """One row a group that is in both: its mean colour statistics, ``generated_mean_l``… and ``real_mean_l``….
+
+    >>> style_agreement(np.ones((2, 6)), ["a", "a"], np.zeros((1, 6)), ["a"])["generated_mean_l"].tolist()
+    [1.0]
     """
     of_generated, of_real = (
-        pd.DataFrame(values).groupby(np.array(groups)).mean()
+        pd.DataFrame(values, columns=STATISTICS).groupby(np.array(groups)).mean()
         for values, groups in ((generated, generated_groups), (real, real_groups))
     )
     both = of_generated.add_prefix("generated_").join(of_real.add_prefix("real_"), how="inner")
     return both.rename_axis("group").reset_index()
+
+
+def style_correlation(agreement: pd.DataFrame) -> pd.Series:
+    """Spearman's rank correlation over groups, of generated with real, for each colour statistic.
+
+    >>> values = np.arange(18.0).reshape(3, 6)
+    >>> style_correlation(style_agreement(values, list("abc"), 2 * values, list("abc"))).min().round(6)
+    np.float64(1.0)
+    """
+    pairs = {name: agreement[[f"generated_{name}", f"real_{name}"]] for name in STATISTICS}
+    return pd.Series({name: pair.corr(method="spearman").iloc[0, 1] for name, pair in pairs.items()})
 
 
 def intraclass_correlation(values: Float[np.ndarray, " n"], groups: list[str]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import datasets
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .config import SamplingConfig
 from .data.patches import from_arrays, save_patches
@@ -21,14 +23,14 @@ from .styles import StyleBank, draw_style_rows
 MICRO_BATCHES_PER_SHARD = 4
 
 
-def generate(
+def generate_patches(
     pipeline: SEDMPipeline,
     prior,
     bank: StyleBank,
     config: SamplingConfig,
     seed: int,
     folder: str | Path,
-    model_name: str,
+    replace_stale: bool = False,
     progress: bool = True,
 ) -> datasets.Dataset:
     """A synthetic patch table of ``config.n_images``, whose groups are the patients that lent the style.
@@ -40,16 +42,19 @@ def generate(
     Args:
         prior: anything with ``sample(n, seed=…, first=…)`` giving (n, h, w) class indices.
         bank: styles to borrow.
-        model_name: goes into the provenance columns.
+        replace_stale: delete shards that another model or configuration left in ``folder``.
 
     Raises:
-        ValueError: ``folder`` holds shards of another model or configuration; they are left alone.
+        ValueError: ``folder`` holds such shards, and ``replace_stale`` is not set; they are left alone.
 
     Columns beside ``image``, ``mask``, ``group``: ``index``, ``layout_id``, ``style_images`` (ids), ``weights``,
-    ``seed``, ``guidance_scale``, ``n_steps``, ``model``.
+    ``seed``, ``guidance_scale``, ``n_steps``, ``model`` (a hash of its weights).
     """
-    folder = Path(folder)
-    claim_folder(folder, {**config.__dict__, "seed": seed, "model": model_name, "styles": bank.image_ids})
+    folder, model_name = Path(folder), weights_hash(pipeline)
+    decisive = {**dataclasses.asdict(config), "seed": seed, "model": model_name}
+    decisive["layouts"] = tensor_hash(prior.sample(4, seed=seed))
+    decisive["styles"] = tensor_hash(bank.embeddings)
+    claim_folder(folder, decisive, replace_stale)
     n_shard = config.micro_batch * MICRO_BATCHES_PER_SHARD
     pipeline.set_progress_bar_config(disable=True)
     shards = []
@@ -110,24 +115,41 @@ def choose_style(bank: StyleBank, n_images: int, seed: int, index: int) -> list[
     return draw_style_rows(bank, group, n_images, generator)
 
 
-def claim_folder(folder: Path, configuration: dict) -> None:
-    """None, when ``folder`` is new or holds shards of this very configuration.
+def claim_folder(folder: Path, configuration: dict, replace_stale: bool = False) -> None:
+    """None, when ``folder`` is new, holds shards of this very configuration, or its stale ones were deleted.
 
     Raises:
         ValueError: names the first setting that differs.
     """
     path, wanted = folder / "generation.json", json.loads(json.dumps(configuration))
-    if path.exists():
-        found = json.loads(path.read_text())
-        for key in wanted | found:
-            if wanted.get(key) != found.get(key):
-                raise ValueError(
-                    f"{folder}: holds images made with another {key} ({str(found.get(key))[:60]} instead of "
-                    f"{str(wanted.get(key))[:60]}); choose another folder or delete this one"
-                )
-        return
+    found = json.loads(path.read_text()) if path.exists() else wanted
+    differing = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+    if differing and not replace_stale:
+        key = differing[0]
+        raise ValueError(
+            f"{folder}: holds images made with {key} = {found.get(key)!r}, not {wanted.get(key)!r}; "
+            "choose another folder or delete this one"
+        )
+    if differing:
+        for shard in folder.glob("shard-*.parquet"):
+            shard.unlink()
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(wanted, indent=1))
+
+
+def weights_hash(pipeline: SEDMPipeline) -> str:
+    """Twelve hexadecimal digits that change with any weight of the model."""
+    parts = (pipeline.style_encoder, pipeline.denoiser)
+    return tensor_hash(torch.cat([weight.detach().float().flatten().cpu() for part in parts for weight in part.state_dict().values()]))
+
+
+def tensor_hash(values: Tensor) -> str:
+    """Twelve hexadecimal digits that change with any value.
+
+    >>> tensor_hash(torch.zeros(2)) == tensor_hash(torch.zeros(2)), tensor_hash(torch.zeros(2)) == tensor_hash(torch.ones(2))
+    (True, False)
+    """
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()[:12]
 
 
 def _sample_padded(pipeline, layouts, styles, indices, config: SamplingConfig, seed: int) -> UInt8[Tensor, "n 3 h w"]:

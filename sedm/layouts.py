@@ -7,17 +7,16 @@ the number asked for at once. There is one prior so far, the empirical one.
 from __future__ import annotations
 
 import math
-import os
-import zlib
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sedm.data.patches import UNKNOWN
+from sedm.files import replacing
+from sedm.seeds import seeded_generator
 
 MAX_ROTATION = 180.0  # degrees
 MAX_SCALE = 1.25  # and 1 / MAX_SCALE, log-uniform
@@ -60,8 +59,8 @@ class EmpiricalPrior:
         """
         if masks.ndim != 3 or masks.dtype != torch.uint8 or masks.numel() == 0:
             raise ValueError(
-                f"masks of shape {tuple(masks.shape)} and type {masks.dtype}; a layout prior needs at least one "
-                "annotated mask as uint8 (n, h, w)"
+                f"masks of shape {tuple(masks.shape)} and type {masks.dtype}; a layout prior needs at least "
+                "one annotated mask as uint8 (n, h, w)"
             )
         highest = masks.flatten(1).amax(1)
         if (highest >= n_classes).any():
@@ -89,7 +88,7 @@ class EmpiricalPrior:
         layouts = torch.empty(n, *self.masks.shape[1:], dtype=torch.uint8)
         # One at a time: in a batch, rounding may depend on the batch's size and move a border by a pixel.
         for i in range(n):
-            layouts[i] = self._layout(_generator(seed, first + i))
+            layouts[i] = self._layout(seeded_generator("layout", seed, first + i))
         return layouts
 
     def _layout(self, generator: torch.Generator) -> UInt8[Tensor, "h w"]:
@@ -97,12 +96,12 @@ class EmpiricalPrior:
         flip_x, flip_y = (torch.randint(2, (2,), generator=generator) * 2 - 1).tolist()
         uniform = (torch.rand(5, generator=generator) * 2 - 1).tolist()
         angle, shear = math.radians(MAX_ROTATION * uniform[0]), math.tan(math.radians(MAX_SHEAR * uniform[1]))
-        scale = MAX_SCALE ** uniform[2]
         rotate = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         flip_and_shear = torch.tensor([[flip_x, shear * flip_y], [0.0, flip_y]])
+        matrix = rotate @ flip_and_shear / MAX_SCALE ** uniform[2]
         height, width = self.masks.shape[1:]
         shift = MAX_TRANSLATION * torch.tensor([width * uniform[3], height * uniform[4]])
-        return transform_mask(self.masks[row], rotate @ flip_and_shear / scale, shift)
+        return transform_mask(self.masks[row], matrix, matrix @ shift)
 
     def save(self, folder: str | Path) -> Path:
         """The file that now holds this prior, inside ``folder``; written whole or not at all.
@@ -115,17 +114,9 @@ class EmpiricalPrior:
         from safetensors.torch import save_file
 
         path = Path(folder) / _FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            save_file(
-                {"masks": self.masks.contiguous()},
-                temporary,
-                metadata={"layout_prior": "empirical", "n_classes": str(self.n_classes)},
-            )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        metadata = {"layout_prior": "empirical", "n_classes": str(self.n_classes)}
+        with replacing(path) as temporary:
+            save_file({"masks": self.masks.contiguous()}, temporary, metadata=metadata)
         return path
 
     @classmethod
@@ -138,13 +129,13 @@ class EmpiricalPrior:
         >>> EmpiricalPrior.load("no/such/folder")
         Traceback (most recent call last):
         ...
-        ValueError: no/such/folder/layout_prior.safetensors: no such file; expected a layout prior written by save()
+        ValueError: no/such/folder/layout_prior.safetensors: no such file; expected one written by save()
         """
         from safetensors import SafetensorError, safe_open
 
         path = Path(folder) / _FILE_NAME
         if not path.is_file():
-            raise ValueError(f"{path}: no such file; expected a layout prior written by save()")
+            raise ValueError(f"{path}: no such file; expected one written by save()")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -177,13 +168,3 @@ def transform_mask(
     grid = F.affine_grid(normalised[None], [1, 1, *mask.shape], align_corners=False)
     pixels = mask[None, None].to(torch.float32)  # exact for 0…255
     return F.grid_sample(pixels, grid, "nearest", "reflection", align_corners=False)[0, 0].to(torch.uint8)
-
-
-def _generator(seed: int, index: int) -> torch.Generator:
-    """The random numbers of layout ``index``.
-
-    Hashed with the module's name, because torch uses only the low 32 bits of a seed, and because the n-th
-    layout and the n-th style must not be picked by the same number.
-    """
-    words = np.random.SeedSequence((seed, index, zlib.crc32(b"sedm.layouts"))).generate_state(1)
-    return torch.Generator().manual_seed(int(words[0]))

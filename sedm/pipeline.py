@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .data.patches import UNKNOWN
 from .encoder import StyleEncoder

@@ -7,10 +7,8 @@ The network knows nothing about where its patches come from. Batch s of a traini
 from __future__ import annotations
 
 import math
-import zlib
 from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from sedm.config import SegmentationConfig, autocast_dtype, pick_device
 from sedm.data.patches import UNKNOWN, PatchTensors
+from sedm.seeds import seeded_generator
 
 CROSS_ENTROPY_WEIGHT = 0.1  # the rest is Dice; Öttl et al. 2024
 WARMUP_FRACTION = 0.05  # of the steps
@@ -27,7 +26,10 @@ WEIGHT_DECAY = 1e-2
 class UNet(nn.Module):
     """A U-Net with batch normalisation and one level a width, for images of any size.
 
-    Source: Ronneberger et al. 2015 (arXiv 1505.04597), with padded convolutions and nearest-neighbour upsampling.
+    Written here because the import of a library that has one takes 8 s and its network was no faster.
+
+    Source: Ronneberger et al. 2015 (arXiv 1505.04597), here with padded convolutions and nearest-neighbour
+    upsampling.
 
     >>> UNet(n_classes=3, channels=(8, 16)).eval()(torch.zeros(1, 3, 20, 12)).shape
     torch.Size([1, 3, 20, 12])
@@ -93,7 +95,7 @@ def train_segmenter(
     network.train()
     steps = range(config.n_steps)
     for step in tqdm(steps, "segmenter", unit="image", unit_scale=config.batch_size, disable=not progress):
-        images, masks = _batch(sources, config.colour_jitter, _generator(seed, step))
+        images, masks = _batch(sources, config.colour_jitter, seeded_generator("segmenter batch", seed, step))
         with _autocast(device):
             logits = network(images.contiguous(memory_format=torch.channels_last))
         loss = segmentation_loss(logits.float(), masks)
@@ -111,13 +113,14 @@ def predict(
     """The most likely class at each pixel, (n, h, w), uint8, on the CPU.
 
     Args:
-        network: as ``train_segmenter`` returns it.
+        network: as ``train_segmenter`` returns it; it is left in evaluation mode.
         images: RGB, uint8.
         batch_size: images at a time; the result does not depend on it beyond rounding.
 
     >>> predict(UNet(n_classes=2, channels=(8, 16)).eval(), torch.zeros(3, 3, 8, 8, dtype=torch.uint8)).dtype
     torch.uint8
     """
+    network.eval()
     device = next(network.parameters()).device
     predictions = torch.empty(len(images), *images.shape[2:], dtype=torch.uint8)
     for first in range(0, len(images), batch_size):
@@ -136,8 +139,8 @@ def segmentation_loss(
     Dice is soft, pooled over the batch, and averaged over the classes that the batch's masks hold. Pixels
     whose mask is UNKNOWN count nowhere.
 
-    Source: weights of Öttl et al. 2024; Dice of Milletari et al. 2016 (arXiv 1606.04797, section 3), here without
-    squares in the denominator and pooled.
+    Source: weights of Öttl et al. 2024; Dice of Milletari et al. 2016 (arXiv 1606.04797, section 3), here
+    without squares in the denominator.
 
     >>> masks = torch.tensor([[[0, 1], [1, 255]]])
     >>> logits = 100 * F.one_hot(masks % 2, 2).permute(0, 3, 1, 2).float()
@@ -162,10 +165,11 @@ def augment(
     colour_jitter: float,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "batch 3 h w"], UInt8[Tensor, "batch h w"]]:
-    """The pairs flipped and turned by multiples of 90°, the images also recoloured; both as they came in form.
+    """The pairs flipped and turned by multiples of 90°, and the images recoloured; same shapes and types.
 
-    Each of the eight symmetries of the square is as likely (of four without turns, if h ≠ w). Recolouring stretches
-    each channel of each image about its mean by 1 ± ``colour_jitter`` and shifts it by ± ``colour_jitter`` / 2.
+    Each of the eight symmetries of the square is as likely (of four without turns, if h ≠ w). Recolouring
+    stretches each channel of each image about its mean by up to 1 ± ``colour_jitter``, and shifts it by up to
+    ± ``colour_jitter`` / 2.
 
     Args:
         images: in [0, 1].
@@ -258,9 +262,3 @@ def _convolutions(n_in: int, n_out: int) -> nn.Sequential:
             nn.ReLU(),
         ]
     return nn.Sequential(*layers)
-
-
-def _generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step, hashed because torch uses only the low 32 bits of a seed."""
-    words = np.random.SeedSequence((seed, step, zlib.crc32(b"sedm.segment"))).generate_state(1)
-    return torch.Generator().manual_seed(int(words[0]))

@@ -27,10 +27,10 @@ def iou_per_group(
 ) -> pd.DataFrame:
     """One row a group, sorted by name: ``group, n_images, iou_0 … iou_<K−1>, mean_iou``.
 
-    The intersection and union of a class are summed over a group's images before they are divided. A class that
-    is neither in a group's masks nor in its predictions has no score there (NaN); one that is predicted but
-    absent scores 0. ``mean_iou`` is the mean over the *foreground* classes 1…K−1 that have a score (NaN if none
-    has). Pixels whose mask is 255 count nowhere; ``n_images`` counts the images with at least one other pixel.
+    The intersection and union of a class are summed over a group's images before they are divided. A class
+    that is neither in a group's masks nor in its predictions has no score there (NaN); one that is predicted
+    but absent scores 0. ``mean_iou`` is the mean over the *foreground* classes 1…K−1 that have a score (NaN
+    if none has). Pixels whose mask is 255 count nowhere; ``n_images`` counts images with any other pixel.
 
     Args:
         predictions: class indices 0…K−1.
@@ -77,8 +77,8 @@ def summarise_groups(scores: Mapping[str, float] | pd.Series, seed: int) -> dict
 
     Keys: ``mean, sd, worst, worst_group, n_groups, ci_low, ci_high``. The interval is a percentile bootstrap
     over groups; with few groups it is too narrow (it covers the truth in about 87 % of draws of 8 groups, and
-    in 93 % of 20). ``sd`` has n−1 in the denominator. Groups without a score (NaN) are left out. One group alone
-    tells nothing about the spread: ``sd``, ``ci_low`` and ``ci_high`` are NaN.
+    in 93 % of 20). ``sd`` has n−1 in the denominator. Groups without a score (NaN) are left out. One group
+    alone tells nothing about the spread: ``sd``, ``ci_low`` and ``ci_high`` are NaN.
 
     Args:
         scores: the score of each group; higher is better.
@@ -107,12 +107,12 @@ def summarise_groups(scores: Mapping[str, float] | pd.Series, seed: int) -> dict
 def compare_groups(
     scores: Mapping[str, float] | pd.Series, control: Mapping[str, float] | pd.Series, seed: int
 ) -> dict[str, float | int]:
-    """How ``scores`` differ from ``control`` on the same groups: the mean of score − control, and its certainty.
+    """How ``scores`` differ from ``control`` on the same groups: the mean of score − control, how certain.
 
     Keys: ``mean_difference, ci_low, ci_high`` (paired percentile bootstrap over groups, 95 %), ``wilcoxon_p``
-    (signed ranks, two-sided; 1 when nothing differs), ``sd_ratio`` (between-group SD of the scores over that of
-    the control: below 1 means that groups vary less) and ``n_groups``. Groups that lack a score (NaN) on either
-    side are left out of everything. With one group, interval and ratio are NaN.
+    (signed ranks, two-sided; 1 when nothing differs), ``sd_ratio`` (between-group SD of the scores over that
+    of the control: below 1 means that groups vary less) and ``n_groups``. Groups that lack a score (NaN) on
+    either side are left out of everything. With one group, interval and ratio are NaN.
 
     Raises:
         ValueError: the two sides do not hold the same groups, or share no scored one.

@@ -22,7 +22,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .config import Config, TrainingConfig, autocast_dtype, pick_device
 from .data.patches import UNKNOWN, PatchTensors
@@ -32,7 +32,7 @@ from .seeds import seeded_generator
 from .styles import StyleSampler
 
 
-def train(config: Config, patches: PatchTensors, n_classes: int, folder: str | Path, progress: bool = True) -> StyleDiffusion:
+def train_model(config: Config, patches: PatchTensors, n_classes: int, folder: str | Path, progress: bool = True) -> StyleDiffusion:
     """The trained model with averaged weights, in evaluation mode on the CPU.
 
     ``folder`` receives ``checkpoint.pt`` and ``metrics.jsonl``. A run that finds a checkpoint of its own

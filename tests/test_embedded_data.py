@@ -34,8 +34,10 @@ def test_same_index_gives_the_same_bytes_and_another_index_another_image(draw, s
     image, mask = draw(7, 3, 2, size)
     again, mask_again = draw(7, 3, 2, size)
     assert image.dtype == mask.dtype == np.uint8
-    assert image.shape == (size, size, 3) and mask.shape == (size, size)
-    assert np.array_equal(image, again) and np.array_equal(mask, mask_again)
+    assert image.shape == (size, size, 3)
+    assert mask.shape == (size, size)
+    assert np.array_equal(image, again)
+    assert np.array_equal(mask, mask_again)
     for other in ((8, 3, 2), (7, 4, 2), (7, 3, 3)):
         assert not np.array_equal(mask, draw(*other, size)[1])
 
@@ -52,10 +54,14 @@ def test_a_row_does_not_depend_on_how_many_are_asked(make, first):
 
 def test_tables_have_the_promised_columns():
     row = make_tissue(1, 1, image_size=32, population="shifted", first_patient=11)[0]
-    assert row["image"].mode == "RGB" and row["mask"].mode == "L" and row["image"].size == (32, 32)
+    assert row["image"].mode == "RGB"
+    assert row["mask"].mode == "L"
+    assert row["image"].size == (32, 32)
     assert (row["group"], row["population"]) == ("patient-011", "shifted")
     row = make_flowers(1, 1, image_size=32, first_species=4)[0]
-    assert row["image"].mode == "RGB" and row["mask"].mode == "L" and row["group"] == "species-04"
+    assert row["image"].mode == "RGB"
+    assert row["mask"].mode == "L"
+    assert row["group"] == "species-04"
 
 
 def test_the_scene_does_not_depend_on_the_image_size():
@@ -74,7 +80,8 @@ def test_every_class_is_drawn_and_no_other(patients, species):
 
 def test_composition_of_tissue_is_natural_and_varies(patients):
     shares = np.stack([(patients[1] == k).mean(axis=(1, 2)) for k in range(3)], axis=1)
-    assert 0.3 < shares[:, 1].mean() < 0.5 and shares[:, 1].std() > 0.06
+    assert 0.3 < shares[:, 1].mean() < 0.5
+    assert shares[:, 1].std() > 0.06
     assert 0.05 < shares[:, 2].mean() < 0.2
     assert (shares > 0).mean() > 0.9
 

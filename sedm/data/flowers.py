@@ -1,13 +1,14 @@
 """Embedded natural images: procedural flowers whose style is a species' and whose layout is a photograph's.
 
-A species fixes its petals (number, outline, layers), its colours (base, tip, edge, veins, spots), its centre and
-where it grows (foliage, grass, soil, sky, shade); a photograph picks how many flowers stand where, how large,
-how turned, how tilted, and in which light. Everything is drawn at `CANVAS` px and binned to `image_size`, so a
-photograph is the same scene at every size. Lengths are in units of half the image's side, x to the right, y down.
+A species fixes its petals (number, outline, layers), its colours (base, tip, edge, veins, spots), its centre
+and where it grows (foliage, grass, soil, sky, shade); a photograph picks how many flowers stand where, how
+large, how turned, how tilted, and in which light. Everything is drawn at `CANVAS` px and binned to
+`image_size`, so a photograph is the same scene at every size. Lengths are in units of half the image's side,
+x to the right, y down.
 
-A petal is drawn in its own coordinates: u from the flower's centre along the petal, v across, t = u / length; its
-half width is width · t^a (1 − t)^b, scaled to a maximum of `width`, with a < 1 for broad bases and b < 1 for
-round tips.
+A petal is drawn in its own coordinates: u from the flower's centre along the petal, v across, t = u / length;
+its half width is width · t^a (1 − t)^b, scaled to a maximum of `width`, with a < 1 for broad bases and b < 1
+for round tips.
 """
 
 import colorsys
@@ -26,21 +27,23 @@ CANVAS = 256  # px, side of the drawing
 HABITATS = ("foliage", "grass", "soil", "sky", "shade")
 CENTRES = ("disc", "stamens", "throat")
 
+# fmt: off
 # What differs between species: (lowest, highest), drawn uniformly and once per species.
 RANGES = {
     "fullness": (0.75, 1.3),  # petal width, of the room a petal has
-    "base": (0.35, 1.1), "tip": (0.22, 0.95),  # exponents a and b of the outline: small is broad, large pointed
+    "base": (0.35, 1.1), "tip": (0.22, 0.95),  # exponents a, b of the outline: small is broad
     "notch": (-0.25, 0.22), "ruffle": (0.0, 0.07),  # depth of a split tip where positive; wavy outline
     "inner": (0.6, 0.8),  # length of a layer over the layer outside
-    "saturation": (0.55, 0.95), "value": (0.72, 1.0), "whiteness": (-3.0, 1.0),  # a white species where positive
+    "saturation": (0.55, 0.95), "value": (0.72, 1.0), "whiteness": (-3.0, 1.0),  # white where positive
     "hue_drift": (-0.10, 0.10), "tip_light": (-0.25, 0.35),  # from base to tip, turns of hue; of 1
-    "edge": (-0.6, 0.7), "veins": (-0.1, 0.22), "vein_count": (5.0, 11.0),  # painted edge where positive; contrast
+    "edge": (-0.6, 0.7), "veins": (-0.1, 0.22), "vein_count": (5.0, 11.0),  # painted where positive
     "spots": (-1.2, 0.9), "star": (-1.0, 0.8), "eye": (-0.5, 0.9),  # strength where positive
     "curvature": (0.15, 0.5), "centre": (0.13, 0.34), "centre_value": (0.35, 1.0),
     "ground_hue": (-0.06, 0.06), "ground_value": (0.30, 0.75), "ground_saturation": (0.35, 0.75),
-    "warmth": (-0.10, 0.12), "contrast": (0.06, 0.22), "light": (0.0, 6.28),  # red over blue; of the side light; rad
+    "warmth": (-0.10, 0.12), "contrast": (0.06, 0.22), "light": (0.0, 6.28),  # red over blue; side light; rad
     "leaves": (0.0, 5.0), "leaf_width": (0.16, 0.30), "scale": (0.62, 0.86),
 }
+# fmt: on
 
 
 def make_flowers(
@@ -48,8 +51,8 @@ def make_flowers(
 ) -> datasets.Dataset:
     """Patch table of drawn flowers, `n_species * images_per_species` rows ordered by species.
 
-    Columns: `image` (RGB), `mask` (indices into `CLASSES`) and `group` ("species-03"). A row is a pure function of
-    (seed, species number, image number, image_size): asking for more species or images never changes the others.
+    Columns: `image` (RGB), `mask` (indices into `CLASSES`) and `group` ("species-03"). A row is a pure function
+    of (seed, species number, image number, image_size): asking for more never changes the others.
 
     Raises:
         ValueError: a count below 1, an image size outside 16 to 256 px, a negative seed or first species.
@@ -101,14 +104,14 @@ def _generator(seed: int, species: int, stage: int) -> np.random.Generator:
 
 
 def _species_style(seed: int, species: int) -> SimpleNamespace:
-    """All values of `RANGES` for one species, with its counts, its colours (RGB of 0 to 1) and its habitat."""
+    """All values of `RANGES` for one species, its counts, its colours (RGB of 0 to 1) and its habitat."""
     rng = _generator(seed, species, 0)
     style = SimpleNamespace(**{name: rng.uniform(*bounds) for name, bounds in RANGES.items()})
     style.petals = int(rng.choice([4, 5, 5, 5, 6, 6, 7, 8, 8, 10, 13, 16, 21]))
     style.layers = 1 if style.petals < 5 else int(rng.choice([1, 1, 1, 2, 2, 3]))
     style.centre_kind = "disc" if style.petals > 8 else CENTRES[rng.choice(3, p=(0.35, 0.35, 0.3))]
     style.habitat = HABITATS[rng.choice(5, p=(0.36, 0.2, 0.14, 0.14, 0.16))]
-    # Golden-ratio steps spread any number of species over the hues of flowers, from blue through red to yellow.
+    # Golden-ratio steps spread any number of species over the hues from blue through red to yellow.
     spread = (0.37 * seed + species * 0.618034) % 1
     hue = 0.60 + 0.56 * spread
     saturation = 0.06 if style.whiteness > 0 else style.saturation
@@ -130,7 +133,7 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _draw_poses(style: SimpleNamespace, rng: np.random.Generator) -> list[SimpleNamespace]:
-    """Where the flowers of one photograph stand, from back to front: x, y, scale, turn, tilt and its direction."""
+    """Poses of a photograph's flowers, from small to large: x, y, scale, turn, tilt and its direction."""
     n = int(rng.choice([1, 2, 3], p=(0.68, 0.22, 0.10)))
     start = rng.uniform(0, 2 * np.pi)
     poses = []
@@ -140,8 +143,8 @@ def _draw_poses(style: SimpleNamespace, rng: np.random.Generator) -> list[Simple
         scale = style.scale * rng.uniform(0.8, 1.25) * (1.0, 0.72, 0.6)[n - 1]
         poses.append(
             SimpleNamespace(
-                x=away * math.cos(around), y=away * math.sin(around), scale=scale, turn=rng.uniform(0, 2 * np.pi),
-                tilt=rng.uniform(0.62, 1.0), tilt_to=rng.uniform(0, np.pi),
+                x=away * math.cos(around), y=away * math.sin(around),
+                scale=scale, turn=rng.uniform(0, 2 * np.pi), tilt=rng.uniform(0.62, 1.0), tilt_to=rng.uniform(0, np.pi),
             )
         )  # fmt: skip
     return sorted(poses, key=lambda pose: pose.scale)
@@ -171,7 +174,7 @@ def _draw_habitat(style: SimpleNamespace, rng: np.random.Generator) -> np.ndarra
     scene = green * dim * np.clip(0.7 + 0.22 * coarse + 0.16 * middle, 0.1, None)[..., None]
     x, y, scene = x[::4, ::4], y[::4, ::4], scene[::4, ::4]  # all is blurred here: a quarter of the pixels do
     for _ in range(16):  # leaves and lights
-        at_x, at_y, turn, size = rng.uniform(-1.1, 1.1), rng.uniform(-1.1, 1.1), rng.uniform(0, 3.14), rng.uniform(0.2, 0.5)
+        at_x, at_y, turn, size = rng.uniform((-1.1, -1.1, 0, 0.2), (1.1, 1.1, np.pi, 0.5)).tolist()
         u = (x - at_x) * math.cos(turn) + (y - at_y) * math.sin(turn)
         v = (y - at_y) * math.cos(turn) - (x - at_x) * math.sin(turn)
         cover = np.clip(3 - 3 * np.sqrt((u / size) ** 2 + (v / (0.45 * size)) ** 2), 0, 1)[..., None]
@@ -229,7 +232,7 @@ def _paint_flower(scene, flower, pose: SimpleNamespace, style: SimpleNamespace, 
     off = y * math.cos(pose.tilt_to) - x * math.sin(pose.tilt_to)
     radius, angle = np.hypot(along, off), np.arctan2(off, along)
     shadow = np.exp(-np.clip(np.hypot(x - 0.1, y - 0.15) - 0.55, 0, None) * 5)[..., None]
-    scene *= 1 - 0.4 * shadow
+    scene *= 1 - (0.08 if style.habitat == "sky" else 0.4) * shadow  # nothing near the sky to fall on
     light = style.light - pose.tilt_to
     length = 1.0
     for layer in range(style.layers):
@@ -252,7 +255,7 @@ def _paint_layer(scene, flower, radius, angle, turn, length, light, style, rng) 
     radius, angle, below = radius[near], angle[near], scene[near]
     nearest = np.round((angle - turn) / step)
     lit = np.ones_like(radius)  # what the upper neighbours leave of the light
-    chosen, widest = None, np.full_like(radius, -1)
+    chosen, widest = np.full((6, len(radius)), -9, np.float32), np.full_like(radius, -9)
     for offset in (1, 0, -1):
         k = ((nearest + offset) % n).astype(int)
         centre = turn + (nearest + offset) * step + turns[k]
@@ -265,10 +268,8 @@ def _paint_layer(scene, flower, radius, angle, turn, length, light, style, rng) 
         shade = shade * (1 - style.curvature * across**2 * (0.6 + 0.4 * np.sign(across * np.sin(azimuth))))
         widest = np.maximum(widest, inside)
         petal = np.stack([inside, t, across, u / length, v / length, shade])
-        if chosen is None:
-            chosen = petal
-        else:  # the upper petal stays where it covers; else whichever is nearer
-            chosen = np.where((chosen[0] > 0) | (chosen[0] > inside), chosen, petal)
+        # The upper petal stays where it covers; elsewhere whichever is nearer.
+        chosen = np.where((chosen[0] > 0) | (chosen[0] > inside), chosen, petal)
         lit = lit * (1 - 0.45 * np.exp(np.minimum(inside, 0) / (0.05 * length)))
     inside, t, across, u, v, shade = chosen
     cover = np.clip(widest * CANVAS / 4 * style.scale, 0, 1)[:, None]
@@ -289,7 +290,12 @@ def _petal_colour(t, across, inside, u, v, style: SimpleNamespace) -> np.ndarray
     if style.star > 0:
         amounts.append((style.star * np.exp(-((across / 0.28) ** 2)) * (1 - t**2), style.mark_colour))
     if style.edge > 0:
-        amounts.append((style.edge * np.exp(-np.clip(inside, 0, None) / 0.16) * np.clip(3 * t - 1, 0, 1), style.edge_colour))
+        amounts.append(
+            (
+                style.edge * np.exp(-np.clip(inside, 0, None) / 0.16) * np.clip(3 * t - 1, 0, 1),
+                style.edge_colour,
+            )
+        )
     if style.spots > 0:
         dots = np.cos(38 * u + 9 * v) * np.cos(46 * v)
         amounts.append((style.spots * np.clip(4 * dots - 2.2, 0, 1) * np.clip(1.6 - 2.2 * t, 0, 1), style.mark_colour))
@@ -370,13 +376,16 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 def _binning(image_size: int) -> np.ndarray:
     """Matrix (image_size, CANVAS) of area averages from the canvas to the pixels."""
     edges = np.linspace(0, CANVAS, image_size + 1)
-    left, right = np.maximum(edges[:-1, None], np.arange(CANVAS)), np.minimum(edges[1:, None], np.arange(1, CANVAS + 1))
+    left, right = (
+        np.maximum(edges[:-1, None], np.arange(CANVAS)),
+        np.minimum(edges[1:, None], np.arange(1, CANVAS + 1)),
+    )
     return (np.clip(right - left, 0, None) * image_size / CANVAS).astype(np.float32)
 
 
 @lru_cache
 def _splines(length: float) -> np.ndarray:
-    """Matrix (CANVAS, m) of cubic B-splines `length` pixels apart, scaled so that white noise gives variance 1."""
+    """Matrix (CANVAS, m) of cubic B-splines `length` pixels apart, white noise giving variance 1."""
     d = np.abs(np.arange(CANVAS)[:, None] / length + 1 - np.arange(int(CANVAS / length) + 4))
     weights = np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, np.where(d < 2, (2 - d) ** 3 / 6, 0))
     return (weights / np.sqrt((weights**2).sum(axis=1, keepdims=True))).astype(np.float32)

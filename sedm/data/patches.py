@@ -117,21 +117,37 @@ def load_patches(source: str | Path, split: str | None = None, group_column: str
     if source.is_dir() and (source / "images").is_dir():
         return _load_image_folder(source)
     path = _parquet_file(source, split) if source.is_dir() else source
-    try:
-        schema = pyarrow.parquet.read_schema(path)
-        n_rows = pyarrow.parquet.read_metadata(path).num_rows
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise PatchTableError(f"{path}: not a readable parquet file ({error})") from error
-    for column in ("image", "mask", group_column):
-        if column not in schema.names:
-            raise PatchTableError(f"{path}: no column {column!r}; it has {', '.join(schema.names)}")
-    if n_rows == 0:
-        raise PatchTableError(f"{path}: the table has no rows")
+    check_header(path, group_column)
     table = datasets.Dataset.from_parquet(str(path))
     table = table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
     if group_column != "group":
         table = table.rename_column(group_column, "group")
     return table
+
+
+def check_header(path: str | Path, group_column: str = "group") -> None:
+    """None, when the head of a parquet file promises a patch table; reads no picture.
+
+    Raises:
+        PatchTableError: no such file, not parquet, a missing column, or no rows.
+
+    >>> check_header("nowhere/train.parquet")
+    Traceback (most recent call last):
+    ...
+    sedm.data.patches.PatchTableError: nowhere/train.parquet: no such file
+    """
+    if not Path(path).is_file():
+        raise PatchTableError(f"{path}: no such file")
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise PatchTableError(f"{path}: not a readable parquet file ({error})") from error
+    columns = metadata.schema.to_arrow_schema().names
+    for column in ("image", "mask", group_column):
+        if column not in columns:
+            raise PatchTableError(f"{path}: no column {column!r}; it has {', '.join(columns)}")
+    if metadata.num_rows == 0:
+        raise PatchTableError(f"{path}: the table has no rows")
 
 
 def save_patches(table: datasets.Dataset, path: str | Path) -> Path:

@@ -36,7 +36,8 @@ def load_study(config: Config, folder: str | Path = "") -> dict[str, datasets.Da
         splits, names = _draw(config), {split: f"{config.study} {split}" for split in SPLITS}
     else:
         splits, names = _read(Path(folder), study.group_column)
-    check_splits(splits)
+    if not study.shared_groups:
+        check_splits(splits)
     for split, table in splits.items():
         check_patches(table, len(study.classes), names[split])
     return splits

@@ -1,0 +1,36 @@
+# make reproduce   every notebook of the embedded studies, with its figures and values
+# make test        unit tests, doctests and every notebook at the smallest size
+# make lab         JupyterLab in this folder
+# make clean       removes what can be made again
+# Each of them first makes the virtual environment, when it is missing or older than the lock file.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Keep large freed blocks: handing them back to the system and asking again costs more than the arithmetic.
+export MALLOC_MMAP_MAX_ := 0
+export MALLOC_TRIM_THRESHOLD_ := 17179869184
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: reproduce test lab clean
+
+# Variables on the command line (STUDY=… PRESET=… DATA=… SEED=… JOBS=…) are checked there.
+reproduce: .venv/installed
+	@$(BIN)/python notebooks/run.py $(filter-out PYTHON=%,$(MAKEOVERRIDES))
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --notebook-dir=.
+
+clean:
+	rm -rf .venv .snakemake data/runs
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@

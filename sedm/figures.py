@@ -1,0 +1,255 @@
+"""One plot style, picture grids, and the one place where figures and values are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .config import STUDIES, Config, flatten
+from .files import replacing
+
+CLASS_COLOURS = np.array([[236, 231, 242], [208, 70, 106], [66, 129, 164], [240, 175, 74], [110, 160, 90], [120, 90, 160]])
+UNKNOWN_COLOUR = (170, 170, 170)
+PUBLISHED_PRESET = "quick"  # its results are committed; any other preset's stay in its run folder
+LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "numpy", "matplotlib")
+
+
+class Results:
+    """Where the figures and values of one notebook go, with the run that made them.
+
+    The committed folder holds the published preset. A figure that shows real pixels or masks of a study whose
+    images may not be redistributed goes to the run folder instead, whatever the preset.
+
+    Args:
+        config: of the run; stored with every value.
+        figures: the committed folder; results go to ``figures/<study>``.
+        run: the run folder; other results go to ``run/figures``.
+
+    >>> import tempfile
+    >>> from sedm.config import build_config
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     results = Results(build_config("tissue", "smoke"), Path(folder) / "figures", Path(folder) / "run")
+    ...     results.save_values("toy", {"answer": 42}).relative_to(folder).as_posix()
+    'run/figures/values_toy.json'
+    """
+
+    def __init__(self, config: Config, figures: str | Path, run: str | Path):
+        self.config = config
+        self.private = Path(run) / "figures"
+        self.folder = Path(figures) / config.study if config.preset == PUBLISHED_PRESET else self.private
+        self._started = time.monotonic()
+
+    def save_figure(self, figure: Figure, name: str, *, shows_data: bool) -> Path:
+        """The path of ``fig_<name>.png``.
+
+        Args:
+            shows_data: whether real pixels or masks can be seen in it.
+        """
+        hidden = shows_data and not STUDIES[self.config.study].redistributable
+        path = (self.private if hidden else self.folder) / f"fig_{name}.png"
+        with replacing(path) as temporary:
+            # no date or version in the file: the same picture gives the same bytes
+            figure.savefig(temporary, metadata={"Software": None})
+        return path
+
+    def save_values(self, name: str, values: dict) -> Path:
+        """The path of ``values_<name>.json``: the values, and the run that made them."""
+        path = self.folder / f"values_{name}.json"
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps({"values": _plain(values), "run": self._provenance()}, indent=1) + "\n")
+        return path
+
+    def _provenance(self) -> dict:
+        return {
+            "config": _plain(flatten(self.config)),
+            "commit": _commit(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+            "seconds": round(time.monotonic() - self._started, 1),
+            "attribution": STUDIES[self.config.study].attribution,
+        }
+
+
+def set_plot_style() -> None:
+    """None, after setting the one style of all figures."""
+    import seaborn
+
+    seaborn.set_theme(context="paper", style="ticks", palette="deep", font_scale=1.0)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "savefig.bbox": "tight",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "image.interpolation": "nearest",
+        }
+    )
+
+
+def colour_layout(layouts: UInt8[Tensor, "n h w"]) -> UInt8[Tensor, "n 3 h w"]:
+    """Layouts as pictures, one colour a class, grey where unknown.
+
+    >>> colour_layout(torch.tensor([[[0, 255]]], dtype=torch.uint8))[0, :, 0, 1].tolist()
+    [170, 170, 170]
+    """
+    table = np.tile(np.array(UNKNOWN_COLOUR), (256, 1))
+    table[: len(CLASS_COLOURS)] = CLASS_COLOURS
+    return torch.from_numpy(table.astype(np.uint8))[layouts.long()].permute(0, 3, 1, 2)
+
+
+def image_grid(
+    pictures: UInt8[Tensor, "n 3 h w"],
+    n_columns: int,
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    title: str = "",
+    size: float = 1.0,
+) -> Figure:
+    """A figure of pictures in rows, labelled at the left and the top.
+
+    Args:
+        pictures: filled row by row.
+        size: inches a picture.
+
+    >>> figure = image_grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), n_columns=2, row_labels=["a", "b"])
+    >>> len(figure.axes)
+    4
+    """
+    n_rows = math.ceil(len(pictures) / n_columns)
+    figure, axes = plt.subplots(
+        n_rows,
+        n_columns,
+        squeeze=False,
+        figsize=(size * n_columns, size * n_rows),
+        gridspec_kw={"wspace": 0.04, "hspace": 0.04},
+    )
+    for index, axis in enumerate(axes.flat):
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        if index < len(pictures):
+            axis.imshow(pictures[index].permute(1, 2, 0).numpy())
+    for axis, label in zip(axes[:, 0], row_labels, strict=False):
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
+    for axis, label in zip(axes[0], column_labels, strict=False):
+        axis.set_title(label, fontsize="small")
+    if title:
+        figure.suptitle(title, y=0.99, va="bottom")
+    return figure
+
+
+def crossing_grid(
+    top: UInt8[Tensor, "m 3 h w"], left: UInt8[Tensor, "n 3 h w"], images: UInt8[Tensor, "n m 3 h w"], **options
+) -> Figure:
+    """A figure of n × m images, with what their columns share above and what their rows share at the left.
+
+    >>> pictures = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    >>> len(crossing_grid(pictures, pictures[:1], pictures[None]).axes)
+    6
+    """
+    corner = torch.full_like(top[:1], 255)
+    rows = [corner, top, *(part for one, row in zip(left, images, strict=True) for part in (one[None], row))]
+    return image_grid(torch.cat(rows), n_columns=len(top) + 1, **options)
+
+
+def scatter_by_group(points: dict[str, tuple[Tensor, Sequence[str]]], n_named: int = 8) -> Figure:
+    """A figure of 2-D points, one panel for each kind, one colour a group; at most ``n_named`` groups a panel.
+
+    Args:
+        points: kind → ((n, 2) coordinates, group of each).
+
+    >>> len(scatter_by_group({"seen": (torch.zeros(2, 2), ["a", "b"])}).axes)
+    1
+    """
+    figure, axes = plt.subplots(1, len(points), figsize=(3.2 * len(points), 3), sharex=True, sharey=True, squeeze=False)
+    for axis, (kind, (coordinates, groups)) in zip(axes[0], points.items(), strict=True):
+        names = list(dict.fromkeys(groups))
+        for index, name in enumerate(names[:n_named]):
+            rows = [row for row, group in enumerate(groups) if group == name]
+            axis.scatter(*coordinates[rows].T.numpy(), s=9, color=f"C{index}", linewidths=0)
+        axis.set(title=f"{kind}: {min(n_named, len(names))} of {len(names)} groups", xlabel="axis 1")
+    axes[0, 0].set_ylabel("axis 2")
+    return figure
+
+
+def agreement_plot(agreement: pd.DataFrame, statistics: dict[str, str]) -> Figure:
+    """A figure with a panel for each statistic: generated against real, one point a group, with the diagonal.
+
+    Args:
+        agreement: as ``fidelity.style_agreement`` returns it.
+        statistics: column name without its prefix → label.
+    """
+    figure, axes = plt.subplots(1, len(statistics), figsize=(2.6 * len(statistics), 2.6), squeeze=False)
+    for axis, (name, label) in zip(axes[0], statistics.items(), strict=True):
+        real, generated = agreement[f"real_{name}"], agreement[f"generated_{name}"]
+        axis.axline((real.mean(), real.mean()), slope=1, color="0.7", linewidth=1, zorder=0)
+        axis.scatter(real, generated, s=16)
+        axis.set(xlabel=f"real, {label}", ylabel=f"generated, {label}")
+        axis.set_box_aspect(1)
+    figure.tight_layout()
+    return figure
+
+
+def paired_groups_plot(scores: pd.DataFrame, ylabel: str) -> Figure:
+    """A figure with a column of points for each arm, one point a group, the same group joined by a line.
+
+    Args:
+        scores: one row a group, one column an arm.
+
+    >>> figure = paired_groups_plot(pd.DataFrame({"real": [0.5, 0.7], "both": [0.6, 0.8]}), ylabel="IoU")
+    >>> figure.axes[0].get_ylabel()
+    'IoU'
+    """
+    figure, axis = plt.subplots(figsize=(1.2 + 1.3 * scores.shape[1], 3.2))
+    places = np.arange(scores.shape[1])
+    axis.plot(places, scores.to_numpy().T, color="0.6", linewidth=0.7, alpha=0.7, zorder=1)
+    for place, arm in zip(places, scores, strict=True):
+        axis.scatter(np.full(len(scores), place), scores[arm], s=14, zorder=2)
+        axis.hlines(scores[arm].mean(), place - 0.18, place + 0.18, color="black", linewidth=2, zorder=3)
+    axis.set(xticks=places, xticklabels=list(scores), ylabel=ylabel, xlim=(-0.4, places[-1] + 0.4))
+    return figure
+
+
+def _plain(value):
+    """``value`` with tuples as lists, numpy and torch numbers as Python's, and NaN as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(f"{value:.6g}")
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+
+
+def _commit() -> str:
+    """The commit of the code, with ``+changes`` when the library differs from it; ``unknown`` outside a checkout."""
+    root = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", str(root)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,205 @@
+"""Scores against loops over pixels; intervals and tests against hand-written ones and known truth."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import sedm.data.patches
+import sedm.statistics
+from sedm.statistics import compare_groups, iou_per_group, summarise_groups
+
+
+def iou_by_loops(predictions, masks, k):
+    intersection = union = 0
+    for predicted, true in zip(predictions.flatten().tolist(), masks.flatten().tolist(), strict=True):
+        if true != 255:
+            intersection += predicted == k and true == k
+            union += predicted == k or true == k
+    return intersection / union if union else math.nan
+
+
+def named(values):
+    return {f"case-{i:03}": value for i, value in enumerate(values)}
+
+
+def test_unknown_means_the_same_here_as_in_the_patch_table():
+    assert sedm.statistics.UNKNOWN == sedm.data.patches.UNKNOWN
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_iou_is_the_one_counted_pixel_by_pixel(dtype):
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randint(4, (6, 7, 5), generator=generator)
+    predictions = torch.where(torch.rand(6, 7, 5, generator=generator) < 0.6, masks, (masks + 1) % 4)
+    masks[torch.rand(6, 7, 5, generator=generator) < 0.2] = 255
+    masks[masks == 3] = 0
+    groups = ["b", "a", "b", "c", "a", "b"]
+    table = iou_per_group(predictions.to(dtype), masks.to(dtype), groups, n_classes=5)
+    assert table["group"].tolist() == ["a", "b", "c"]
+    assert table["n_images"].tolist() == [2, 3, 1]
+    for row in table.to_dict("records"):
+        members = [i for i, group in enumerate(groups) if group == row["group"]]
+        expected = [iou_by_loops(predictions[members], masks[members], k) for k in range(5)]
+        np.testing.assert_allclose([row[f"iou_{k}"] for k in range(5)], expected)
+        assert expected[3] == 0
+        assert math.isnan(expected[4])
+        np.testing.assert_allclose(row["mean_iou"], np.mean(expected[1:4]))
+
+
+def test_pixels_are_pooled_within_a_group():
+    masks = torch.tensor([[[1, 1, 1, 1]], [[1, 0, 0, 0]]])
+    predictions = torch.tensor([[[1, 1, 1, 1]], [[0, 0, 0, 0]]])
+    assert iou_per_group(predictions, masks, ["a", "a"], 2)["mean_iou"].tolist() == [0.8]  # not (1 + 0) / 2
+    assert iou_per_group(predictions, masks, ["a", "b"], 2)["mean_iou"].tolist() == [1.0, 0.0]
+
+
+def test_foreground_nowhere_is_left_out_and_foreground_invented_scores_zero():
+    masks = torch.zeros(2, 3, 3, dtype=torch.long)
+    predictions = masks.clone()
+    predictions[1, 0, 0] = 1
+    left_out, invented = iou_per_group(predictions, masks, ["a", "b"], 2)["mean_iou"]
+    assert math.isnan(left_out)
+    assert invented == 0
+
+
+def test_a_group_that_nobody_annotated_has_no_score_and_no_images():
+    masks = torch.full((1, 3, 3), 255)
+    row = iou_per_group(torch.zeros_like(masks), masks, ["a"], 2).iloc[0]
+    assert row["n_images"] == 0
+    assert row[["iou_0", "iou_1", "mean_iou"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("predictions", "masks", "groups", "n_classes", "message"),
+    [
+        (torch.zeros(0, 2, 2), torch.zeros(0, 2, 2), [], 2, "at least one"),
+        (torch.zeros(1, 2, 2), torch.zeros(1, 2, 3), ["a"], 2, r"\(1, 2, 2\).*\(1, 2, 3\)"),
+        (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), ["a", "b"], 2, "2 groups"),
+        (
+            torch.zeros(1, 2, 2),
+            torch.full((1, 2, 2), 2),
+            ["a"],
+            2,
+            r"masks hold 2, outside the classes 0\.\.1",
+        ),
+        (torch.full((1, 2, 2), 255), torch.zeros(1, 2, 2), ["a"], 2, "predictions hold 255"),
+        (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), ["a"], 1, "n_classes=1"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(predictions, masks, groups, n_classes, message):
+    with pytest.raises(ValueError, match=message):
+        iou_per_group(predictions.long(), masks.long(), groups, n_classes)
+
+
+def percentile_bootstrap(values, seed, n_resamples=20_000):
+    """Written out, with its own random numbers."""
+    rng = np.random.RandomState(seed)
+    means = [values[rng.randint(len(values), size=len(values))].mean() for _ in range(n_resamples)]
+    return np.percentile(means, [2.5, 97.5])
+
+
+def test_the_summary_is_the_textbook_one():
+    values = np.random.default_rng(0).beta(8, 2, 30)
+    summary = summarise_groups(named(values), seed=0)
+    assert summary["n_groups"] == 30
+    assert summary["mean"] == pytest.approx(values.mean())
+    assert summary["sd"] == pytest.approx(math.sqrt(((values - values.mean()) ** 2).sum() / 29))
+    assert summary["worst"] == values.min()
+    assert summary["worst_group"] == f"case-{values.argmin():03}"
+    expected = percentile_bootstrap(values, seed=1)
+    tolerance = 0.04 * (expected[1] - expected[0])
+    np.testing.assert_allclose([summary["ci_low"], summary["ci_high"]], expected, atol=tolerance)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    summaries = [summarise_groups(named(rng.normal(0.8, 0.1, 25)), seed=i) for i in range(200)]
+    coverage = np.mean([summary["ci_low"] <= 0.8 <= summary["ci_high"] for summary in summaries])
+    assert 0.89 <= coverage <= 0.98  # 0.93 expected at 25 groups; two standard errors are 0.036
+
+
+def test_the_same_seed_gives_the_same_interval_and_the_global_state_is_left_alone():
+    scores = pd.Series(named(np.random.default_rng(0).random(10)))
+    np.random.seed(0)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    assert summarise_groups(scores, seed=5) == summarise_groups(scores, seed=5)
+    assert summarise_groups(scores, seed=5)["ci_low"] != summarise_groups(scores, seed=6)["ci_low"]
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+def test_few_or_equal_groups_are_handled():
+    one = summarise_groups({"a": 0.5}, seed=0)
+    assert one["mean"] == one["worst"] == 0.5
+    assert all(math.isnan(one[key]) for key in ("sd", "ci_low", "ci_high"))
+    two = summarise_groups({"a": 0.5, "b": 0.7}, seed=0)
+    assert (two["ci_low"], two["ci_high"]) == pytest.approx((0.5, 0.7))
+    equal = summarise_groups(named([0.5] * 6), seed=0)
+    assert (equal["sd"], equal["ci_low"], equal["ci_high"]) == (0, 0.5, 0.5)
+
+
+def test_groups_without_a_score_are_left_out():
+    summary = summarise_groups({"a": 0.5, "b": math.nan, "c": 0.7}, seed=0)
+    assert summary["n_groups"] == 2
+    assert summary["mean"] == pytest.approx(0.6)
+    with pytest.raises(ValueError, match="no group has a score"):
+        summarise_groups({"a": math.nan}, seed=0)
+    with pytest.raises(ValueError, match="'a' appears twice"):
+        summarise_groups(pd.Series([0.1, 0.2], index=["a", "a"]), seed=0)
+
+
+def signed_rank_p(differences):
+    """The exact two-sided p value, from all 2ⁿ signs."""
+    ranks = np.argsort(np.argsort(np.abs(differences))) + 1
+    observed = abs(sum(ranks * np.sign(differences)))
+    sums = [abs(sum(ranks * np.array(signs))) for signs in itertools.product([-1, 1], repeat=len(ranks))]
+    return np.mean([total >= observed for total in sums])
+
+
+def test_the_comparison_is_the_textbook_one():
+    rng = np.random.default_rng(1)
+    control = rng.normal(0.7, 0.1, 9)
+    scores = 0.4 + 0.5 * control + rng.normal(0, 0.05, 9)
+    shuffled = dict(sorted(named(control).items(), key=lambda item: item[1]))  # pairs are found by name
+    comparison = compare_groups(named(scores), shuffled, seed=0)
+    assert comparison["n_groups"] == 9
+    assert comparison["mean_difference"] == pytest.approx((scores - control).mean())
+    assert comparison["wilcoxon_p"] == pytest.approx(signed_rank_p(scores - control))
+    assert comparison["sd_ratio"] == pytest.approx(np.std(scores) / np.std(control))
+    expected = percentile_bootstrap(scores - control, seed=1)
+    tolerance = 0.04 * (expected[1] - expected[0])
+    np.testing.assert_allclose([comparison["ci_low"], comparison["ci_high"]], expected, atol=tolerance)
+
+
+def test_a_planted_difference_is_found_and_a_planted_null_is_not():
+    rng = np.random.default_rng(0)
+    found = {0.0: [], 0.05: []}
+    for effect in found:
+        for i in range(100):
+            control = rng.normal(0.7, 0.2, 20)  # groups differ far more than the arms
+            comparison = compare_groups(named(control + rng.normal(effect, 0.05, 20)), named(control), seed=i)
+            found[effect].append((comparison["wilcoxon_p"] < 0.05, comparison["ci_low"] > 0))
+    null, planted = np.mean(found[0.0], axis=0), np.mean(found[0.05], axis=0)
+    assert null[0] <= 0.12
+    assert null[1] <= 0.09
+    assert (planted >= 0.9).all()
+
+
+def test_comparisons_of_equal_few_or_unlike_groups():
+    equal = compare_groups(named([0.5, 0.6, 0.7]), named([0.5, 0.6, 0.7]), seed=0)
+    assert (equal["mean_difference"], equal["wilcoxon_p"], equal["sd_ratio"]) == (0, 1, 1)
+    one = compare_groups({"a": 0.6}, {"a": 0.5}, seed=0)
+    assert one["mean_difference"] == pytest.approx(0.1)
+    assert math.isnan(one["ci_low"])
+    assert math.isnan(one["sd_ratio"])
+    missing = compare_groups({"a": 0.6, "b": math.nan, "c": 0.9}, {"a": 0.5, "b": 0.1, "c": 0.7}, seed=0)
+    assert missing["n_groups"] == 2
+    assert missing["mean_difference"] == pytest.approx(0.15)
+    assert math.isnan(compare_groups({"a": 0.5, "b": 0.6}, {"a": 0.5, "b": 0.5}, seed=0)["sd_ratio"])
+    with pytest.raises(ValueError, match="'b' is on one side only"):
+        compare_groups({"a": 0.6, "b": 0.5}, {"a": 0.5}, seed=0)
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare_groups({"a": 0.6}, {"a": math.nan}, seed=0)
