@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from .figures import colour_layout
-from .pipeline import SEDMPipeline, noise_generators
+from sedm.figures import colour_layout
+from sedm.pipeline import SEDMPipeline, noise_generators
 
 
 def render_mix(
@@ -48,7 +47,9 @@ def style_mixing_widget(
     import ipywidgets as widgets
 
     def slider(name: str, value: float, largest: float, smallest: float = 0.0):
-        return widgets.FloatSlider(value, min=smallest, max=largest, step=0.05, description=name, continuous_update=False)
+        return widgets.FloatSlider(
+            value, min=smallest, max=largest, step=0.05, description=name, continuous_update=False
+        )
 
     weights = [slider(name, float(i == 0), 1.0) for i, name in enumerate(style_names)]
     guidance = slider("guidance", 1.0, 4.0, smallest=0.5)

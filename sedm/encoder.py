@@ -10,6 +10,8 @@ denoiser.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -64,10 +66,12 @@ class StyleEncoder(ModelMixin, ConfigMixin):
             nn.Sequential(nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(1, wide), nn.SiLU())
             if narrow != 3  # the first layer keeps absolute colour: no normalisation before its statistics
             else nn.Sequential(nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.SiLU())
-            for narrow, wide in zip(widths, widths[1:], strict=False)
+            for narrow, wide in pairwise(widths)
         )
         self.head = nn.Sequential(
-            nn.LayerNorm(2 * sum(channels)), nn.Linear(2 * sum(channels), style_dim), nn.SiLU(),
+            nn.LayerNorm(2 * sum(channels)),
+            nn.Linear(2 * sum(channels), style_dim),
+            nn.SiLU(),
             nn.Linear(style_dim, style_dim),
         )
         self.aggregate = AGGREGATIONS[aggregation]()

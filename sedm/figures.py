@@ -20,10 +20,12 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .config import STUDIES, Config, flatten
-from .files import replacing
+from sedm.config import STUDIES, Config, flatten
+from sedm.files import replacing
 
-CLASS_COLOURS = np.array([[236, 231, 242], [208, 70, 106], [66, 129, 164], [240, 175, 74], [110, 160, 90], [120, 90, 160]])
+CLASS_COLOURS = np.array(
+    [[236, 231, 242], [208, 70, 106], [66, 129, 164], [240, 175, 74], [110, 160, 90], [120, 90, 160]]
+)
 UNKNOWN_COLOUR = (170, 170, 170)
 PUBLISHED_PRESET = "quick"  # its results are committed; any other preset's stay in its run folder
 LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "numpy", "matplotlib")
@@ -79,7 +81,9 @@ class Results:
             "config": _plain(flatten(self.config)),
             "commit": _commit(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+            "device": torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else f"CPU, {torch.get_num_threads()} threads",
             "seconds": round(time.monotonic() - self._started, 1),
             "attribution": STUDIES[self.config.study].attribution,
         }
@@ -169,6 +173,18 @@ def crossing_grid(
     return image_grid(torch.cat(rows), n_columns=len(top) + 1, **options)
 
 
+def paired_grid(above: UInt8[Tensor, "n 3 h w"], below: UInt8[Tensor, "n 3 h w"], n_columns: int, **options) -> Figure:
+    """A figure of rows of pictures, with each picture's partner right under it; only whole rows are shown.
+
+    >>> pictures = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
+    >>> len(paired_grid(pictures, pictures, n_columns=2).axes)
+    8
+    """
+    n_rows = len(above) // n_columns
+    pairs = torch.stack([above, below])[:, : n_rows * n_columns].unflatten(1, (n_rows, n_columns))
+    return image_grid(pairs.transpose(0, 1).flatten(0, 2), n_columns, **options)
+
+
 def scatter_by_group(points: dict[str, tuple[Tensor, Sequence[str]]], n_named: int = 8) -> Figure:
     """A figure of 2-D points, one panel for each kind, one colour a group; at most ``n_named`` groups a panel.
 
@@ -224,6 +240,42 @@ def paired_groups_plot(scores: pd.DataFrame, ylabel: str) -> Figure:
         axis.scatter(np.full(len(scores), place), scores[arm], s=14, zorder=2)
         axis.hlines(scores[arm].mean(), place - 0.18, place + 0.18, color="black", linewidth=2, zorder=3)
     axis.set(xticks=places, xticklabels=list(scores), ylabel=ylabel, xlim=(-0.4, places[-1] + 0.4))
+    return figure
+
+
+def fractions_plot(fractions: dict[str, Tensor], classes: Sequence[str]) -> Figure:
+    """A figure of boxes: how much of each picture each class covers, one colour a source.
+
+    Args:
+        fractions: source → (n, K) shares of pixels.
+
+    >>> figure = fractions_plot({"masks": torch.rand(5, 2), "layouts": torch.rand(5, 2)}, ["background", "gland"])
+    >>> figure.axes[0].get_ylabel()
+    'fraction of pixels'
+    """
+    import seaborn
+
+    tables = [pd.DataFrame(rows.numpy(), columns=list(classes)).assign(source=name) for name, rows in fractions.items()]
+    long = pd.concat(tables).melt("source", var_name="class", value_name="fraction of pixels")
+    figure, axis = plt.subplots(figsize=(1.5 + 1.1 * len(classes), 2.6))
+    seaborn.boxplot(long, x="class", y="fraction of pixels", hue="source", fliersize=1.5, linewidth=0.8, ax=axis)
+    axis.set_xlabel("")
+    axis.legend(title=None, frameon=False, loc="upper right")
+    return figure
+
+
+def strip_plot(scores: dict[str, Sequence[float]], xlabel: str) -> Figure:
+    """A figure with a row of points for each case, and a line at its mean; values in [0, 1].
+
+    >>> strip_plot({"real": [0.7, 0.8], "generated": [0.6, 0.7]}, xlabel="IoU").axes[0].get_xlabel()
+    'IoU'
+    """
+    figure, axis = plt.subplots(figsize=(4.6, 0.5 + 0.45 * len(scores)))
+    for place, values in enumerate(scores.values()):
+        axis.scatter(values, np.full(len(values), place), s=14, alpha=0.7, linewidths=0)
+        axis.vlines(np.nanmean(values), place - 0.3, place + 0.3, color="black", linewidth=2)
+    axis.set(yticks=range(len(scores)), yticklabels=list(scores), xlabel=xlabel, xlim=(0, 1))
+    axis.invert_yaxis()
     return figure
 
 

@@ -13,12 +13,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from .config import SamplingConfig
-from .data.patches import from_arrays, save_patches
-from .files import replacing
-from .pipeline import SEDMPipeline, noise_generators
-from .seeds import seeded_generator
-from .styles import StyleBank, draw_style_rows
+from sedm.config import SamplingConfig
+from sedm.data.patches import from_arrays, save_patches
+from sedm.files import replacing
+from sedm.pipeline import SEDMPipeline, noise_generators
+from sedm.seeds import seeded_generator
+from sedm.styles import StyleBank, draw_style_rows
 
 MICRO_BATCHES_PER_SHARD = 4
 
@@ -140,14 +140,16 @@ def claim_folder(folder: Path, configuration: dict, replace_stale: bool = False)
 def weights_hash(pipeline: SEDMPipeline) -> str:
     """Twelve hexadecimal digits that change with any weight of the model."""
     parts = (pipeline.style_encoder, pipeline.denoiser)
-    return tensor_hash(torch.cat([weight.detach().float().flatten().cpu() for part in parts for weight in part.state_dict().values()]))
+    return tensor_hash(
+        torch.cat([weight.detach().float().flatten().cpu() for part in parts for weight in part.state_dict().values()])
+    )
 
 
 def tensor_hash(values: Tensor) -> str:
     """Twelve hexadecimal digits that change with any value.
 
-    >>> tensor_hash(torch.zeros(2)) == tensor_hash(torch.zeros(2)), tensor_hash(torch.zeros(2)) == tensor_hash(torch.ones(2))
-    (True, False)
+    >>> tensor_hash(torch.zeros(2)) == tensor_hash(torch.ones(2))
+    False
     """
     return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()[:12]
 

@@ -6,22 +6,18 @@ the number asked for at once. There is one prior so far, the empirical one.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from sedm.data.augment import AffineRange, warp
 from sedm.data.patches import UNKNOWN
 from sedm.files import replacing
 from sedm.seeds import seeded_generator
 
-MAX_ROTATION = 180.0  # degrees
-MAX_SCALE = 1.25  # and 1 / MAX_SCALE, log-uniform
-MAX_TRANSLATION = 0.10  # of the side
-MAX_SHEAR = 10.0  # degrees
+RANGE = AffineRange(shear=10.0)
 
 _FILE_NAME = "layout_prior.safetensors"
 
@@ -93,15 +89,8 @@ class EmpiricalPrior:
 
     def _layout(self, generator: torch.Generator) -> UInt8[Tensor, "h w"]:
         row = int(torch.randint(len(self.masks), (), generator=generator))
-        flip_x, flip_y = (torch.randint(2, (2,), generator=generator) * 2 - 1).tolist()
-        uniform = (torch.rand(5, generator=generator) * 2 - 1).tolist()
-        angle, shear = math.radians(MAX_ROTATION * uniform[0]), math.tan(math.radians(MAX_SHEAR * uniform[1]))
-        rotate = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        flip_and_shear = torch.tensor([[flip_x, shear * flip_y], [0.0, flip_y]])
-        matrix = rotate @ flip_and_shear / MAX_SCALE ** uniform[2]
-        height, width = self.masks.shape[1:]
-        shift = MAX_TRANSLATION * torch.tensor([width * uniform[3], height * uniform[4]])
-        return transform_mask(self.masks[row], matrix, matrix @ shift)
+        matrix, shift = RANGE.draw(self.masks.shape[1:], generator)
+        return warp(self.masks[row][None], matrix, shift, mode="nearest")[0]
 
     def save(self, folder: str | Path) -> Path:
         """The file that now holds this prior, inside ``folder``; written whole or not at all.
@@ -146,25 +135,10 @@ class EmpiricalPrior:
             raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 
 
-def transform_mask(
-    mask: UInt8[Tensor, "h w"], matrix: Float[Tensor, "2 2"], shift: Float[Tensor, 2]
-) -> UInt8[Tensor, "h w"]:
-    """The mask seen through an affine map: the pixel at p shows what lies at ``matrix @ p + shift``.
+def class_fractions(layouts: UInt8[Tensor, "n h w"], n_classes: int) -> Float[Tensor, "n classes"]:
+    """The share of each layout's pixels that each class covers; a row sums to 1.
 
-    Nearest neighbour, so class indices stay what they are; beyond its borders the mask is reflected.
-
-    Args:
-        mask: (h, w), uint8.
-        matrix: (2, 2), acting on (x, y) in pixels from the centre.
-        shift: (x, y) in pixels.
-
-    >>> mask = torch.arange(9, dtype=torch.uint8).view(3, 3)
-    >>> transform_mask(mask, torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), torch.zeros(2))[0]
-    tensor([2, 1, 0], dtype=torch.uint8)
+    >>> class_fractions(torch.tensor([[[0, 1, 1, 1]]], dtype=torch.uint8), n_classes=3)
+    tensor([[0.2500, 0.7500, 0.0000]])
     """
-    # grid_sample counts both axes from -1 to 1; a rotation is one only in pixels, so sizes go in and out.
-    half = torch.tensor([mask.shape[1] / 2, mask.shape[0] / 2])
-    normalised = torch.cat([matrix * half / half[:, None], (shift / half)[:, None]], dim=1)
-    grid = F.affine_grid(normalised[None], [1, 1, *mask.shape], align_corners=False)
-    pixels = mask[None, None].to(torch.float32)  # exact for 0…255
-    return F.grid_sample(pixels, grid, "nearest", "reflection", align_corners=False)[0, 0].to(torch.uint8)
+    return torch.stack([(layouts == k).float().mean((1, 2)) for k in range(n_classes)], dim=1)

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import ModelConfig
-from .data.patches import UNKNOWN
-from .encoder import StyleEncoder
+from sedm.config import ModelConfig
+from sedm.data.patches import UNKNOWN
+from sedm.encoder import StyleEncoder
 
 
 class Denoiser(ModelMixin, ConfigMixin):

@@ -12,10 +12,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from .data.patches import UNKNOWN
-from .encoder import StyleEncoder
-from .model import Denoiser, noise_schedule
-from .seeds import seeded_generator
+from sedm.config import SamplingConfig
+from sedm.data.patches import UNKNOWN
+from sedm.encoder import StyleEncoder
+from sedm.model import Denoiser, noise_schedule
+from sedm.seeds import seeded_generator
 
 
 class SEDMPipeline(DiffusionPipeline):
@@ -57,7 +58,9 @@ class SEDMPipeline(DiffusionPipeline):
         """
         index = Path(folder) / "model_index.json"
         if not index.is_file():
-            raise ValueError(f"{folder}: no model_index.json; expected a folder written by SEDMPipeline.save_pretrained")
+            raise ValueError(
+                f"{folder}: no model_index.json; expected a folder written by SEDMPipeline.save_pretrained"
+            )
         name = json.loads(index.read_text()).get("_class_name")
         if name != cls.__name__:
             raise ValueError(f"{folder}: holds a {name}, not a {cls.__name__}")
@@ -159,10 +162,13 @@ class SEDMPipeline(DiffusionPipeline):
         size, n_classes = self.denoiser.config.image_size, self.denoiser.config.n_classes
         if layouts.ndim != 3 or layouts.dtype != torch.uint8 or tuple(layouts.shape[1:]) != (size, size):
             raise ValueError(
-                f"layouts of shape {tuple(layouts.shape)} and type {layouts.dtype}; this model takes uint8 (n, {size}, {size})"
+                f"layouts of shape {tuple(layouts.shape)} and type {layouts.dtype}; "
+                f"this model takes uint8 (n, {size}, {size})"
             )
         if ((layouts >= n_classes) & (layouts != UNKNOWN)).any():
-            raise ValueError(f"a layout holds {layouts[layouts != UNKNOWN].max()}, outside the classes 0..{n_classes - 1}")
+            raise ValueError(
+                f"a layout holds {layouts[layouts != UNKNOWN].max()}, outside the classes 0..{n_classes - 1}"
+            )
         if styles is not None and tuple(styles.shape) != (len(layouts), self.denoiser.config.style_dim):
             raise ValueError(
                 f"styles of shape {tuple(styles.shape)} for {len(layouts)} layouts; "
@@ -187,28 +193,40 @@ def sample_images(
     pipeline: SEDMPipeline,
     layouts: UInt8[Tensor, "n h w"],
     styles: Float[Tensor, "n dim"] | None,
-    *,
+    config: SamplingConfig,
     seed: int,
-    n_steps: int,
-    guidance_scale: float = 1.0,
-    micro_batch: int = 16,
     indices: Sequence[int] | None = None,
     progress: bool = True,
 ) -> UInt8[Tensor, "n 3 h w"]:
     """Images for any number of layouts, sampled in micro-batches, with a bar of images/s and time left.
 
     Args:
+        config: its steps, guidance and micro-batch are used.
         indices: number of each image, which decides its noise; 0…n−1 when left out.
     """
     indices = list(range(len(layouts)) if indices is None else indices)
     pipeline.set_progress_bar_config(disable=True)
     images = []
-    bar = tqdm(total=len(layouts), desc="sampling", unit="image", disable=not progress)
-    for first in range(0, len(layouts), micro_batch):
-        part = slice(first, first + micro_batch)
-        generators = noise_generators(seed, indices[part])
-        chosen = None if styles is None else styles[part]
-        images.append(pipeline(layouts[part], chosen, generators, n_steps, guidance_scale, output_type="pt").images)
-        bar.update(len(images[-1]))
-    bar.close()
+    with tqdm(total=len(layouts), desc="sampling", unit="image", disable=not progress) as bar:
+        for first in range(0, len(layouts), config.micro_batch):
+            part = slice(first, first + config.micro_batch)
+            generators = noise_generators(seed, indices[part])
+            chosen = None if styles is None else styles[part]
+            sampled = pipeline(layouts[part], chosen, generators, config.n_steps, config.guidance_scale, "pt")
+            images.append(sampled.images)
+            bar.update(len(sampled.images))
     return torch.cat(images)
+
+
+def sample_crossing(
+    pipeline: SEDMPipeline,
+    layouts: UInt8[Tensor, "m h w"],
+    styles: Float[Tensor, "n dim"],
+    config: SamplingConfig,
+    seed: int,
+) -> UInt8[Tensor, "n m 3 h w"]:
+    """Every layout in every style."""
+    every_layout = layouts.repeat(len(styles), 1, 1)
+    every_style = styles.repeat_interleave(len(layouts), dim=0)
+    images = sample_images(pipeline, every_layout, every_style, config, seed)
+    return images.unflatten(0, (len(styles), len(layouts)))

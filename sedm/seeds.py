@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 
-import numpy as np
 import torch
 
 
@@ -28,5 +27,6 @@ def seeded_generator(purpose: str, seed: int, *indices: int) -> torch.Generator:
     """
     if min((seed, *indices)) < 0:
         raise ValueError(f"seed={seed}, indices={indices}; all must be 0 or more")
-    words = np.random.SeedSequence((zlib.crc32(purpose.encode()), seed, *indices)).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+    # four bytes: torch's generator on the CPU uses the low 32 bits of a seed and ignores the others
+    digest = hashlib.blake2b(repr((purpose, seed, *indices)).encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest))

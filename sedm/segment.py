@@ -107,9 +107,7 @@ def train_segmenter(
 
 
 @torch.no_grad()
-def predict(
-    network: nn.Module, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 64
-) -> UInt8[Tensor, "n h w"]:
+def predict(network: nn.Module, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 64) -> UInt8[Tensor, "n h w"]:
     """The most likely class at each pixel, (n, h, w), uint8, on the CPU.
 
     Args:
@@ -182,9 +180,7 @@ def augment(
     """
     n = len(images)
     coins = torch.randint(2, (3, n, 1, 1), generator=generator).bool().to(images.device)
-    stretch, shift = colour_jitter * (
-        2 * torch.rand(2, n, 3, 1, 1, generator=generator).to(images.device) - 1
-    )
+    stretch, shift = colour_jitter * (2 * torch.rand(2, n, 3, 1, 1, generator=generator).to(images.device) - 1)
     for coin, turned in zip(coins, (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.mT), strict=True):
         if turned(masks).shape == masks.shape:
             images = torch.where(coin[:, None], turned(images), images)
@@ -212,9 +208,7 @@ def _sources(
             sources and patches.images.shape[2:] != sources[0][0].images.shape[2:]
         ):
             sizes = f"{tuple(patches.images.shape[2:])} images and {tuple(patches.masks.shape[1:])} masks"
-            raise ValueError(
-                f"{name} patches are {sizes}; images, masks, real and synthetic must all be of one size"
-            )
+            raise ValueError(f"{name} patches are {sizes}; images, masks, real and synthetic must all be of one size")
         highest = int(patches.masks.where(patches.masks != UNKNOWN, 0).max())
         if highest >= n_classes:
             raise ValueError(f"a {name} mask holds {highest}, outside the classes 0..{n_classes - 1}")
@@ -233,9 +227,7 @@ def _batch(
 
 def _initialised(n_classes: int, channels: tuple[int, ...], seed: int) -> UNet:
     """A network whose first weights depend on the seed alone."""
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # layers initialise themselves from the global state: lend and restore it
+    with torch.random.fork_rng(devices=[]):  # layers initialise themselves from the global state: lend and restore it
         torch.manual_seed(seed)
         return UNet(n_classes, channels)
 

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .data.augment import AffineRange, warp
-from .data.patches import PatchTensors
-from .files import replacing
+from sedm.data.augment import AffineRange, warp
+from sedm.data.patches import PatchTensors
+from sedm.files import replacing
 
 STYLE_SAMPLING = ("augmented", "same_group", "multi", "none")
 
@@ -135,6 +135,17 @@ class StyleBank:
                 raise ValueError(f"{path}: not a style bank (no embeddings with groups and image_ids)")
             embeddings = file.get_tensor("embeddings")
         return cls(embeddings, metadata["groups"].split("\n"), metadata["image_ids"].split("\n"))
+
+
+def first_rows(groups: list[str], names: list[str], n_images: int) -> Int[Tensor, "groups n"]:
+    """Rows of the first ``n_images`` images of each named group, again from the first where there are fewer.
+
+    >>> first_rows(["a", "b", "a"], ["a", "b"], n_images=2)
+    tensor([[0, 2],
+            [1, 1]])
+    """
+    members = [[row for row, group in enumerate(groups) if group == name] for name in names]
+    return torch.tensor([[rows[i % len(rows)] for i in range(n_images)] for rows in members])
 
 
 def draw_style_rows(bank: StyleBank, group: str, n_images: int, generator: torch.Generator) -> list[int]:

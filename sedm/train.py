@@ -24,15 +24,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .config import Config, TrainingConfig, autocast_dtype, pick_device
-from .data.patches import UNKNOWN, PatchTensors
-from .files import replacing
-from .model import StyleDiffusion, build_model, noise_schedule
-from .seeds import seeded_generator
-from .styles import StyleSampler
+from sedm.config import Config, TrainingConfig, autocast_dtype, pick_device
+from sedm.data.patches import UNKNOWN, PatchTensors
+from sedm.files import replacing
+from sedm.model import StyleDiffusion, build_model, noise_schedule
+from sedm.seeds import seeded_generator
+from sedm.styles import StyleSampler
 
 
-def train_model(config: Config, patches: PatchTensors, n_classes: int, folder: str | Path, progress: bool = True) -> StyleDiffusion:
+def train_model(
+    config: Config, patches: PatchTensors, n_classes: int, folder: str | Path, progress: bool = True
+) -> StyleDiffusion:
     """The trained model with averaged weights, in evaluation mode on the CPU.
 
     ``folder`` receives ``checkpoint.pt`` and ``metrics.jsonl``. A run that finds a checkpoint of its own
@@ -65,8 +67,13 @@ def train_model(config: Config, patches: PatchTensors, n_classes: int, folder: s
     pools, noising = batch_pools(patches, settings), noise_schedule()
 
     bar = tqdm(
-        range(len(history), settings.n_steps), "training", settings.n_steps, initial=len(history), unit="image",
-        unit_scale=settings.batch_size, disable=not (progress and accelerator.is_main_process),
+        range(len(history), settings.n_steps),
+        "training",
+        settings.n_steps,
+        initial=len(history),
+        unit="image",
+        unit_scale=settings.batch_size,
+        disable=not (progress and accelerator.is_main_process),
     )
     for step in bar:
         generator = seeded_generator("training batch", config.seed, step, rank)

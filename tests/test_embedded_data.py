@@ -1,10 +1,14 @@
 """The embedded images are pure functions of their indices, follow optics, and carry style by group."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from sedm.data import flowers, tissue
+from sedm.data.drawing import _openblas, draw_all, one_thread_products
 from sedm.data.flowers import draw_image, make_flowers
 from sedm.data.tissue import RANGES, draw_patch, make_tissue, transmit
 
@@ -50,6 +54,31 @@ def test_a_row_does_not_depend_on_how_many_are_asked(make, first):
         assert alone["group"][row] == table["group"][4 + row]
         for column in ("image", "mask"):
             assert np.array_equal(np.asarray(alone[row][column]), np.asarray(table[4 + row][column]))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs forked processes")
+@pytest.mark.parametrize("draw", [draw_patch, draw_image])
+def test_images_do_not_depend_on_the_number_of_processes(draw):
+    torch.nn.functional.conv2d(torch.ones(8, 16, 64, 64), torch.ones(16, 16, 3, 3))  # torch's threads are running
+    np.ones((300, 300)) @ np.ones((300, 300))  # and so are those of numpy
+    arguments = [(7, group, number, 32) for group in range(3) for number in range(3)]
+    alone, shared = ([*zip(*draw_all(draw, arguments, n_processes=n), strict=True)] for n in (1, 2))
+    for columns in zip(alone, shared, strict=True):
+        assert np.array_equal(*columns)
+
+
+def test_an_error_while_drawing_reaches_the_caller():
+    for n_processes in (1, 2) if "fork" in multiprocessing.get_all_start_methods() else (1,):
+        with pytest.raises(ZeroDivisionError):
+            draw_all(divmod, [(1, 1), (1, 0)] * 8, n_processes=n_processes)
+
+
+def test_products_of_one_thread_leave_the_number_of_threads_as_it_was():
+    read, _ = _openblas()
+    before = read()
+    with one_thread_products():
+        assert read() == 1
+    assert read() == before
 
 
 def test_tables_have_the_promised_columns():

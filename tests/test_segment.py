@@ -35,9 +35,7 @@ def unannotated(patches):
 
 
 def joined(first, second):
-    return PatchTensors(
-        *map(torch.cat, zip(first[:2], second[:2], strict=True)), first.groups + second.groups
-    )
+    return PatchTensors(*map(torch.cat, zip(first[:2], second[:2], strict=True)), first.groups + second.groups)
 
 
 def train(real, config=CONFIG, seed=0, synthetic=None):
@@ -105,16 +103,12 @@ def test_synthetic_patches_are_drawn_by_their_fraction():
     assert score(train(unannotated(squares()), only, synthetic=synthetic)) > 0.9
 
 
-@pytest.mark.parametrize(("fraction", "n_synthetic"), [(0.8, 19), (0.5, 12), (0.01, 0), (1.0, 24)])
+@pytest.mark.parametrize(("fraction", "n_synthetic"), [(0.8, 19), (0.65, 16), (0.01, 0), (1.0, 24)])
 def test_a_batch_holds_the_rounded_number_of_synthetic_patches(fraction, n_synthetic):
     config = SegmentationConfig(batch_size=24, synthetic_fraction=fraction)
-    real = PatchTensors(
-        torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8), ["a"] * 3
-    )
+    real = PatchTensors(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8), ["a"] * 3)
     white = real._replace(images=real.images + 255, masks=real.masks + 1)
-    sources = [
-        (patches.images, patches.masks, n) for patches, n in _sources(real, white, config, n_classes=2)
-    ]
+    sources = [(patches.images, patches.masks, n) for patches, n in _sources(real, white, config, n_classes=2)]
     images, masks = _batch(sources, 0.0, torch.Generator().manual_seed(0))
     assert images.shape == (24, 3, 8, 8)
     assert (images.mean((1, 2, 3)) == 1).sum() == n_synthetic == masks.flatten(1).any(1).sum()

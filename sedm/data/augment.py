@@ -21,7 +21,7 @@ class AffineRange:
     translation: float = 0.1  # of the picture's size, either way
     flips: bool = True  # left-right and up-down, each half of the time
 
-    def draw(self, size: tuple[int, int], generator: torch.Generator) -> tuple[Float[Tensor, "2 2"], Float[Tensor, "2"]]:
+    def draw(self, size: tuple[int, int], generator: torch.Generator) -> tuple[Float[Tensor, "2 2"], Float[Tensor, 2]]:
         """(matrix, shift) for a picture of ``size`` (h, w): what ``warp`` takes.
 
         >>> matrix, shift = AffineRange(shear=0, scale=1).draw((8, 8), torch.Generator().manual_seed(0))
@@ -34,13 +34,15 @@ class AffineRange:
         shear = math.tan(math.radians(self.shear * uniform[1]))
         rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         matrix = rotation @ torch.tensor([[1.0, shear], [0.0, 1.0]]) @ flip.diag()
-        return matrix / self.scale ** uniform[2], self.translation * torch.tensor(size[::-1]) * uniform[3:]
+        matrix = matrix / self.scale ** uniform[2]
+        # turned with the picture, so that the translation is one of what is seen
+        return matrix, matrix @ (self.translation * torch.tensor(size[::-1]) * uniform[3:])
 
 
 def warp(
     picture: Shaped[Tensor, "channels h w"],
     matrix: Float[Tensor, "2 2"],
-    shift: Float[Tensor, "2"],
+    shift: Float[Tensor, 2],
     mode: str = "bilinear",
 ) -> Shaped[Tensor, "channels h w"]:
     """The picture seen through an affine map: the pixel at p shows what lies at ``matrix @ p + shift``.

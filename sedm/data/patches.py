@@ -11,9 +11,8 @@ and any further columns. On disk it is a folder with one parquet file a split.
 
 from __future__ import annotations
 
-import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,13 +25,12 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from ..files import replacing
+from sedm.files import replacing
 
 UNKNOWN = 255
 """The mask value of a pixel that nobody annotated."""
 
 REQUIRED_COLUMNS = ("image", "mask", "group")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 class PatchTableError(ValueError):
@@ -93,11 +91,8 @@ def from_arrays(
 def load_patches(source: str | Path, split: str | None = None, group_column: str = "group") -> datasets.Dataset:
     """The patch table stored at ``source``.
 
-    ``source`` is a parquet file, a folder of parquet files (one a split), or a folder with ``images/``, and
-    ``masks/`` of the same file names, whose groups are the sub-folders of ``images/`` or the columns
-    ``file_name,group`` of ``metadata.csv``. A missing mask file means: not annotated.
-
     Args:
+        source: a parquet file, or a folder of parquet files (one a split).
         split: which parquet file of a folder; may be left out when there is only one.
         group_column: the column to be called ``group`` from here on.
 
@@ -114,8 +109,6 @@ def load_patches(source: str | Path, split: str | None = None, group_column: str
     source = Path(source)
     if not source.exists():
         raise PatchTableError(f"{source}: no such file or folder; expected a patch table (see data/README.md)")
-    if source.is_dir() and (source / "images").is_dir():
-        return _load_image_folder(source)
     path = _parquet_file(source, split) if source.is_dir() else source
     check_header(path, group_column)
     table = datasets.Dataset.from_parquet(str(path))
@@ -209,76 +202,6 @@ def check_patches(table: datasets.Dataset, n_classes: int, name: str = "table") 
             raise PatchTableError(f"{where}'mask': value {mask.max()} is outside the classes 0..{n_classes - 1}")
 
 
-def check_splits(splits: dict[str, datasets.Dataset]) -> None:
-    """None, when no group is in two splits.
-
-    Raises:
-        PatchTableError: names the group and both splits.
-
-    >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
-    >>> table = from_arrays(pixels, pixels[..., 0], ["case-7"])
-    >>> check_splits({"train": table, "test": table})
-    Traceback (most recent call last):
-    ...
-    sedm.data.patches.PatchTableError: group 'case-7' is in two splits, 'train' and 'test'; split by group instead
-    """
-    seen: dict[str, str] = {}
-    for split, table in splits.items():
-        for group in dict.fromkeys(table["group"]):
-            if seen.setdefault(group, split) != split:
-                raise PatchTableError(
-                    f"group {group!r} is in two splits, {seen[group]!r} and {split!r}; split by group instead"
-                )
-
-
-def split_by_group(table: datasets.Dataset, test_fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Two tables, (train, test), that share no group.
-
-    Args:
-        test_fraction: share of the *groups* that goes to test, in (0, 1); at least one group on each side.
-
-    Raises:
-        PatchTableError: fewer than two groups.
-
-    >>> pixels = np.zeros((4, 8, 8, 3), np.uint8)
-    >>> train, test = split_by_group(from_arrays(pixels, pixels[..., 0], list("aabc")), 0.34, seed=0)
-    >>> sorted(set(train["group"])), sorted(set(test["group"]))
-    (['a', 'b'], ['c'])
-    """
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction={test_fraction}; it must lie between 0 and 1")
-    groups = _draw_groups(table["group"], seed)
-    if len(groups) < 2:
-        raise PatchTableError(f"the table has {len(groups)} group; a split by group needs two or more")
-    n_test = min(max(round(test_fraction * len(groups)), 1), len(groups) - 1)
-    test_groups = set(groups[:n_test])
-    is_test = np.array([group in test_groups for group in table["group"]])
-    return table.select(np.flatnonzero(~is_test)), table.select(np.flatnonzero(is_test))
-
-
-def hide_annotations(table: datasets.Dataset, n_annotated_groups: int, seed: int) -> datasets.Dataset:
-    """The table with the masks of all but a seeded draw of ``n_annotated_groups`` groups set to null.
-
-    The draw is nested: the groups of a smaller count are among those of a larger one, at the same seed.
-
-    Raises:
-        PatchTableError: fewer annotated groups than asked for.
-
-    >>> pixels = np.zeros((3, 8, 8, 3), np.uint8)
-    >>> hidden = hide_annotations(from_arrays(pixels, pixels[..., 0], list("abc")), 1, seed=0)
-    >>> [mask is None for mask in hidden["mask"]]
-    [True, True, False]
-    """
-    encoded = table.cast_column("mask", datasets.Image(decode=False))
-    rows = list(zip(encoded["group"], encoded["mask"], strict=True))
-    groups = _draw_groups((group for group, mask in rows if mask is not None), seed)
-    if not 0 <= n_annotated_groups <= len(groups):
-        raise PatchTableError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups have masks")
-    keep = set(groups[:n_annotated_groups])
-    masks = [mask if group in keep else None for group, mask in rows]
-    return encoded.remove_columns("mask").add_column("mask", masks, feature=datasets.Image())
-
-
 def to_tensors(table: datasets.Dataset, image_size: int | None = None) -> PatchTensors:
     """The table decoded into memory, resized to ``image_size`` pixels a side when given.
 
@@ -301,7 +224,9 @@ def to_tensors(table: datasets.Dataset, image_size: int | None = None) -> PatchT
         images.append(np.asarray(image))
         masks.append(np.full(size[::-1], UNKNOWN, np.uint8) if mask is None else np.asarray(mask).astype(np.uint8))
         if images[-1].shape != images[0].shape:
-            raise PatchTableError(f"row {row}: an image of {image.size}, the first is {images[0].shape[1::-1]}; give image_size")
+            raise PatchTableError(
+                f"row {row}: an image of {image.size}, the first is {images[0].shape[1::-1]}; give image_size"
+            )
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return PatchTensors(pixels, torch.from_numpy(np.stack(masks)), list(table["group"]))
 
@@ -321,46 +246,12 @@ def _decode(encoded: dict, where: str) -> Image.Image:
         raise PatchTableError(f"{where}: unreadable image bytes ({error})") from error
 
 
-def _draw_groups(groups: Iterable[str], seed: int) -> list[str]:
-    """The distinct groups in a seeded random order that does not depend on the order of the rows."""
-    return [str(group) for group in np.random.default_rng(seed).permutation(sorted(set(groups)))]
-
-
 def _parquet_file(folder: Path, split: str | None) -> Path:
     files = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
     if not files:
-        raise PatchTableError(f"{folder}: neither parquet files nor an images/ folder in it")
+        raise PatchTableError(f"{folder}: no parquet files in it")
     if split is None and len(files) == 1:
         return next(iter(files.values()))
     if split not in files:
         raise PatchTableError(f"{folder}: no split {split!r}; it has {', '.join(files)}")
     return files[split]
-
-
-def _load_image_folder(folder: Path) -> datasets.Dataset:
-    files = sorted(path for path in (folder / "images").rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise PatchTableError(f"{folder / 'images'}: no image files")
-    names = [path.relative_to(folder / "images") for path in files]
-    metadata = folder / "metadata.csv"
-    if metadata.exists():
-        with metadata.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or not {"file_name", "group"} <= rows[0].keys():
-            raise PatchTableError(f"{metadata}: expected the columns file_name,group")
-        group_of = {row["file_name"]: row["group"] for row in rows}
-    else:
-        group_of = {name.as_posix(): name.parts[0] for name in names if len(name.parts) > 1}
-    masks = {path.relative_to(folder / "masks").with_suffix(""): path for path in (folder / "masks").rglob("*.png")}
-    for name in names:
-        if name.as_posix() not in group_of:
-            raise PatchTableError(f"{folder / 'images' / name}: no group; use images/<group>/<file> or metadata.csv")
-    table = datasets.Dataset.from_dict(
-        {
-            "image": [str(path) for path in files],
-            "mask": [str(masks[name.with_suffix("")]) if name.with_suffix("") in masks else None for name in names],
-            "group": [group_of[name.as_posix()] for name in names],
-            "file_name": [name.as_posix() for name in names],
-        }
-    )
-    return table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())

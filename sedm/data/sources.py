@@ -1,15 +1,18 @@
-"""Where a study's patch tables come from: drawn on the fly, or read from a folder the user names."""
+"""Where patch tables come from: drawn on the fly, or read from files the user names."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import datasets
 
-from ..config import STUDIES, Config
-from .patches import PatchTableError, check_patches, check_splits, load_patches
+from sedm.config import STUDIES, Config
+from sedm.data.patches import PatchTableError, check_patches, load_patches
+from sedm.data.splits import check_splits
 
 SPLITS = ("train", "validation", "test")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def load_study(config: Config, folder: str | Path = "") -> dict[str, datasets.Dataset]:
@@ -43,9 +46,56 @@ def load_study(config: Config, folder: str | Path = "") -> dict[str, datasets.Da
     return splits
 
 
+def load_image_folder(folder: str | Path) -> datasets.Dataset:
+    """The patch table of a folder with ``images/`` and, under the same names, ``masks/`` of PNG files.
+
+    Groups are the sub-folders of ``images/``, or the columns ``file_name,group`` of ``metadata.csv``. A missing
+    mask file means: not annotated. The name of each file is kept as ``file_name``.
+
+    Raises:
+        PatchTableError: no images, an image without a group, or a table of groups without its columns.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "images" / "case-7" / "a.png"
+    ...     path.parent.mkdir(parents=True)
+    ...     Image.new("RGB", (8, 8)).save(path)
+    ...     load_image_folder(folder)["group"][:]
+    ['case-7']
+    """
+    folder = Path(folder)
+    files = sorted(path for path in (folder / "images").rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise PatchTableError(f"{folder / 'images'}: no image files")
+    names = [path.relative_to(folder / "images") for path in files]
+    metadata = folder / "metadata.csv"
+    if metadata.exists():
+        with metadata.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"file_name", "group"} <= rows[0].keys():
+            raise PatchTableError(f"{metadata}: expected the columns file_name,group")
+        group_of = {row["file_name"]: row["group"] for row in rows}
+    else:
+        group_of = {name.as_posix(): name.parts[0] for name in names if len(name.parts) > 1}
+    masks = {path.relative_to(folder / "masks").with_suffix(""): path for path in (folder / "masks").rglob("*.png")}
+    for name in names:
+        if name.as_posix() not in group_of:
+            raise PatchTableError(f"{folder / 'images' / name}: no group; use images/<group>/<file> or metadata.csv")
+    table = datasets.Dataset.from_dict(
+        {
+            "image": [str(path) for path in files],
+            "mask": [str(masks[name.with_suffix("")]) if name.with_suffix("") in masks else None for name in names],
+            "group": [group_of[name.as_posix()] for name in names],
+            "file_name": [name.as_posix() for name in names],
+        }
+    )
+    return table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
+
+
 def _draw(config: Config) -> dict[str, datasets.Dataset]:
-    from .flowers import make_flowers
-    from .tissue import make_tissue
+    from sedm.data.flowers import make_flowers
+    from sedm.data.tissue import make_tissue
 
     make = {"tissue": make_tissue, "flowers": make_flowers}[config.study]
     first = {"tissue": "first_patient", "flowers": "first_species"}[config.study]

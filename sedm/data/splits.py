@@ -1,0 +1,90 @@
+"""Who is in which split, and who is annotated: always decided by whole groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import datasets
+import numpy as np
+
+from sedm.data.patches import PatchTableError
+
+
+def split_by_group(
+    table: datasets.Dataset, test_fraction: float, seed: int
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Two tables, (train, test), that share no group.
+
+    Args:
+        test_fraction: share of the *groups* that goes to test, in (0, 1); at least one group on each side.
+
+    Raises:
+        PatchTableError: fewer than two groups.
+
+    >>> from sedm.data.patches import from_arrays
+    >>> pixels = np.zeros((4, 8, 8, 3), np.uint8)
+    >>> train, test = split_by_group(from_arrays(pixels, pixels[..., 0], list("aabc")), 0.34, seed=0)
+    >>> sorted(set(train["group"])), sorted(set(test["group"]))
+    (['a', 'b'], ['c'])
+    """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction={test_fraction}; it must lie between 0 and 1")
+    groups = _draw_groups(table["group"], seed)
+    if len(groups) < 2:
+        raise PatchTableError(f"the table has {len(groups)} group; a split by group needs two or more")
+    n_test = min(max(round(test_fraction * len(groups)), 1), len(groups) - 1)
+    test_groups = set(groups[:n_test])
+    is_test = np.array([group in test_groups for group in table["group"]])
+    return table.select(np.flatnonzero(~is_test)), table.select(np.flatnonzero(is_test))
+
+
+def hide_annotations(table: datasets.Dataset, n_annotated_groups: int, seed: int) -> datasets.Dataset:
+    """The table with the masks of all but a seeded draw of ``n_annotated_groups`` groups set to null.
+
+    The draw is nested: the groups of a smaller count are among those of a larger one, at the same seed.
+
+    Raises:
+        PatchTableError: fewer annotated groups than asked for.
+
+    >>> from sedm.data.patches import from_arrays
+    >>> pixels = np.zeros((3, 8, 8, 3), np.uint8)
+    >>> hidden = hide_annotations(from_arrays(pixels, pixels[..., 0], list("abc")), 1, seed=0)
+    >>> [mask is None for mask in hidden["mask"]]
+    [True, True, False]
+    """
+    encoded = table.cast_column("mask", datasets.Image(decode=False))
+    rows = list(zip(encoded["group"], encoded["mask"], strict=True))
+    groups = _draw_groups((group for group, mask in rows if mask is not None), seed)
+    if not 0 <= n_annotated_groups <= len(groups):
+        raise PatchTableError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups have masks")
+    keep = set(groups[:n_annotated_groups])
+    masks = [mask if group in keep else None for group, mask in rows]
+    return encoded.remove_columns("mask").add_column("mask", masks, feature=datasets.Image())
+
+
+def check_splits(splits: dict[str, datasets.Dataset]) -> None:
+    """None, when no group is in two splits.
+
+    Raises:
+        PatchTableError: names the group and both splits.
+
+    >>> from sedm.data.patches import from_arrays
+    >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    >>> table = from_arrays(pixels, pixels[..., 0], ["case-7"])
+    >>> check_splits({"train": table, "test": table})
+    Traceback (most recent call last):
+    ...
+    sedm.data.patches.PatchTableError: group 'case-7' is in two splits, 'train' and 'test'; split by group instead
+    """
+    seen: dict[str, str] = {}
+    for split, table in splits.items():
+        for group in dict.fromkeys(table["group"]):
+            if seen.setdefault(group, split) != split:
+                raise PatchTableError(
+                    f"group {group!r} is in two splits, {seen[group]!r} and {split!r}; split by group instead"
+                )
+
+
+def _draw_groups(groups: Iterable[str], seed: int) -> list[str]:
+    """The distinct groups in a seeded random order that does not depend on the order of the rows."""
+    return [str(group) for group in np.random.default_rng(seed).permutation(sorted(set(groups)))]

@@ -1,0 +1,110 @@
+"""What several test files share: tiny patches, a tiny configuration, an untrained pipeline, the staged data.
+
+The hook comes before the first import of sedm, so every annotation is checked in every test, shapes included; a
+whole number is welcome where a float is (PEP 484).
+"""
+# ruff: noqa: E402
+
+from jaxtyping import install_import_hook
+
+install_import_hook("sedm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import jaxtyping
+import matplotlib as mpl
+import pytest
+import torch
+
+from sedm.config import Config, ModelConfig, SamplingConfig, TrainingConfig, build_config
+from sedm.data.patches import UNKNOWN, PatchTensors, from_arrays
+
+mpl.use("Agg")
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGED = ROOT.parent / "shared" / "data"
+SIZE = 16  # px a side
+COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (190, 180, 50))  # of the groups
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def staged_data() -> Path:
+    """The folder of staged real images; skips where there is none."""
+    if not STAGED.is_dir():
+        pytest.skip(f"no staged data at {STAGED}")
+    return STAGED
+
+
+@pytest.fixture
+def patches() -> PatchTensors:
+    """Four groups of four images, a colour a group, brighter where the mask is 1; two groups are unannotated."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(16, SIZE, SIZE, dtype=torch.uint8)
+    for mask in masks:
+        row, column = torch.randint(SIZE - 7, (2,), generator=generator).tolist()
+        mask[row : row + 7, column : column + 7] = 1
+    colours = torch.tensor(COLOURS).repeat_interleave(4, dim=0)[:, :, None, None]
+    grain = torch.randint(20, (16, 3, SIZE, SIZE), generator=generator)
+    images = (colours + 30 * masks[:, None] + grain).clamp(max=255).to(torch.uint8)
+    masks[8:] = UNKNOWN
+    return PatchTensors(images, masks, [f"group-{row // 4}" for row in range(16)])
+
+
+@pytest.fixture
+def table(patches):
+    """The patches as a table, with null masks where unannotated and a free column ``block``."""
+    masks = [None if (mask == UNKNOWN).all() else mask.numpy() for mask in patches.masks]
+    images = patches.images.permute(0, 2, 3, 1).numpy()
+    return from_arrays(images, masks, patches.groups, block=[f"block-{row}" for row in range(len(images))])
+
+
+@pytest.fixture
+def config() -> Config:
+    """The smallest configuration that has everything: 16 px, six steps, a checkpoint every second step."""
+    smoke = build_config("tissue", "smoke")
+    return replace(
+        smoke,
+        data=replace(smoke.data, image_size=SIZE),
+        model=ModelConfig((8, 16), style_dim=8, style_channels=(8, 8)),
+        training=TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=2, learning_rate=1e-3),
+        sampling=SamplingConfig(n_images=10, n_steps=2, n_style_images=2, micro_batch=2),
+    )
+
+
+@pytest.fixture
+def pipeline(config):
+    """An untrained pipeline of two classes."""
+    from sedm.model import build_model
+    from sedm.pipeline import SEDMPipeline
+
+    pipeline = SEDMPipeline.from_model(build_model(config.model, n_classes=2, image_size=SIZE, seed=0).eval())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def unchecked():
+    """No shape checks, as in a user's run: the library's own errors have to catch the fault."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def run() -> ModuleType:
+    """``notebooks/run.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("run", ROOT / "notebooks" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["run"] = module
+    spec.loader.exec_module(module)
+    return module

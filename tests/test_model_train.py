@@ -1,0 +1,371 @@
+"""The denoiser sees what it is given, every weight is trained, and an interruption changes nothing."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
+from torch.testing import assert_close
+
+import sedm.train
+from sedm.config import ModelConfig
+from sedm.data.patches import UNKNOWN
+from sedm.encoder import AGGREGATIONS
+from sedm.model import Denoiser, build_model, noise_schedule, one_hot_layout
+from sedm.styles import StyleSampler
+from sedm.train import batch_pools, train_model, training_batch
+
+WEIGHT_DECAY = 0.01  # AdamW's own
+
+
+def train(config, patches, folder, n_classes=2):
+    return train_model(config, patches, n_classes, folder, progress=False)
+
+
+def changed(config, **settings):
+    return replace(config, training=replace(config.training, **settings))
+
+
+def one_step(config, **settings):
+    """A single optimiser step at the full learning rate, half of the styles dropped."""
+    return changed(config, n_steps=1, warmup_steps=0, style_dropout=0.5, **settings)
+
+
+def same_weights(first, second):
+    weights, others = first.state_dict(), second.state_dict()
+    return weights.keys() == others.keys() and all(weights[name].equal(others[name]) for name in weights)
+
+
+def count_batches(monkeypatch, fail_at=None, error=KeyboardInterrupt, target=None):
+    """A list that grows by one a batch; the batch ``fail_at`` raises, or asks for ``target``."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(len(calls))
+        if calls[-1] == fail_at and target is None:
+            raise error
+        inputs, velocity = training_batch(*arguments)
+        return inputs, torch.full_like(velocity, target) if calls[-1] == fail_at else velocity
+
+    monkeypatch.setattr(sedm.train, "training_batch", counted)
+    return calls
+
+
+@pytest.fixture
+def denoiser():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Denoiser(n_classes=2, image_size=16, channels=(8, 16), style_dim=8).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def inputs():
+    """x_t, t, layout and style of two images."""
+    generator = torch.Generator().manual_seed(1)
+    x_t, style = torch.randn(2, 3, 16, 16, generator=generator), torch.randn(2, 8, generator=generator)
+    return x_t, torch.tensor([100, 700]), torch.randint(2, (2, 16, 16), generator=generator).to(torch.uint8), style
+
+
+# ---------------------------------------------------------------------------------------- what enters
+
+
+def test_a_style_scales_and_shifts_in_every_residual_block(denoiser, inputs):
+    *others, style = inputs
+    blocks = [module for module in denoiser.modules() if isinstance(module, ResnetBlock2D)]
+    given = {id(block): [] for block in blocks}
+    for block in blocks:
+        block.register_forward_pre_hook(lambda module, arguments: given[id(module)].append(arguments))
+    denoiser(*others, style)
+    denoiser(*others, -style)
+    assert len(blocks) == 2 * 1 + 2 * 2 + 2  # one a level down, two a level up, two in the middle
+    for block in blocks:
+        assert block.time_embedding_norm == "scale_shift"
+        (features, embedding), (_, other_embedding) = given[id(block)]
+        same_features = block.forward(features, embedding), block.forward(features, other_embedding)
+        assert (same_features[0] - same_features[1]).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_the_layout_enters_pixel_by_pixel_and_unknown_is_a_third_thing(denoiser, inputs):
+    x_t, t, layout, style = inputs
+    answers = [denoiser(x_t, t, one, style) for one in (layout, 1 - layout, torch.full_like(layout, UNKNOWN))]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert (answers[first] - answers[second]).abs().amax((1, 2, 3)).min() > 1e-3
+    one_pixel = layout.clone()
+    one_pixel[:, 3, 12] = 1 - one_pixel[:, 3, 12]
+    assert not denoiser(x_t, t, one_pixel, style).equal(answers[0])
+
+
+def test_time_and_noise_enter(denoiser, inputs):
+    x_t, t, layout, style = inputs
+    answer = denoiser(x_t, t, layout, style)
+    assert not denoiser(x_t, t + 50, layout, style).allclose(answer)
+    assert not denoiser(x_t + 0.1, t, layout, style).allclose(answer)
+
+
+def test_one_hot_layouts_mark_each_pixel_once():
+    layout = torch.tensor([[0, 1, 2], [UNKNOWN, 2, 0]], dtype=torch.uint8)[None]
+    channels = one_hot_layout(layout, n_classes=3)
+    expected = np.stack([layout[0].numpy() == value for value in (0, 1, 2, UNKNOWN)])[None]
+    assert np.array_equal(channels, expected)
+
+
+def test_initial_weights_depend_on_the_seed_alone(config):
+    torch.manual_seed(1)
+    first = build_model(config.model, 2, 16, seed=5)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(2)
+    assert same_weights(first, build_model(config.model, 2, 16, seed=5))
+    assert not same_weights(first, build_model(config.model, 2, 16, seed=6))
+    torch.manual_seed(1)
+    assert torch.random.get_rng_state().equal(state)  # the global numbers are left as they were
+
+
+def test_dropped_rows_see_the_null_style_and_the_others_their_own(config, inputs):
+    model = build_model(config.model, 2, 16, seed=0).eval().requires_grad_(False)
+    model.denoiser.null_style.normal_()
+    x_t, t, layout, _ = inputs
+    images = torch.rand(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    answer = model(x_t, t, layout, images, torch.tensor([True, False]))
+    null = model.denoiser(x_t, t, layout, model.denoiser.null_style.expand(2, -1))
+    styled = model.denoiser(x_t, t, layout, model.style_encoder(images))
+    assert_close(answer, torch.stack([null[0], styled[1]]))
+    assert not null[1].allclose(styled[1])
+
+
+# ------------------------------------------------------------------------------- everything is trained
+
+
+class ScaledMean(nn.Module):
+    """An aggregation with a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, embeddings):
+        return self.scale * embeddings.mean(dim=1)
+
+
+def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(config, patches, tmp_path, monkeypatch):
+    monkeypatch.setitem(AGGREGATIONS, "scaled mean", ScaledMean)
+    config = replace(one_step(config), model=replace(config.model, aggregation="scaled mean"))
+    before = build_model(config.model, 2, 16, config.seed).state_dict()
+    after = train(config, patches, tmp_path)
+    rate = config.training.learning_rate
+    moves = {
+        name: (weight - before[name] * (1 - rate * WEIGHT_DECAY)).abs().max().item()  # what decay does not explain
+        for name, weight in after.named_parameters()
+    }
+    assert "style_encoder.aggregate.scale" in moves
+    assert any(name.startswith("style_encoder.convolutions") for name in moves)
+    # Adam's first step is the learning rate, whatever the gradient. Softmax ignores what all keys share, so the
+    # gradient of their bias is rounding.
+    still = [name for name, move in moves.items() if move < 0.5 * rate and not name.endswith("to_k.bias")]
+    assert still == []
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_the_style_encoder_is_trained_with_every_aggregation(config, patches, tmp_path, aggregation):
+    config = replace(one_step(config), model=replace(config.model, aggregation=aggregation))
+    before = build_model(config.model, 2, 16, config.seed).style_encoder.state_dict()
+    after = train(config, patches, tmp_path).style_encoder
+    for name, weight in after.named_parameters():
+        assert (weight - before[name]).abs().max() > 0.5 * config.training.learning_rate, name
+
+
+def test_the_null_style_learns_only_from_dropped_styles(config, patches, tmp_path):
+    kept = train(changed(one_step(config), style_dropout=0.0), patches, tmp_path / "kept")
+    assert kept.denoiser.null_style.count_nonzero() == 0  # it starts at zero
+    dropped = train(one_step(config), patches, tmp_path / "dropped")
+    assert dropped.denoiser.null_style.count_nonzero() == config.model.style_dim
+
+
+def test_without_styles_the_encoder_stays_as_it_was(config, patches, tmp_path):
+    config = one_step(config, style_sampling="none")
+    before = build_model(config.model, 2, 16, config.seed).style_encoder.state_dict()
+    for name, weight in train(config, patches, tmp_path).style_encoder.named_parameters():
+        assert_close(weight, before[name] * (1 - config.training.learning_rate * WEIGHT_DECAY), rtol=0, atol=1e-6)
+
+
+def test_the_loss_falls(config, patches, tmp_path):
+    config = replace(
+        changed(config, n_steps=60, warmup_steps=5, batch_size=16, learning_rate=3e-3, checkpoint_every=60),
+        model=ModelConfig((16, 32), style_dim=8, style_channels=(8, 8)),
+    )
+    train(config, patches, tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 60
+    assert np.mean(losses[-6:]) < 0.5 * np.mean(losses[:6])
+
+
+# ----------------------------------------------------------------------------------------- the target
+
+
+def cosine_alphas(n_steps=1000):
+    """ᾱ_t of Nichol & Dhariwal 2021, equation 17, with β at most 0.999."""
+    f = [math.cos((t / n_steps + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(n_steps + 1)]
+    betas = [min(1 - after / before, 0.999) for before, after in zip(f, f[1:], strict=False)]
+    return torch.tensor(np.cumprod(1 - np.array(betas)))
+
+
+def test_the_target_is_the_velocity_between_an_image_and_standard_noise(config, patches):
+    settings = changed(config, batch_size=32).training
+    sampler = StyleSampler(patches, "multi", 2)
+    pools, generator = batch_pools(patches, settings), torch.Generator().manual_seed(0)
+    (x_t, t, layout, style_images, dropped), v = training_batch(patches, pools, sampler, noise_schedule(), 0.5, generator)
+    alphas_bar = cosine_alphas()[t][:, None, None, None]
+    alpha, sigma = alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
+    x_0, noise = alpha * x_t - sigma * v, sigma * x_t + alpha * v  # the rotation undone
+    pixels = (x_0 + 1) * 127.5
+    assert_close(pixels, pixels.round(), rtol=0, atol=1e-3)
+    rows = [(patches.images - image.round()).abs().flatten(1).sum(1).argmin().item() for image in pixels]
+    assert patches.images[rows].equal(pixels.round().to(torch.uint8))
+    assert patches.masks[rows].equal(layout)
+    assert abs(noise.mean().item()) < 4 / math.sqrt(noise.numel())
+    assert abs(noise.std().item() - 1) < 4 / math.sqrt(2 * noise.numel())
+    assert_close(v, (alpha * noise - sigma * x_0).float(), rtol=0, atol=1e-5)
+    assert len(t.unique()) > 20
+    assert style_images.shape == (32, 2, 3, 16, 16)
+    assert 0 < dropped.sum() < 32
+
+
+def test_style_images_are_of_the_target_s_group(config, patches):
+    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches, config.training)
+    generator = torch.Generator().manual_seed(0)
+    (_, _, layout, style_images, _), _ = training_batch(patches, pools, sampler, noise_schedule(), 0, generator)
+    whole = ((style_images + 1) * 127.5).round().to(torch.uint8)
+    for row, images in zip(layout, whole, strict=True):
+        origins = [(patches.images == image).flatten(1).all(1).nonzero().item() for image in images]
+        groups = {patches.groups[origin] for origin in origins}
+        assert len(groups) == 1
+        assert (row == UNKNOWN).all() == (groups <= {"group-2", "group-3"})
+
+
+def test_annotated_images_keep_their_share_of_a_batch(config, patches):
+    pools = batch_pools(patches, changed(config, batch_size=8, annotated_fraction=0.75).training)
+    assert [(rows.tolist(), count) for rows, count in pools] == [(list(range(8)), 6), (list(range(8, 16)), 2)]
+    everything = batch_pools(patches.annotated(), config.training)
+    assert [(rows.tolist(), count) for rows, count in everything] == [(list(range(8)), 8)]
+
+
+# -------------------------------------------------------------------------------- seeds and interruptions
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(config, patches, tmp_path):
+    torch.manual_seed(1)
+    first = train(config, patches, tmp_path / "a")
+    torch.manual_seed(2)
+    assert same_weights(first, train(config, patches, tmp_path / "b"))
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == (tmp_path / "b" / "metrics.jsonl").read_bytes()
+    assert not same_weights(first, train(replace(config, seed=1), patches, tmp_path / "c"))
+
+
+@pytest.mark.parametrize("last_step", [1, 3, 5])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(config, patches, tmp_path, monkeypatch, last_step):
+    undisturbed = train(config, patches, tmp_path / "whole")
+    count_batches(monkeypatch, fail_at=last_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, patches, tmp_path / "cut")
+    calls = count_batches(monkeypatch)
+    resumed = train(config, patches, tmp_path / "cut")
+    assert len(calls) == 6 - last_step // 2 * 2  # from the last checkpoint on
+    assert same_weights(undisturbed, resumed)
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "cut" / "metrics.jsonl").read_bytes()
+
+
+def test_an_interrupted_save_leaves_the_checkpoint_before(config, patches, tmp_path, monkeypatch):
+    undisturbed = train(config, patches, tmp_path / "whole")
+    written, save = [], torch.save
+
+    def half(state, path):
+        save(state, path)
+        written.append(path)
+        if len(written) == 2:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, patches, tmp_path / "cut")
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+    monkeypatch.setattr(torch, "save", save)
+    calls = count_batches(monkeypatch)
+    assert same_weights(undisturbed, train(config, patches, tmp_path / "cut"))
+    assert len(calls) == 4
+
+
+def test_a_finished_run_is_not_trained_again(config, patches, tmp_path, monkeypatch):
+    first = train(config, patches, tmp_path)
+    count_batches(monkeypatch, fail_at=0, error=AssertionError)
+    assert same_weights(first, train(config, patches, tmp_path))
+
+
+@pytest.mark.parametrize("change", ["seed", "training", "model", "image", "mask", "groups"])
+def test_another_seed_configuration_or_data_starts_anew(config, patches, tmp_path, monkeypatch, change):
+    train(config, patches, tmp_path)
+    images, masks = patches.images.clone(), patches.masks.clone()
+    images[0, 0, 0, 0] += 1
+    masks[0, 0, 0] = 1 - masks[0, 0, 0]
+    config, patches = {
+        "seed": (replace(config, seed=1), patches),
+        "training": (changed(config, style_dropout=0.2), patches),
+        "model": (replace(config, model=replace(config.model, style_dim=9)), patches),
+        "image": (config, patches._replace(images=images)),
+        "mask": (config, patches._replace(masks=masks)),
+        "groups": (config, patches._replace(groups=["group-1", *patches.groups[1:]])),
+    }[change]
+    calls = count_batches(monkeypatch)
+    train(config, patches, tmp_path)
+    assert len(calls) == 6
+
+
+def test_another_number_of_classes_starts_anew(config, patches, tmp_path, monkeypatch):
+    train(config, patches, tmp_path)
+    calls = count_batches(monkeypatch)
+    train(config, patches, tmp_path, n_classes=3)
+    assert len(calls) == 6
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_the_checkpoint_survives(config, patches, tmp_path, monkeypatch):
+    undisturbed = train(config, patches, tmp_path / "whole")
+    count_batches(monkeypatch, fail_at=3, target=math.nan)  # the step whose end is a checkpoint
+    with pytest.raises(FloatingPointError, match=r"step 3: the loss is nan; .*checkpoint\.pt holds the last good state"):
+        train(config, patches, tmp_path / "broken")
+    calls = count_batches(monkeypatch)
+    assert same_weights(undisturbed, train(config, patches, tmp_path / "broken"))
+    assert len(calls) == 4
+
+
+def test_weights_that_are_no_numbers_never_become_a_checkpoint(config, patches, tmp_path, monkeypatch):
+    undisturbed = train(config, patches, tmp_path / "whole")
+    count_batches(monkeypatch, fail_at=3, target=1e19)  # a finite loss, but a gradient whose norm is not
+    with pytest.raises(FloatingPointError):
+        train(config, patches, tmp_path / "broken")
+    count_batches(monkeypatch)
+    assert same_weights(undisturbed, train(config, patches, tmp_path / "broken"))
+
+
+# ---------------------------------------------------------------------------------------------- faults
+
+
+def test_images_of_another_size_are_refused(config, patches, tmp_path):
+    larger = replace(config, data=replace(config.data, image_size=32))
+    with pytest.raises(ValueError, match=r"images of \(16, 16\) px, but data\.image_size=32"):
+        train(larger, patches, tmp_path)
+
+
+def test_data_without_any_annotation_are_refused(config, patches, tmp_path):
+    with pytest.raises(ValueError, match="no annotated image"):
+        train(config, patches.select(range(8, 16)), tmp_path)
+
+
+def test_a_mask_value_outside_the_classes_is_refused(config, patches, tmp_path):
+    masks = patches.masks.clone()
+    masks[4, 2, 2] = 2
+    with pytest.raises(ValueError, match=r"a mask holds 2, which is outside the classes 0\.\.1"):
+        train(config, patches._replace(masks=masks), tmp_path)
+    assert not list(tmp_path.iterdir())
