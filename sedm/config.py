@@ -79,11 +79,11 @@ class DataConfig:
 class ModelConfig:
     """The size of the denoiser and of the style encoder."""
 
-    channels: tuple[int, ...] = (64, 128, 192)  # U-Net width at each resolution
+    channels: tuple[int, ...] = (32, 64, 128)  # U-Net width at each resolution
     n_blocks: int = 1  # residual blocks at each resolution
     unshuffle: int = 2  # pixels a side folded into channels before the U-Net: 64 px run at 32×32
     style_dim: int = 128  # length of a style embedding
-    style_channels: tuple[int, ...] = (32, 64, 128)  # encoder width at each halving of the resolution
+    style_channels: tuple[int, ...] = (24, 48, 96)  # encoder width at each halving of the resolution
     aggregation: str = "mean"  # how several style embeddings become one style
 
     def __post_init__(self):
@@ -94,9 +94,9 @@ class ModelConfig:
 class TrainingConfig:
     """How the generator is trained."""
 
-    n_steps: int = 600
-    batch_size: int = 32  # images a step and process
-    learning_rate: float = 4e-4  # peak, AdamW
+    n_steps: int = 900
+    batch_size: int = 16  # images a step and process
+    learning_rate: float = 8e-4  # peak, AdamW
     warmup_steps: int = 50  # linear, then cosine to zero
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
     style_sampling: str = "multi"  # which images lend their style in training
@@ -118,7 +118,7 @@ class TrainingConfig:
 class SamplingConfig:
     """How synthetic images are made."""
 
-    n_images: int = 512  # in the synthetic table
+    n_images: int = 256  # in the synthetic table
     n_steps: int = 12  # network evaluations an image (twice that with guidance)
     guidance_scale: float = 1.0  # 1 = no guidance
     n_style_images: int = 4  # images that make up one style
@@ -133,12 +133,12 @@ class SegmentationConfig:
     """How a segmentation network is trained."""
 
     channels: tuple[int, ...] = (16, 32, 64, 128)  # U-Net width at each resolution
-    n_steps: int = 400
-    batch_size: int = 24
-    learning_rate: float = 2e-3  # peak, AdamW with a cosine schedule
+    n_steps: int = 150
+    batch_size: int = 16
+    learning_rate: float = 3e-3  # peak, AdamW with a cosine schedule
     synthetic_fraction: float = 0.8  # share of a batch drawn from the synthetic table, where there is one
     colour_jitter: float = 0.0  # strength of random colour changes; 0 = none
-    n_seeds: int = 3  # repetitions of every arm
+    n_seeds: int = 2  # repetitions of every arm
 
     def __post_init__(self):
         _positive(self, "n_steps", "batch_size", "learning_rate", "n_seeds")
@@ -184,7 +184,8 @@ PRESETS = {
 """Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""
 
 STUDY_CHANGES = {
-    ("flowers", "quick"): {"data": {"n_validation_groups": 0, "n_test_groups": 8}},
+    ("flowers", "quick"): {"data": {"n_validation_groups": 0, "n_test_groups": 8}, "training": {"n_steps": 600}},
+    ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}},
 }
 
 

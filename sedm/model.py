@@ -77,7 +77,6 @@ class Denoiser(ModelMixin, ConfigMixin):
         unshuffle = self.config.unshuffle
         condition = one_hot_layout(layout, self.config.n_classes).to(x_t.dtype)
         inputs = F.pixel_unshuffle(torch.cat([x_t, condition], dim=1), unshuffle)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
         velocity = self.unet(inputs, t, class_labels=self.project_style(style)).sample
         return F.pixel_shuffle(velocity, unshuffle)
 

@@ -51,14 +51,15 @@ def train_model(
     """
     check_training_data(config, patches, n_classes)
     settings = config.training
-    accelerator = Accelerator(
-        cpu=pick_device().type == "cpu", mixed_precision="bf16" if autocast_dtype(pick_device()) else "no"
-    )
+    half = autocast_dtype(pick_device()) is not None
+    accelerator = Accelerator(cpu=pick_device().type == "cpu", mixed_precision="bf16" if half else "no")
     device, rank = accelerator.device, accelerator.process_index
+    # channels last is the faster layout in bfloat16, the slower one in float32
+    layout = torch.channels_last if half else torch.contiguous_format
     bare_model = build_model(config.model, n_classes, config.data.image_size, config.seed)
-    bare_model = bare_model.to(device, memory_format=torch.channels_last)
+    bare_model = bare_model.to(device, memory_format=layout)
     ema = EMAModel(bare_model.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    optimizer = torch.optim.AdamW(bare_model.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(bare_model.parameters(), lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(bare_model, optimizer)
     schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.n_steps)
     checkpoint = Checkpoint(Path(folder), run_fingerprint(config, patches), accelerator)

@@ -1,0 +1,273 @@
+"""The house is in order: who imports whom, what is pinned, how notebooks are committed."""
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import sedm
+from sedm.model import one_hot_layout
+
+ROOT = Path(__file__).resolve().parents[1]
+LEAVES = {"config", "seeds", "files"}  # anyone may import them, and they import nothing of sedm
+ALLOWED = {  # the arrows of the design: a module, and whom it may import besides the leaves
+    "__init__": set(),  # lazy
+    "data": set(),  # its modules may import each other
+    "layouts": {"data"},
+    "styles": {"data"},
+    "encoder": set(),
+    "model": {"encoder", "data"},
+    "train": {"model", "encoder", "styles", "data"},
+    "pipeline": {"model", "encoder", "data"},
+    "generate": {"pipeline", "layouts", "styles", "data"},
+    "segment": {"data"},
+    "fidelity": {"data"},
+    "statistics": set(),
+    "figures": set(),
+    "demo": {"pipeline", "styles", "figures"},
+    **{leaf: set() for leaf in LEAVES},
+}
+FORBIDDEN = {"torchvision", "timm", "segmentation_models_pytorch", "torch_fidelity", "cleanfid", "lpips", "open_clip"}
+DISTRIBUTIONS = {"PIL": "pillow"}  # where the name to import is not the one to install
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def modules():
+    """(dotted name, code) of every module of the library."""
+    for path in sorted((ROOT / "sedm").rglob("*.py")):
+        yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path.read_text()
+
+
+def imports(name, code):
+    """Absolute dotted names that a module imports anywhere in it, what is imported *from* a module included."""
+    package = name.split(".")[:-1]
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (one.value for one in node.args[:1] if isinstance(one, ast.Constant))
+
+
+def wrong_edges(name, code):
+    """Imports of other parts of sedm that the design does not allow."""
+    unit = name.split(".")[1]
+    for target in imports(name, code):
+        parts = target.split(".")
+        if parts[0] != "sedm":
+            continue
+        other = parts[1] if len(parts) > 1 else "*"
+        other = sedm._HOME.get(other, other).split(".")[0]  # a public name, from where it lives
+        if other != unit and other not in ALLOWED[unit] | (LEAVES - {unit} if unit not in LEAVES else set()):
+            yield f"{unit} → {other}"
+
+
+# ---------------------------------------------------------------------------------------- who imports whom
+
+
+def test_every_module_has_a_place_in_the_house():
+    assert {name.split(".")[1] for name, _ in modules()} == set(ALLOWED)
+
+
+def test_imports_follow_the_arrows():
+    assert {name: list(wrong_edges(name, code)) for name, code in modules()} == {name: [] for name, _ in modules()}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "edge"),
+    [
+        ("sedm.train", "from .generate import generate_patches", "train → generate"),
+        ("sedm.segment", "from sedm.train import train_model", "segment → train"),
+        ("sedm.data.patches", "from ..styles import StyleBank", "data → styles"),
+        ("sedm.data.patches", "from .. import layouts", "data → layouts"),
+        ("sedm.figures", "def plot():\n    import sedm.statistics", "figures → statistics"),
+        ("sedm.statistics", "from sedm.data.patches import UNKNOWN", "statistics → data"),
+        ("sedm.pipeline", "from sedm import StyleBank", "pipeline → styles"),
+        ("sedm.fidelity", "import sedm", "fidelity → *"),
+        ("sedm.config", "from .files import replacing", "config → files"),
+        ("sedm.__init__", "from .pipeline import SEDMPipeline", "__init__ → pipeline"),
+        ("sedm.demo", "import importlib\nimportlib.import_module('sedm.train')", "demo → train"),
+    ],
+)
+def test_an_import_against_the_arrows_is_found(name, code, edge):
+    assert list(wrong_edges(name, code)) == [edge]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("sedm.data.sources", "from .patches import load_patches\nfrom ..config import STUDIES"),
+        ("sedm.demo", "from sedm import SEDMPipeline\nfrom . import figures"),
+        ("sedm.train", "from sedm.data import patches\nimport torch"),
+    ],
+)
+def test_an_import_along_the_arrows_is_let_through(name, code):
+    assert list(wrong_edges(name, code)) == []
+
+
+def test_nothing_needs_torchvision():
+    assert importlib.util.find_spec("torchvision") is None
+    found = {(name, target) for name, code in modules() for target in imports(name, code)}
+    assert [pair for pair in found if pair[1].split(".")[0] in FORBIDDEN] == []
+
+
+def test_every_public_name_is_where_it_is_said_to_be():
+    for name in sedm.__all__:
+        home = importlib.import_module(f"sedm.{sedm._HOME[name]}")
+        assert getattr(sedm, name) is getattr(home, name)
+    with pytest.raises(AttributeError, match="no attribute 'train_modle'"):
+        sedm.train_modle  # noqa: B018
+
+
+def test_the_package_alone_imports_nothing_heavy():
+    code = "import sys, sedm; print(*sorted({'torch', 'diffusers', 'datasets'} & set(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == ""
+
+
+def test_shape_annotations_are_checked_in_these_tests():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        one_hot_layout(torch.zeros(8, 8, dtype=torch.uint8), 2)
+
+
+# ------------------------------------------------------------------------------------------ what is pinned
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.fixture(scope="module")
+def ranges():
+    """What the project asks for, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    return {normal(one.name): one.specifier for one in map(Requirement, wanted)}
+
+
+@pytest.fixture(scope="module")
+def pins():
+    """The version of each package in the lock file, by name."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line.strip() and not line.startswith("#")]
+    assert all(len(pair) == 2 for pair in pairs)
+    assert len({normal(name) for name, _ in pairs}) == len(pairs)
+    return {normal(name): pin for name, pin in pairs}
+
+
+def test_every_dependency_is_pinned_within_its_range(ranges, pins):
+    assert [name for name in ranges if name not in pins] == []
+    assert [name for name, allowed in ranges.items() if Version(pins[name]) not in allowed] == []
+
+
+def test_pins_are_plain_versions_and_torch_the_one_meant(pins):
+    assert pins["torch"] == "2.13.0"
+    assert [name for name, pin in pins.items() if str(Version(pin)) != pin or Version(pin).local] == []
+    assert FORBIDDEN.isdisjoint(name.replace("-", "_") for name in pins)
+
+
+def test_the_environment_installs_the_lock_and_then_the_project():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert dependencies == ["python=3.11", "pip", {"pip": ["-r requirements.lock", "-e ."]}]
+
+
+def test_everything_the_library_imports_is_a_dependency(ranges):
+    found = {target.split(".")[0] for name, code in modules() for target in imports(name, code)}
+    foreign = found - set(sys.stdlib_module_names) - {"sedm"}
+    assert [name for name in sorted(foreign) if normal(DISTRIBUTIONS.get(name, name)) not in ranges] == []
+
+
+# ----------------------------------------------------------------------------------------------- notebooks
+
+
+def cells_of(path, kind="code"):
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def test_there_are_the_six_notebooks_of_the_design(run):
+    assert [path.stem for path in NOTEBOOKS] == [name for kind in run.NOTEBOOKS.values() for name in kind]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_without_outputs(path):
+    for cell in cells_of(path):
+        assert cell["outputs"] == []
+        assert cell["execution_count"] is None
+    assert "widgets" not in json.loads(path.read_text())["metadata"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_with_question_claim_and_figures(path):
+    opening = source(cells_of(path, "markdown")[0])
+    assert json.loads(path.read_text())["cells"][0]["cell_type"] == "markdown"
+    assert opening.startswith("# ")
+    for word in ("Question", "Claim", "Inputs", "Figures", "run time"):
+        assert f"**{word}" in opening or word in opening.split("**")[-2]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_commented_literals_in_a_cell_of_their_own(path):
+    cells = cells_of(path)
+    assert [index for index, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])] == [0]
+    lines = source(cells[0]).splitlines()
+    names = []
+    for line in lines:
+        (statement,) = ast.parse(line).body
+        assert isinstance(statement, ast.Assign)
+        assert isinstance(ast.literal_eval(statement.value), str | int | float)
+        assert re.search(r"  # \w+", line)
+        names.append(statement.targets[0].id)
+    assert names == ["study", "preset", "data", "runs", "figures", "seed"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_second_code_cell_alone_builds_the_configuration(path):
+    code = [source(cell) for cell in cells_of(path)]
+    assert len(code) <= 20
+    assert "config = build_config(study, preset, seed)" in code[1]
+    assert "print(config)" in code[1]
+    assert [cell for cell in code[2:] if "build_config" in cell or "Config(" in cell] == []
+    assert max(len(cell.splitlines()) for cell in code) <= 11
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_holds_no_long_function_and_no_class(path):
+    for cell in cells_of(path):
+        for node in ast.walk(ast.parse(source(cell))):
+            assert not isinstance(node, ast.ClassDef)
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 5
+
+
+# ------------------------------------------------------------------------------------------------ the rest
+
+
+def test_no_file_names_a_place_on_this_machine():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    places = [b"/" + b"work/", b"/" + b"home/", b"/" + b"root/", str(ROOT).encode()]
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert len(files) > 30
+    contents = {path: path.read_bytes() for path in files if path.is_file()}
+    assert [str(path) for path, content in contents.items() if any(place in content for place in places)] == []

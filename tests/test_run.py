@@ -1,0 +1,225 @@
+"""A request is checked before anything runs; a notebook's parameters too; the demo works without a browser."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import sedm
+from sedm.data.patches import save_patches
+from sedm.demo import render_mix, style_mixing_widget
+from sedm.pipeline import noise_generators
+
+
+@pytest.fixture
+def refuse(run, monkeypatch, capsys):
+    """The one line in which a request ends, after it was seen that nothing ran."""
+
+    def refuse(*arguments):
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
+        assert run.main(list(arguments)) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return refuse
+
+
+# ------------------------------------------------------------------------------------------- the request
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit", "nearest"),
+    [
+        (["STDUY=tissue"], "parameter='STDUY'", "did you mean 'STUDY'?"),
+        (["study=tissue"], "parameter='study'", "choose one of STUDY, PRESET, DATA, SEED, JOBS"),
+        (["quick"], "parameter='quick'", "choose one of STUDY"),
+        (["STUDY=tisue"], "study='tisue'", "did you mean 'tissue'?"),
+        (["STUDY=tissue flower"], "study='flower'", "did you mean 'flowers'?"),
+        (["STUDY="], "STUDY is empty", "choose one of tissue, flowers, ebhi, pets"),
+        (["PRESET=quik"], "preset='quik'", "did you mean 'quick'?"),
+        (["PRESET"], "preset=''", "choose one of smoke, quick"),
+        (["SEED=-1"], "SEED='-1'", "0 or more"),
+        (["SEED=1.5"], "SEED='1.5'", "whole number"),
+        (["JOBS=0"], "JOBS='0'", "1 or more"),
+        (["JOBS=two"], "JOBS='two'", "whole number"),
+        (["STUDY=tissue", "DATA=somewhere"], "DATA='somewhere'", "'tissue' is embedded: leave DATA out"),
+        (["STUDY=ebhi"], "STUDY=ebhi needs DATA=", "see data/README.md"),
+        (["STUDY=tissue pets"], "STUDY=pets needs DATA=", "see data/README.md"),
+    ],
+)
+def test_a_wrong_request_ends_in_one_line_with_what_is_allowed(refuse, arguments, culprit, nearest):
+    message = refuse(*arguments)
+    assert culprit in message
+    assert nearest in message
+
+
+def test_a_folder_without_what_the_study_needs_ends_in_one_line(refuse, table, tmp_path):
+    assert str(tmp_path / "no") in refuse("STUDY=ebhi", f"DATA={tmp_path / 'no'}")
+    save_patches(table.rename_column("group", "case"), tmp_path / "train.parquet")
+    assert f"{tmp_path / 'test.parquet'}: no such file" in refuse("STUDY=ebhi", f"DATA={tmp_path}")
+    save_patches(table, tmp_path / "test.parquet")
+    assert "test.parquet: no column 'case'; it has image, mask, group" in refuse("STUDY=ebhi", f"DATA={tmp_path}")
+    (tmp_path / "test.parquet").write_bytes(b"PAR1")
+    assert "test.parquet: not a readable parquet file" in refuse("STUDY=ebhi", f"DATA={tmp_path}")
+
+
+def test_a_good_request_is_handed_to_snakemake(run, table, tmp_path, monkeypatch, capsys):
+    for split in ("train", "test"):
+        save_patches(table.rename_column("group", "case"), tmp_path / f"{split}.parquet")
+    commands = []
+
+    def record(command, **options):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, returncode=len(commands) - 1)
+
+    monkeypatch.setattr(subprocess, "run", record)
+    request = ["STUDY=ebhi", "PRESET=smoke", f"DATA={tmp_path}", "SEED=7", "JOBS=2"]
+    assert run.main(request) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert run.main(request) == 1  # what Snakemake says
+    assert "FAILED" in capsys.readouterr().out
+    assert {"study=ebhi", "preset=smoke", f"data={tmp_path}", "seed=7"} <= set(commands[0])
+    assert commands[0][commands[0].index("--cores") + 1] == "2"
+
+
+def test_the_command_itself_refuses_with_status_two(root):
+    command = [sys.executable, str(root / "notebooks" / "run.py"), "PRESTE=smoke"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: parameter='PRESTE'; choose one of STUDY, PRESET, DATA, SEED, JOBS (did you mean 'PRESET'?)\n"
+    )
+
+
+# ------------------------------------------------------------------------------------------ notebooks
+
+
+def test_an_unknown_notebook_parameter_is_refused_and_nothing_runs(run, root, tmp_path):
+    notebook, executed = root / "notebooks" / "02_layout_priors.ipynb", tmp_path / "executed.ipynb"
+    with pytest.raises(ValueError, match=r"parameter of 02_layout_priors\.ipynb='sead'; .*did you mean 'seed'"):
+        run.run_notebook(notebook, executed, {"sead": 1})
+    assert not executed.exists()
+
+
+def test_a_failing_notebook_keeps_its_executed_copy(run, tmp_path):
+    import nbformat
+
+    cells = [nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})]
+    cells.append(nbformat.v4.new_code_cell("raise RuntimeError(f'seed {seed}')"))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "fails.ipynb")
+    with pytest.raises(Exception, match="seed 3"):
+        run.run_notebook(tmp_path / "fails.ipynb", tmp_path / "log" / "fails.ipynb", {"seed": 3})
+    assert "RuntimeError" in (tmp_path / "log" / "fails.ipynb").read_text()
+
+
+@pytest.mark.parametrize("name", ["02_layout_priors", "06_style_mixing"])
+def test_the_modules_of_a_notebook_are_those_its_imports_load(run, root, name):
+    notebook = root / "notebooks" / f"{name}.ipynb"
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    tree = ast.parse("\n".join("".join(cell["source"]) for cell in cells))
+    lines = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    lines += ["import sys", "print(*[m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'sedm'], sep='\\n')"]
+    ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True, cwd=root)
+    loaded = {path for path in ended.stdout.splitlines() if not path.endswith("__init__.py")}
+    found = set(run.modules_of(notebook))
+    assert loaded <= found
+    late = {path.removeprefix(f"{root}/") for path in found - loaded}  # imported inside functions
+    assert late <= {f"sedm/data/{name}.py" for name in ("tissue", "flowers", "anatomy", "stains", "plants", "drawing")}
+
+
+def test_a_notebook_that_only_plots_does_not_depend_on_training(run, root):
+    names = {path.removeprefix(f"{root}/sedm/") for path in run.modules_of(root / "notebooks" / "02_layout_priors.ipynb")}
+    assert {"layouts.py", "figures.py", "data/patches.py", "data/tissue.py", "config.py"} <= names
+    assert names.isdisjoint({"train.py", "model.py", "pipeline.py", "segment.py", "demo.py"})
+
+
+# ------------------------------------------------------------------------------------------- the demo
+
+
+@pytest.fixture
+def styles():
+    return torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def layouts(patches):
+    return patches.masks[:3]
+
+
+def test_the_same_mixture_is_the_same_image_and_each_argument_changes_it(pipeline, layouts, styles):
+    assert sedm.render_mix is render_mix
+    base = {"weights": [1, 1, 0], "guidance_scale": 1.0, "steps": 2, "seed": 0}
+    image = render_mix(pipeline, layouts[0], styles, **base)
+    assert image.equal(render_mix(pipeline, layouts[0], styles, **base))
+    assert not image.equal(render_mix(pipeline, layouts[1], styles, **base))
+    for change in ({"weights": [0, 1, 1]}, {"guidance_scale": 3.0}, {"steps": 3}, {"seed": 1}):
+        assert not image.equal(render_mix(pipeline, layouts[0], styles, **(base | change)))
+
+
+def test_a_weight_alone_renders_its_style(pipeline, layouts, styles):
+    image = render_mix(pipeline, layouts[0], styles, [0, 0.3, 0], steps=2, seed=5)
+    generators = noise_generators(5, [0])
+    assert image.equal(pipeline(layouts[:1], styles[1:2], generators, 2, output_type="pt").images[0])
+    with pytest.raises(ValueError, match="at least one above 0"):
+        render_mix(pipeline, layouts[0], styles, [0, 0, 0])
+
+
+@pytest.fixture
+def widget(pipeline, layouts, styles):
+    """The controls by name, and the two views."""
+    controls, layout_view, view = style_mixing_widget(pipeline, layouts, styles, ["a", "b", "c"], steps=2).children
+    named = {control.description: control for control in controls.children if control.description}
+    return named, controls.children[-1], layout_view, view
+
+
+def test_every_slider_draws_the_picture_anew(widget):
+    controls, message, layout_view, view = widget
+    assert {"a", "b", "c", "guidance", "layout", "seed"} == set(controls)
+    assert view.value.startswith(b"\x89PNG")
+    layout_before = layout_view.value
+    for name, value in (("b", 0.8), ("c", 1.0), ("a", 0.1), ("guidance", 3.0), ("seed", 4)):
+        before = view.value
+        controls[name].value = value
+        assert view.value != before, name
+    assert layout_view.value == layout_before
+    before = view.value
+    controls["layout"].value = 1
+    assert view.value != before
+    assert layout_view.value != layout_before
+    assert message.value == ""
+
+
+def test_the_widget_shows_what_the_pure_function_renders(widget, pipeline, layouts, styles):
+    from io import BytesIO
+
+    from PIL import Image
+
+    controls, _, _, view = widget
+    controls["b"].value = 0.5
+    shown = np.asarray(Image.open(BytesIO(view.value)))
+    expected = render_mix(pipeline, layouts[0], styles, [1.0, 0.5, 0.0], steps=2).permute(1, 2, 0)
+    zoom = shown.shape[0] // 16
+    assert np.array_equal(shown[::zoom, ::zoom], expected)
+
+
+def test_a_mixture_of_nothing_is_a_message_that_goes_again(widget):
+    controls, message, _, view = widget
+    before = view.value
+    controls["a"].value = 0.0
+    assert "at least one above 0" in message.value
+    controls["a"].value = 1.0
+    assert message.value == ""
+    assert view.value == before
+
+
+def test_a_seed_that_is_none_is_a_message(widget):
+    controls, message, _, _ = widget
+    controls["seed"].value = -1
+    assert "seed=-1" in message.value
