@@ -94,15 +94,15 @@ class ModelConfig:
 class TrainingConfig:
     """How the generator is trained."""
 
-    n_steps: int = 900
-    batch_size: int = 16  # images a step and process
+    n_steps: int = 1600
+    batch_size: int = 8  # images a step and process
     learning_rate: float = 8e-4  # peak, AdamW
     warmup_steps: int = 50  # linear, then cosine to zero
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
     style_sampling: str = "multi"  # which images lend their style in training
     n_style_images: int = 4  # images that make up one style
     style_dropout: float = 0.1  # share of items that see the null style instead
-    ema_decay: float = 0.995  # of the averaged weights that sampling uses
+    ema_decay: float = 0.998  # of the averaged weights that sampling uses
     max_grad_norm: float = 1.0
     checkpoint_every: int = 200  # steps
 
@@ -184,7 +184,7 @@ PRESETS = {
 """Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""
 
 STUDY_CHANGES = {
-    ("flowers", "quick"): {"data": {"n_validation_groups": 0, "n_test_groups": 8}, "training": {"n_steps": 600}},
+    ("flowers", "quick"): {"data": {"n_validation_groups": 0, "n_test_groups": 8}, "training": {"n_steps": 1000}},
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}},
 }
 

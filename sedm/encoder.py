@@ -73,6 +73,7 @@ class StyleEncoder(ModelMixin, ConfigMixin):
             nn.Linear(2 * sum(channels), style_dim),
             nn.SiLU(),
             nn.Linear(style_dim, style_dim),
+            nn.LayerNorm(style_dim),  # styles are as large as the time embedding from the first step on
         )
         self.aggregate = AGGREGATIONS[aggregation]()
 

@@ -21,8 +21,11 @@ from sedm.data.patches import UNKNOWN
 from sedm.encoder import StyleEncoder
 
 
+MAX_LOSS_WEIGHT = 5.0
+
+
 class Denoiser(ModelMixin, ConfigMixin):
-    """Predicts v from a noisy image, its time, a layout and a style.
+    """Predicts the clean image from a noisy one, its time, a layout and a style.
 
     A layout pixel of value ``UNKNOWN`` has a one-hot channel of its own, so a wholly unknown layout is the learned
     *null layout*, and unannotated images can train too. The learned *null style* stands for "any style".
@@ -73,12 +76,12 @@ class Denoiser(ModelMixin, ConfigMixin):
         layout: UInt8[Tensor, "batch h w"],
         style: Float[Tensor, "batch dim"],
     ) -> Float[Tensor, "batch 3 h w"]:
-        """The velocity v = α_t·noise − σ_t·x_0; ``layout`` holds class indices or ``UNKNOWN``."""
+        """The clean image x_0 in [−1, 1], as far as it can be told; ``layout`` holds class indices or ``UNKNOWN``."""
         unshuffle = self.config.unshuffle
         condition = one_hot_layout(layout, self.config.n_classes).to(x_t.dtype)
         inputs = F.pixel_unshuffle(torch.cat([x_t, condition], dim=1), unshuffle)
-        velocity = self.unet(inputs, t, class_labels=self.project_style(style)).sample
-        return F.pixel_shuffle(velocity, unshuffle)
+        clean = self.unet(inputs, t, class_labels=self.project_style(style)).sample
+        return F.pixel_shuffle(clean, unshuffle)
 
 
 def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[Tensor, "batch k h w"]:
@@ -109,7 +112,7 @@ class StyleDiffusion(nn.Module):
         style_images: Float[Tensor, "batch n 3 h w"],
         drop_style: Bool[Tensor, " batch"],
     ) -> Float[Tensor, "batch 3 h w"]:
-        """The velocity; rows marked in ``drop_style`` see the null style instead of their own."""
+        """The clean images; rows marked in ``drop_style`` see the null style instead of their own."""
         style = self.style_encoder(style_images)
         style = torch.where(drop_style[:, None], self.denoiser.null_style.to(style.dtype), style)
         return self.denoiser(x_t, t, layout, style)
@@ -132,12 +135,25 @@ def build_model(config: ModelConfig, n_classes: int, image_size: int, seed: int)
 
 
 def noise_schedule() -> DDPMScheduler:
-    """The diffusion process: T = 1000, cosine (Nichol & Dhariwal 2021, arXiv 2102.09672), v-prediction.
+    """The diffusion process: T = 1000, cosine (Nichol & Dhariwal 2021, arXiv 2102.09672), x_0-prediction.
 
     Its signal-to-noise ratio ends at about 2·10⁻⁹, so sampling may start from pure noise: the brightness drift of
     schedules that stop earlier does not arise (Lin et al. 2023, arXiv 2305.08891).
 
     >>> noise_schedule().config.prediction_type
-    'v_prediction'
+    'sample'
     """
-    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample")
+
+
+def loss_weights(noising: DDPMScheduler, t: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """The weight of each item's squared error of x_0: min(1 / σ_t², ``MAX_LOSS_WEIGHT``).
+
+    1 / σ² makes it the squared error of v (Salimans & Ho 2022, arXiv 2202.00512), so every noise level counts; the
+    limit keeps nearly clean images, where nothing is left to decide, from taking over (as in min-SNR, Hang et al.
+    2023, arXiv 2303.09556).
+
+    >>> loss_weights(noise_schedule(), torch.tensor([0, 500, 999]))
+    tensor([5.0000, 1.9696, 1.0000])
+    """
+    return (1 / (1 - noising.alphas_cumprod.to(t.device)[t])).clamp(max=MAX_LOSS_WEIGHT)

@@ -144,18 +144,18 @@ class SEDMPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(n_steps, device=self.device)
         for t in self.progress_bar(self.scheduler.timesteps):
             if guided:
-                both = self._velocity(x_t.repeat(2, 1, 1, 1), t, layouts.repeat(2, 1, 1), torch.cat([null, styles]))
+                both = self._denoise(x_t.repeat(2, 1, 1, 1), t, layouts.repeat(2, 1, 1), torch.cat([null, styles]))
                 of_null, of_style = both.chunk(2)
-                velocity = of_null + guidance_scale * (of_style - of_null)
+                clean = of_null + guidance_scale * (of_style - of_null)
             else:
-                velocity = self._velocity(x_t, t, layouts, styles)
-            x_t = self.scheduler.step(velocity, t, x_t).prev_sample
+                clean = self._denoise(x_t, t, layouts, styles)
+            x_t = self.scheduler.step(clean, t, x_t).prev_sample
         images = (x_t.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).cpu()
         if output_type == "pil":
             images = self.numpy_to_pil(images.permute(0, 2, 3, 1).numpy() / 255)
         return ImagePipelineOutput(images=images)
 
-    def _velocity(self, x_t, t, layouts, styles):
+    def _denoise(self, x_t, t, layouts, styles):
         return self.denoiser(x_t, t.expand(len(x_t)), layouts, styles)
 
     def _check(self, layouts, styles, generators, output_type) -> None:

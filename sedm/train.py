@@ -1,8 +1,8 @@
 """Training the generator: one loop, with accelerate, that an interruption does not change.
 
     x_0 image, ℓ its layout, s the style of images of the same group, noise ~ N(0, 1), t uniform
-    x_t = α_t·x_0 + σ_t·noise,   v = α_t·noise − σ_t·x_0
-    minimise  ‖ model(x_t, t, ℓ, s) − v ‖²   over denoiser, style encoder and aggregation *together*
+    x_t = α_t·x_0 + σ_t·noise
+    minimise  w_t ‖ model(x_t, t, ℓ, s) − x_0 ‖²   over denoiser, style encoder and aggregation *together*
 
 Batch b of process r is a function of (seed, b, r), so a run that is resumed from a checkpoint computes what the
 run without the interruption would have computed.
@@ -21,13 +21,12 @@ from diffusers import DDPMScheduler
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from sedm.config import Config, TrainingConfig, autocast_dtype, pick_device
 from sedm.data.patches import UNKNOWN, PatchTensors
 from sedm.files import replacing
-from sedm.model import StyleDiffusion, build_model, noise_schedule
+from sedm.model import StyleDiffusion, build_model, loss_weights, noise_schedule
 from sedm.seeds import seeded_generator
 from sedm.styles import StyleSampler
 
@@ -78,10 +77,11 @@ def train_model(
     )
     for step in bar:
         generator = seeded_generator("training batch", config.seed, step, rank)
-        batch, target = training_batch(patches, pools, sampler, noising, settings.style_dropout, generator)
+        batch, x_0 = training_batch(patches, pools, sampler, noising, settings.style_dropout, generator)
         with accelerator.autocast():
-            velocity = model(*(tensor.to(device) for tensor in batch))
-        loss = F.mse_loss(velocity.float(), target.to(device))
+            clean = model(*(tensor.to(device) for tensor in batch))
+        errors = (clean.float() - x_0.to(device)).square().mean(dim=(1, 2, 3))
+        loss = (loss_weights(noising, batch[1].to(device)) * errors).mean()
         accelerator.backward(loss)
         gradient_norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
@@ -110,7 +110,7 @@ def training_batch(
     style_dropout: float,
     generator: torch.Generator,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """((x_t, t, layout, style_images, drop_style), v): what the model gets, and what it should answer."""
+    """((x_t, t, layout, style_images, drop_style), x_0): what the model gets, and what it should answer."""
     rows = [pool[torch.randint(len(pool), (count,), generator=generator)] for pool, count in pools]
     rows = torch.cat(rows).tolist()
     x_0 = patches.images[rows].float() / 127.5 - 1
@@ -119,7 +119,7 @@ def training_batch(
     style_images = sampler.draw_images(rows, generator)
     drop_style = sampler.draw_dropped(len(rows), style_dropout, generator)
     x_t = noising.add_noise(x_0, noise, t)
-    return (x_t, t, patches.masks[rows], style_images, drop_style), noising.get_velocity(x_0, noise, t)
+    return (x_t, t, patches.masks[rows], style_images, drop_style), x_0
 
 
 def batch_pools(patches: PatchTensors, config: TrainingConfig) -> list[tuple[Tensor, int]]:

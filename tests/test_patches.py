@@ -15,15 +15,13 @@ from sedm.data.patches import (
     UNKNOWN,
     PatchTableError,
     check_patches,
-    check_splits,
     from_arrays,
-    hide_annotations,
     load_patches,
     save_patches,
-    split_by_group,
     to_tensors,
 )
-from sedm.data.sources import load_study
+from sedm.data.sources import load_image_folder, load_study
+from sedm.data.splits import check_splits, hide_annotations, split_by_group
 
 
 def encoded(table):
@@ -99,7 +97,7 @@ def test_a_split_is_found_in_a_folder_and_the_group_column_is_renamed(table, tmp
 
 
 def test_sub_folders_are_groups_and_a_missing_mask_is_null(folder, patches):
-    loaded = load_patches(folder)
+    loaded = load_image_folder(folder)
     assert loaded["file_name"][:] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
     assert loaded["group"][:] == ["a", "a", "b", "b"]
     tensors = to_tensors(loaded)
@@ -112,11 +110,11 @@ def test_sub_folders_are_groups_and_a_missing_mask_is_null(folder, patches):
 def test_metadata_decides_the_groups_whatever_its_order(folder):
     rows = ["b/1.png,p-2", "a/1.png,p-1", "b/0.png,p-1", "a/0.png,p-3"]
     (folder / "metadata.csv").write_text("\n".join(["file_name,group", *rows]))
-    assert load_patches(folder)["group"][:] == ["p-3", "p-1", "p-1", "p-2"]
+    assert load_image_folder(folder)["group"][:] == ["p-3", "p-1", "p-1", "p-2"]
 
 
 def test_a_table_saved_from_an_image_folder_holds_the_pictures_themselves(folder, tmp_path):
-    loaded = load_patches(folder)
+    loaded = load_image_folder(folder)
     before = to_tensors(loaded)
     path = save_patches(loaded, tmp_path / "train.parquet")
     shutil.rmtree(folder)
@@ -216,14 +214,14 @@ def test_a_group_in_two_splits_is_named(table):
 
 def test_an_image_without_a_group_is_named(folder):
     (folder / "metadata.csv").write_text("file_name,group\na/0.png,p\na/1.png,p\nb/0.png,p\n")
-    assert str(folder / "images" / "b" / "1.png") in fault(load_patches, folder)
+    assert str(folder / "images" / "b" / "1.png") in fault(load_image_folder, folder)
     (folder / "metadata.csv").write_text("file,group\na/0.png,p\n")
-    assert fault(load_patches, folder) == f"{folder / 'metadata.csv'}: expected the columns file_name,group"
+    assert fault(load_image_folder, folder) == f"{folder / 'metadata.csv'}: expected the columns file_name,group"
 
 
 def test_an_image_folder_without_images_is_named(tmp_path):
     (tmp_path / "images").mkdir()
-    assert str(tmp_path / "images") in fault(load_patches, tmp_path)
+    assert str(tmp_path / "images") in fault(load_image_folder, tmp_path)
 
 
 @pytest.mark.parametrize(

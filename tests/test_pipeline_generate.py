@@ -94,9 +94,7 @@ def test_sampling_is_the_loop_written_by_hand(pipeline, layouts, styles, guidanc
 
 def test_no_guidance_evaluates_the_network_once_a_step_and_guidance_twice(pipeline, layouts, styles, monkeypatch):
     sizes, forward = [], pipeline.denoiser.forward
-    monkeypatch.setattr(
-        pipeline.denoiser, "forward", lambda x_t, *rest: sizes.append(len(x_t)) or forward(x_t, *rest)
-    )
+    monkeypatch.setattr(pipeline.denoiser, "forward", lambda x_t, *rest: sizes.append(len(x_t)) or forward(x_t, *rest))
     sample(pipeline, layouts, styles, n_steps=3)
     sample(pipeline, layouts, None, n_steps=2, guidance_scale=2.0)
     sample(pipeline, layouts, styles, n_steps=2, guidance_scale=2.0)
@@ -322,6 +320,13 @@ def test_one_image_is_made_again_alone_byte_for_byte(make, pipeline, prior, bank
         assert alone["image"][0].tobytes() == table["image"][i].tobytes()
         assert alone["mask"][0].tobytes() == table["mask"][i].tobytes()
         assert alone["style_images"][0] == table["style_images"][i]
+
+
+def test_every_micro_batch_is_of_full_size(make, config, pipeline, prior, bank, tmp_path, monkeypatch):
+    sizes, forward = [], pipeline.denoiser.forward
+    monkeypatch.setattr(pipeline.denoiser, "forward", lambda x_t, *rest: sizes.append(len(x_t)) or forward(x_t, *rest))
+    make(tmp_path, config=replace(config.sampling, n_images=7, micro_batch=3))
+    assert set(sizes) == {3}  # rounding depends on it, and at larger sizes so do the bytes
 
 
 def test_a_row_alone_says_how_its_image_was_made(make, pipeline, prior, bank, tmp_path):

@@ -21,6 +21,7 @@ def refuse(run, monkeypatch, capsys):
 
     def refuse(*arguments):
         monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
+        capsys.readouterr()
         assert run.main(list(arguments)) == 2
         out, err = capsys.readouterr()
         assert out == ""
@@ -113,7 +114,8 @@ def test_a_failing_notebook_keeps_its_executed_copy(run, tmp_path):
 
     cells = [nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})]
     cells.append(nbformat.v4.new_code_cell("raise RuntimeError(f'seed {seed}')"))
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "fails.ipynb")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "fails.ipynb")
     with pytest.raises(Exception, match="seed 3"):
         run.run_notebook(tmp_path / "fails.ipynb", tmp_path / "log" / "fails.ipynb", {"seed": 3})
     assert "RuntimeError" in (tmp_path / "log" / "fails.ipynb").read_text()
@@ -125,8 +127,10 @@ def test_the_modules_of_a_notebook_are_those_its_imports_load(run, root, name):
     cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
     tree = ast.parse("\n".join("".join(cell["source"]) for cell in cells))
     lines = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    lines += ["import sys", "print(*[m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'sedm'], sep='\\n')"]
-    ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True, cwd=root)
+    lines += ["import sys", "for name in [n for n in sys.modules if n.startswith('sedm')]:"]
+    lines += ["    print(sys.modules[name].__file__)"]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     loaded = {path for path in ended.stdout.splitlines() if not path.endswith("__init__.py")}
     found = set(run.modules_of(notebook))
     assert loaded <= found
@@ -135,7 +139,8 @@ def test_the_modules_of_a_notebook_are_those_its_imports_load(run, root, name):
 
 
 def test_a_notebook_that_only_plots_does_not_depend_on_training(run, root):
-    names = {path.removeprefix(f"{root}/sedm/") for path in run.modules_of(root / "notebooks" / "02_layout_priors.ipynb")}
+    found = run.modules_of(root / "notebooks" / "02_layout_priors.ipynb")
+    names = {path.removeprefix(f"{root}/sedm/") for path in found}
     assert {"layouts.py", "figures.py", "data/patches.py", "data/tissue.py", "config.py"} <= names
     assert names.isdisjoint({"train.py", "model.py", "pipeline.py", "segment.py", "demo.py"})
 
@@ -182,7 +187,7 @@ def widget(pipeline, layouts, styles):
 def test_every_slider_draws_the_picture_anew(widget):
     controls, message, layout_view, view = widget
     assert {"a", "b", "c", "guidance", "layout", "seed"} == set(controls)
-    assert view.value.startswith(b"\x89PNG")
+    assert bytes(view.value).startswith(b"\x89PNG")
     layout_before = layout_view.value
     for name, value in (("b", 0.8), ("c", 1.0), ("a", 0.1), ("guidance", 3.0), ("seed", 4)):
         before = view.value

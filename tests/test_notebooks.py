@@ -1,0 +1,133 @@
+"""Every notebook runs from top to bottom at the smallest size, and leaves what it promises."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+SETTINGS = {**os.environ, "OMP_NUM_THREADS": "1"}
+STAGED = {"ebhi": "ebhi_seg_128", "pets": "oxford_pets_3_128"}
+
+
+def run_graph(root, folder, study, data):
+    """The folder, after Snakemake ran every notebook of the study into it, and found nothing left to do."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--directory", str(root)]
+    command += ["--cores", "1", "--nolock", "--quiet", "rules", "host", "progress", "--config"]
+    command += [f"study={study}", "preset=smoke", "seed=0", f"data={data}"]
+    command += [f"runs={folder / 'runs'}", f"figures={folder / 'figures'}"]
+    ended = subprocess.run(command, cwd=root, env=SETTINGS, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    again = subprocess.run([*command, "--dry-run"], cwd=root, env=SETTINGS, capture_output=True, text=True, check=True)
+    assert "Nothing to be done" in again.stdout + again.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def graphs(root, request, tmp_path_factory):
+    """The run of each study that a test asks for, as a future; two at a time."""
+    asked = {name for item in request.session.items for name in item.fixturenames}
+    data = {"tissue": "", "ebhi": root.parent / "shared" / "data" / STAGED["ebhi"]}
+    data |= {"flowers": "", "pets": root.parent / "shared" / "data" / STAGED["pets"]}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield {
+            study: pool.submit(run_graph, root, tmp_path_factory.mktemp(study), study, folder)
+            for study, folder in data.items()
+            if study in asked and (not folder or folder.is_dir())
+        }
+
+
+@pytest.fixture(scope="session")
+def tissue(graphs):
+    return graphs["tissue"].result()
+
+
+@pytest.fixture(scope="session")
+def flowers(graphs):
+    return graphs["flowers"].result()
+
+
+@pytest.fixture(scope="session")
+def ebhi(graphs, staged_data):
+    return graphs["ebhi"].result()
+
+
+@pytest.fixture(scope="session")
+def pets(graphs, staged_data):
+    return graphs["pets"].result()
+
+
+def check_study(run, folder, study, kind):
+    """None, when the executed notebooks hold no error and every promised file is there, and nowhere else."""
+    results = folder / "runs" / study / "smoke"
+    promised = set()
+    for name in run.NOTEBOOKS[kind]:
+        notebook = json.loads((results / "notebooks" / f"{name}.ipynb").read_text())
+        code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        outputs = [output for cell in code for output in cell["outputs"]]
+        assert [output for output in outputs if output["output_type"] == "error"] == []
+        assert all(cell["execution_count"] for cell in code)
+        sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+        opening = next(source for source in sources if source.startswith("# "))
+        figures = set(re.findall(r"`(fig_\w+)`", opening))
+        assert figures
+        promised |= {f"{figure}.png" for figure in figures}
+        promised |= {f"values_{name}.json" for name in re.findall(r"save_values\(\s*\"(\w+)\"", "\n".join(sources))}
+        assert any("**Found.**" in json.dumps(output) for output in outputs)
+    assert {path.name for path in (results / "figures").iterdir()} == promised
+    assert [path for path in promised if (results / "figures" / path).stat().st_size < 100] == []
+    assert not (folder / "figures").exists()  # only the published preset goes there
+
+
+def values_of(folder, study, name):
+    return json.loads((folder / "runs" / study / "smoke" / "figures" / f"values_{name}.json").read_text())
+
+
+def test_the_notebooks_of_tissue_keep_their_promises(run, tissue):
+    check_study(run, tissue, "tissue", "tissue")
+
+
+def test_the_notebook_of_flowers_keeps_its_promises(run, flowers):
+    check_study(run, flowers, "flowers", "natural")
+
+
+def test_the_notebooks_run_on_the_staged_biopsies(run, ebhi):
+    check_study(run, ebhi, "ebhi", "tissue")
+
+
+def test_the_notebook_runs_on_the_staged_photographs(run, pets):
+    check_study(run, pets, "pets", "natural")
+
+
+def test_the_reported_change_is_synthetic_minus_real(root, patches):
+    notebook = json.loads((root / "notebooks" / "05_segmentation_ablations.ipynb").read_text())
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    (code,) = [source for source in sources if "compare_groups(" in source]
+    per_group = pd.DataFrame({"real": [0.2, 0.4, 0.9], "real + synthetic": [0.5, 0.6, 0.8]}, index=list("abc"))
+    scores = per_group.rename_axis("group").reset_index().melt("group", var_name="arm", value_name="mean_iou")
+    saved = {}
+    results = SimpleNamespace(save_values=lambda name, values: saved.update(values))
+    names = {"per_group": per_group, "scores": scores.assign(network_seed=0), "train": patches, "results": results}
+    exec(code, {"pd": pd, "seed": 0, **names})
+    change = saved["synthetic_minus_real"]
+    assert change["mean_difference"] == pytest.approx((0.3 + 0.2 - 0.1) / 3)
+    assert change["sd_ratio"] == pytest.approx(np.std([0.5, 0.6, 0.8]) / np.std([0.2, 0.4, 0.9]))
+    assert saved["arms"]["real"]["worst"] == pytest.approx(0.2)
+
+
+def test_the_same_seed_gives_the_same_values_figures_and_tables(run, root, tissue, tmp_path):
+    parameters = {"study": "tissue", "preset": "smoke", "seed": 0}
+    parameters |= {"runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")}
+    run.run_notebook(root / "notebooks" / "02_layout_priors.ipynb", tmp_path / "executed.ipynb", parameters)
+    first, second = (values_of(folder, "tissue", "layouts") for folder in (tissue, tmp_path))
+    assert first["values"] == second["values"]
+    made, kinds = tmp_path / "runs", {".png", ".parquet", ".safetensors"}
+    files = [path.relative_to(made) for path in made.rglob("*.*") if path.suffix in kinds]
+    assert {file.suffix for file in files} == kinds
+    assert [file for file in files if (made / file).read_bytes() != (tissue / "runs" / file).read_bytes()] == []
