@@ -17,7 +17,7 @@ from pathlib import Path
 from sedm.config import STUDIES, build_config, known_name
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": "1"}
+DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": ""}
 NOTEBOOKS = {
     "natural": ["01_natural_images"],
     "tissue": [
@@ -43,6 +43,7 @@ def parse_request(arguments: list[str]) -> dict[str, str]:
     for argument in arguments:
         name, _, value = argument.partition("=")
         request[known_name("parameter", name, DEFAULTS)] = value
+    request["JOBS"] = request["JOBS"] or str(min(len(request["STUDY"].split()) or 1, os.cpu_count() or 1))
     for name, smallest in (("SEED", 0), ("JOBS", 1)):
         if not request[name].isdigit() or int(request[name]) < smallest:
             raise ValueError(f"{name}={request[name]!r}; give a whole number of {smallest} or more")
@@ -133,12 +134,13 @@ def run_notebook(notebook: Path, executed: Path, parameters: dict[str, object]) 
 def reproduce(request: dict[str, str]) -> int:
     """The exit status of Snakemake, after a line that says what happened."""
     started = time.monotonic()
-    threads = max((os.cpu_count() or 1) // int(request["JOBS"]), 1)
+    cores, jobs = os.cpu_count() or 1, int(request["JOBS"])
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile")]
-    command += ["--directory", str(ROOT), "--cores", request["JOBS"], "--keep-going", "--rerun-incomplete"]
+    command += ["--directory", str(ROOT), "--cores", str(max(cores, jobs)), "--keep-going", "--rerun-incomplete"]
     command += ["--quiet", "rules", "host", "progress", "--nolock"]
-    command += ["--config", *(f"{name.lower()}={value}" for name, value in request.items() if name != "JOBS")]
-    status = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=False)
+    command += ["--config", f"threads={max(cores // jobs, 1)}"]
+    command += [f"{name.lower()}={value}" for name, value in request.items() if name != "JOBS"]
+    status = subprocess.run(command, cwd=ROOT, check=False)
     outcome = "everything is up to date" if status.returncode == 0 else "FAILED, see above"
     print(f"{request['STUDY']} ({request['PRESET']}): {outcome}, after {time.monotonic() - started:.0f} s")
     return status.returncode

@@ -63,10 +63,10 @@ class DataConfig:
     """How many images of how many groups; the group counts are for embedded studies only."""
 
     image_size: int = 64  # px a side
-    n_train_groups: int = 24
+    n_train_groups: int = 30
     n_validation_groups: int = 6  # train the segmenters that measure fidelity
     n_test_groups: int = 12
-    n_images_per_group: int = 20
+    n_images_per_group: int = 16
     n_annotated_groups: int = 6  # train groups that keep their masks; the others lend their style
 
     def __post_init__(self):
@@ -94,7 +94,7 @@ class ModelConfig:
 class TrainingConfig:
     """How the generator is trained."""
 
-    n_steps: int = 1600
+    n_steps: int = 1500
     batch_size: int = 8  # images a step and process
     learning_rate: float = 8e-4  # peak, AdamW
     warmup_steps: int = 50  # linear, then cosine to zero
@@ -184,7 +184,10 @@ PRESETS = {
 """Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""
 
 STUDY_CHANGES = {
-    ("flowers", "quick"): {"data": {"n_validation_groups": 0, "n_test_groups": 8}, "training": {"n_steps": 1000}},
+    ("flowers", "quick"): {
+        "data": {"n_train_groups": 48, "n_validation_groups": 0, "n_test_groups": 8, "n_images_per_group": 12},
+        "training": {"n_steps": 1200},
+    },
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}},
 }
 

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from sedm.config import STUDIES, Config, flatten
@@ -125,12 +126,14 @@ def image_grid(
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     title: str = "",
+    classes: Sequence[str] = (),
     size: float = 1.0,
 ) -> Figure:
     """A figure of pictures in rows, labelled at the left and the top.
 
     Args:
         pictures: filled row by row.
+        classes: names of the layout's classes, for a key of their colours below.
         size: inches a picture.
 
     >>> figure = image_grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), n_columns=2, row_labels=["a", "b"])
@@ -143,7 +146,7 @@ def image_grid(
         n_columns,
         squeeze=False,
         figsize=(size * n_columns, size * n_rows),
-        gridspec_kw={"wspace": 0.04, "hspace": 0.04},
+        gridspec_kw={"wspace": 0.04, "hspace": 0.04, "left": 0, "right": 1, "bottom": 0, "top": 1},
     )
     for index, axis in enumerate(axes.flat):
         axis.set(xticks=[], yticks=[])
@@ -154,8 +157,12 @@ def image_grid(
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
     for axis, label in zip(axes[0], column_labels, strict=False):
         axis.set_title(label, fontsize="small")
+    if classes:
+        keys = [Patch(color=CLASS_COLOURS[k] / 255, label=name) for k, name in enumerate(classes)]
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.04 / n_rows)}
+        figure.legend(handles=keys, ncols=len(keys), frameon=False, fontsize="small", **place)
     if title:
-        figure.suptitle(title, y=0.99, va="bottom")
+        figure.suptitle(title, y=1.0 + 0.1 / n_rows, va="bottom", fontsize="medium")
     return figure
 
 

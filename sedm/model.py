@@ -20,7 +20,6 @@ from sedm.config import ModelConfig
 from sedm.data.patches import UNKNOWN
 from sedm.encoder import StyleEncoder
 
-
 MAX_LOSS_WEIGHT = 5.0
 
 

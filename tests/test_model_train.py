@@ -10,14 +10,13 @@ import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
-from torch.nn import functional as F
 from torch.testing import assert_close
 
 import sedm.train
 from sedm.config import ModelConfig
 from sedm.data.patches import UNKNOWN
 from sedm.encoder import AGGREGATIONS
-from sedm.model import Denoiser, build_model, noise_schedule, one_hot_layout
+from sedm.model import Denoiser, build_model, loss_weights, noise_schedule, one_hot_layout
 from sedm.styles import StyleSampler
 from sedm.train import batch_pools, train_model, training_batch
 
@@ -50,8 +49,8 @@ def count_batches(monkeypatch, fail_at=None, error=KeyboardInterrupt, target=Non
         calls.append(len(calls))
         if calls[-1] == fail_at and target is None:
             raise error
-        inputs, velocity = training_batch(*arguments)
-        return inputs, torch.full_like(velocity, target) if calls[-1] == fail_at else velocity
+        inputs, x_0 = training_batch(*arguments)
+        return inputs, torch.full_like(x_0, target) if calls[-1] == fail_at else x_0
 
     monkeypatch.setattr(sedm.train, "training_batch", counted)
     return calls
@@ -215,15 +214,14 @@ def cosine_alphas(n_steps=1000):
     return torch.tensor(np.cumprod(1 - np.array(betas)))
 
 
-def test_the_target_is_the_velocity_between_an_image_and_standard_noise(config, patches):
+def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
     settings = changed(config, batch_size=32).training
     sampler = StyleSampler(patches, "multi", 2)
     pools, generator = batch_pools(patches, settings), torch.Generator().manual_seed(0)
-    given, v = training_batch(patches, pools, sampler, noise_schedule(), 0.5, generator)
+    given, x_0 = training_batch(patches, pools, sampler, noise_schedule(), 0.5, generator)
     x_t, t, layout, style_images, dropped = given
     alphas_bar = cosine_alphas()[t][:, None, None, None]
-    alpha, sigma = alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
-    x_0, noise = alpha * x_t - sigma * v, sigma * x_t + alpha * v  # the rotation undone
+    noise = (x_t - alphas_bar.sqrt() * x_0) / (1 - alphas_bar).sqrt()
     pixels = (x_0 + 1) * 127.5
     assert_close(pixels, pixels.round(), rtol=0, atol=1e-3)
     rows = [(patches.images - image.round()).abs().flatten(1).sum(1).argmin().item() for image in pixels]
@@ -231,10 +229,23 @@ def test_the_target_is_the_velocity_between_an_image_and_standard_noise(config, 
     assert patches.masks[rows].equal(layout)
     assert abs(noise.mean().item()) < 4 / math.sqrt(noise.numel())
     assert abs(noise.std().item() - 1) < 4 / math.sqrt(2 * noise.numel())
-    assert_close(v, (alpha * noise - sigma * x_0).float(), rtol=0, atol=1e-5)
     assert len(t.unique()) > 20
     assert style_images.shape == (32, 2, 3, 16, 16)
     assert 0 < dropped.sum() < 32
+
+
+def test_the_weighted_error_is_that_of_the_velocity_where_noise_matters():
+    t = torch.arange(0, 1000, 37)
+    alphas_bar = cosine_alphas()[t]
+    alpha, sigma = alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
+    x_0, noise, guess = torch.randn(3, len(t), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_t = alpha * x_0 + sigma * noise
+    v, guessed_v = alpha * noise - sigma * x_0, (alpha * x_t - guess) / sigma
+    weights = loss_weights(noise_schedule(), t).double()
+    unlimited = sigma**2 > 1 / 5
+    assert_close((weights * (guess - x_0) ** 2)[unlimited], ((guessed_v - v) ** 2)[unlimited], rtol=1e-3, atol=0)
+    assert weights[~unlimited].eq(5).all()
+    assert 0 < unlimited.sum() < len(t)
 
 
 def test_style_images_are_of_the_target_s_group(config, patches):
@@ -346,15 +357,17 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_checkpoint_survives(conf
 
 def test_weights_that_are_no_numbers_never_become_a_checkpoint(config, patches, tmp_path, monkeypatch):
     undisturbed = train(config, patches, tmp_path / "whole")
-    calls, loss = count_batches(monkeypatch), F.mse_loss
+    calls = count_batches(monkeypatch)
 
-    def without_gradient(answer, target):  # a finite loss whose gradient is no number, at the step before a checkpoint
-        return loss(answer, target) + ((answer - answer).sqrt().sum() if calls[-1] == 3 else 0)
+    def with_a_broken_gradient(*arguments):  # a finite loss, at the step whose end is a checkpoint
+        model = build_model(*arguments)
+        model.denoiser.project_style.bias.register_hook(lambda gradient: gradient * (math.nan if calls[-1] == 3 else 1))
+        return model
 
-    monkeypatch.setattr(F, "mse_loss", without_gradient)
+    monkeypatch.setattr(sedm.train, "build_model", with_a_broken_gradient)
     with pytest.raises(FloatingPointError):
         train(config, patches, tmp_path / "broken")
-    monkeypatch.setattr(F, "mse_loss", loss)
+    monkeypatch.setattr(sedm.train, "build_model", build_model)
     assert same_weights(undisturbed, train(config, patches, tmp_path / "broken"))
 
 

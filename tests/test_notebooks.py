@@ -16,16 +16,20 @@ SETTINGS = {**os.environ, "OMP_NUM_THREADS": "1"}
 STAGED = {"ebhi": "ebhi_seg_128", "pets": "oxford_pets_3_128"}
 
 
-def run_graph(root, folder, study, data):
-    """The folder, after Snakemake ran every notebook of the study into it, and found nothing left to do."""
+def snakemake(root, folder, study, data="", options=()):
+    """What Snakemake says when it is asked for every notebook of the study in the folder."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--directory", str(root)]
-    command += ["--cores", "1", "--nolock", "--quiet", "rules", "host", "progress", "--config"]
+    command += ["--cores", "1", "--nolock", "--quiet", "rules", "host", "progress", *options, "--config"]
     command += [f"study={study}", "preset=smoke", "seed=0", f"data={data}"]
     command += [f"runs={folder / 'runs'}", f"figures={folder / 'figures'}"]
     ended = subprocess.run(command, cwd=root, env=SETTINGS, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    again = subprocess.run([*command, "--dry-run"], cwd=root, env=SETTINGS, capture_output=True, text=True, check=True)
-    assert "Nothing to be done" in again.stdout + again.stderr
+    return ended.stdout + ended.stderr
+
+
+def run_graph(root, folder, study, data):
+    """The folder, after every notebook of the study ran into it."""
+    snakemake(root, folder, study, data)
     return folder
 
 
@@ -103,6 +107,10 @@ def test_the_notebooks_run_on_the_staged_biopsies(run, ebhi):
 
 def test_the_notebook_runs_on_the_staged_photographs(run, pets):
     check_study(run, pets, "pets", "natural")
+
+
+def test_a_second_run_finds_nothing_to_do(root, tissue):
+    assert "Nothing to be done" in snakemake(root, tissue, "tissue", options=["--dry-run"])
 
 
 def test_the_reported_change_is_synthetic_minus_real(root, patches):
