@@ -71,7 +71,7 @@ def check_data(study: str, folder: str) -> None:
     from sedm.data.patches import check_header
 
     for split in ("train", "test"):
-        check_header(Path(folder) / f"{split}.parquet", facts.group_column)
+        check_header(ROOT / folder / f"{split}.parquet", facts.group_column)
 
 
 def modules_of(notebook: Path) -> list[str]:
@@ -112,23 +112,27 @@ def run_notebook(notebook: Path, executed: Path, parameters: dict[str, object]) 
 
     Raises:
         ValueError: a parameter that the notebook does not have.
-        papermill.PapermillExecutionError: a cell failed; the message names it.
+        RuntimeError: a cell failed; the message names it and shows its traceback.
     """
     import papermill
+    from papermill.exceptions import PapermillExecutionError
 
     known = papermill.inspect_notebook(str(notebook))
     for name in parameters:
         known_name(f"parameter of {notebook.name}", name, known)
     executed.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        str(notebook),
-        str(executed),
-        parameters,
-        kernel_name="python3",
-        cwd=str(ROOT),
-        progress_bar=False,
-        stderr_file=sys.stderr,  # the progress bars of long cells
-    )
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            parameters,
+            kernel_name="python3",
+            cwd=str(ROOT),
+            progress_bar=False,
+            stderr_file=sys.stderr,  # the progress bars of long cells
+        )
+    except PapermillExecutionError as error:
+        raise RuntimeError(f"{notebook.name} failed in cell {error.exec_count}, kept in {executed}: {error}") from error
 
 
 def reproduce(request: dict[str, str]) -> int:
@@ -137,7 +141,7 @@ def reproduce(request: dict[str, str]) -> int:
     cores, jobs = os.cpu_count() or 1, int(request["JOBS"])
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile")]
     command += ["--directory", str(ROOT), "--cores", str(max(cores, jobs)), "--keep-going", "--rerun-incomplete"]
-    command += ["--quiet", "rules", "host", "progress", "--nolock"]
+    command += ["--quiet", "host", "progress", "--nolock"]
     command += ["--config", f"threads={max(cores // jobs, 1)}"]
     command += [f"{name.lower()}={value}" for name, value in request.items() if name != "JOBS"]
     status = subprocess.run(command, cwd=ROOT, check=False)
@@ -153,9 +157,9 @@ def main(arguments: list[str]) -> int:
             run_notebook(Path(arguments[1]), Path(arguments[2]), {**values, "seed": int(values["seed"])})
             return 0
         return reproduce(parse_request(arguments))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError) else 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ denoiser.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -57,7 +58,7 @@ class StyleEncoder(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, channels: tuple[int, ...] = (32, 64, 128), style_dim: int = 128, aggregation: str = "mean"):
+    def __init__(self, channels: Sequence[int] = (24, 48, 96), style_dim: int = 128, aggregation: str = "mean"):
         super().__init__()
         if aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation={aggregation!r}; choose one of {sorted(AGGREGATIONS)}")

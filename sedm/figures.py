@@ -287,7 +287,7 @@ def strip_plot(scores: dict[str, Sequence[float]], xlabel: str) -> Figure:
 
 
 def _plain(value):
-    """``value`` with tuples as lists, numpy and torch numbers as Python's, and NaN as null."""
+    """``value`` with tuples as lists, numpy and torch numbers as Python's, and what is not finite as null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -297,7 +297,7 @@ def _plain(value):
     if isinstance(value, np.generic):
         return _plain(value.item())
     if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.6g}")
+        return None if not math.isfinite(value) else float(f"{value:.6g}")
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
 
 

@@ -53,7 +53,7 @@ def generate_patches(
     folder, model_name = Path(folder), weights_hash(pipeline)
     decisive = {**dataclasses.asdict(config), "seed": seed, "model": model_name}
     decisive["layouts"] = tensor_hash(prior.sample(4, seed=seed))
-    decisive["styles"] = tensor_hash(bank.embeddings)
+    decisive["styles"] = tensor_hash(bank.embeddings) + text_hash("\n".join([*bank.groups, *bank.image_ids]))
     claim_folder(folder, decisive, replace_stale)
     n_shard = config.micro_batch * MICRO_BATCHES_PER_SHARD
     pipeline.set_progress_bar_config(disable=True)
@@ -122,7 +122,8 @@ def claim_folder(folder: Path, configuration: dict, replace_stale: bool = False)
         ValueError: names the first setting that differs.
     """
     path, wanted = folder / "generation.json", json.loads(json.dumps(configuration))
-    found = json.loads(path.read_text()) if path.exists() else wanted
+    shards = list(folder.glob("shard-*.parquet"))
+    found = json.loads(path.read_text()) if path.exists() else {} if shards else wanted
     differing = [key for key in wanted | found if wanted.get(key) != found.get(key)]
     if differing and not replace_stale:
         key = differing[0]
@@ -131,7 +132,7 @@ def claim_folder(folder: Path, configuration: dict, replace_stale: bool = False)
             "choose another folder or delete this one"
         )
     if differing:
-        for shard in folder.glob("shard-*.parquet"):
+        for shard in shards:
             shard.unlink()
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(wanted, indent=1))
@@ -152,6 +153,15 @@ def tensor_hash(values: Tensor) -> str:
     False
     """
     return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()[:12]
+
+
+def text_hash(text: str) -> str:
+    """Twelve hexadecimal digits that change with any character.
+
+    >>> text_hash("a") == text_hash("b")
+    False
+    """
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _sample_padded(pipeline, layouts, styles, indices, config: SamplingConfig, seed: int) -> UInt8[Tensor, "n 3 h w"]:

@@ -9,6 +9,8 @@ it modulates every block, as class vectors do in Dhariwal & Nichol 2021 (arXiv 2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import ConfigMixin, DDPMScheduler, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
@@ -46,7 +48,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         self,
         n_classes: int,
         image_size: int = 64,
-        channels: tuple[int, ...] = (64, 128, 192),
+        channels: Sequence[int] = (32, 64, 128),
         n_blocks: int = 1,
         unshuffle: int = 2,
         style_dim: int = 128,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput
 from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -61,10 +63,16 @@ class SEDMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"{folder}: no model_index.json; expected a folder written by SEDMPipeline.save_pretrained"
             )
-        name = json.loads(index.read_text()).get("_class_name")
+        try:
+            name = json.loads(index.read_text())["_class_name"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{index}: not the index of a diffusers pipeline ({error!r})") from error
         if name != cls.__name__:
             raise ValueError(f"{folder}: holds a {name}, not a {cls.__name__}")
-        return super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
+        try:
+            return super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{folder}: its weights are missing or damaged ({error})") from error
 
     @torch.no_grad()
     def embed(self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 256) -> Float[Tensor, "n dim"]:
@@ -107,7 +115,7 @@ class SEDMPipeline(DiffusionPipeline):
         """
         if len(weights) != len(styles):
             raise ValueError(f"{len(weights)} weights for {len(styles)} styles")
-        if min(weights) < 0 or sum(weights) == 0:
+        if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
             raise ValueError(f"weights={list(weights)}; they must be 0 or more, at least one above 0")
         shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
         return (shares[:, None] * styles.double()).sum(0).to(styles.dtype)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -129,12 +129,14 @@ class StyleBank:
         ...     StyleBank.load(path).groups
         ['a', 'b']
         """
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if "embeddings" not in file.keys() or not {"groups", "image_ids"} <= metadata.keys():  # noqa: SIM118
-                raise ValueError(f"{path}: not a style bank (no embeddings with groups and image_ids)")
-            embeddings = file.get_tensor("embeddings")
-        return cls(embeddings, metadata["groups"].split("\n"), metadata["image_ids"].split("\n"))
+        try:
+            with safe_open(path, "pt") as file:
+                metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+        if "embeddings" not in tensors or not {"groups", "image_ids"} <= metadata.keys():
+            raise ValueError(f"{path}: not a style bank (no embeddings with groups and image_ids)")
+        return cls(tensors["embeddings"], metadata["groups"].split("\n"), metadata["image_ids"].split("\n"))
 
 
 def first_rows(groups: list[str], names: list[str], n_images: int) -> Int[Tensor, "groups n"]:

@@ -46,7 +46,7 @@ def train_model(
 
     Raises:
         ValueError: images of another size than ``config.data.image_size``, or no annotated image.
-        FloatingPointError: the loss is no longer finite; the last checkpoint stays.
+        FloatingPointError: the loss or its gradient is no longer finite; the last checkpoint stays.
     """
     check_training_data(config, patches, n_classes)
     settings = config.training
@@ -61,7 +61,7 @@ def train_model(
     optimizer = torch.optim.AdamW(bare_model.parameters(), lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(bare_model, optimizer)
     schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.n_steps)
-    checkpoint = Checkpoint(Path(folder), run_fingerprint(config, patches), accelerator)
+    checkpoint = Checkpoint(Path(folder), run_fingerprint(config, patches, n_classes), accelerator)
     history = checkpoint.load(bare_model, ema, optimizer, schedule)
     sampler = StyleSampler(patches, settings.style_sampling, settings.n_style_images)
     pools, noising = batch_pools(patches, settings), noise_schedule()
@@ -84,15 +84,15 @@ def train_model(
         loss = (loss_weights(noising, batch[1].to(device)) * errors).mean()
         accelerator.backward(loss)
         gradient_norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        if not torch.isfinite(loss + gradient_norm):
+            raise FloatingPointError(
+                f"step {step}: the loss is {loss.item()}, its gradient's norm {float(gradient_norm)}; "
+                f"{checkpoint.path} holds the last good state. Lower the learning rate ({settings.learning_rate})."
+            )
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         ema.step(bare_model.parameters())
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"step {step}: the loss is {loss.item()}; {checkpoint.path} holds the last good state. "
-                f"Lower the learning rate ({settings.learning_rate})."
-            )
         history.append({"step": step, "loss": loss.item(), "gradient_norm": float(gradient_norm)})
         bar.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.n_steps:
@@ -155,9 +155,9 @@ def check_training_data(config: Config, patches: PatchTensors, n_classes: int) -
         raise ValueError(f"a mask holds {known.max()}, which is outside the classes 0..{n_classes - 1}")
 
 
-def run_fingerprint(config: Config, patches: PatchTensors) -> str:
+def run_fingerprint(config: Config, patches: PatchTensors, n_classes: int) -> str:
     """A hash of all that decides the trained weights: seed, model and training settings, and the data."""
-    decisive = [config.seed, *map(dataclasses.asdict, (config.model, config.training))]
+    decisive = [n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
     digest = hashlib.sha256(json.dumps(decisive).encode())
     for pixels in (patches.images, patches.masks):
         digest.update(pixels.numpy().tobytes())

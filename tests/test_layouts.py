@@ -138,7 +138,7 @@ def test_both_mirror_images_occur():
         (torch.arange(6, dtype=torch.uint8)[:, None, None].expand(6, 4, 4), r"mask 3 holds 3, .* 0\.\.2"),
     ],
 )
-def test_bad_masks_end_in_one_sentence(masks, message):
+def test_bad_masks_end_in_one_sentence(unchecked, masks, message):
     with pytest.raises(ValueError, match=message):
         EmpiricalPrior.fit(masks, n_classes=3)
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 
@@ -81,13 +82,24 @@ def test_a_good_request_is_handed_to_snakemake(run, table, tmp_path, monkeypatch
         return subprocess.CompletedProcess(command, returncode=len(commands) - 1)
 
     monkeypatch.setattr(subprocess, "run", record)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     request = ["STUDY=ebhi", "PRESET=smoke", f"DATA={tmp_path}", "SEED=7", "JOBS=2"]
     assert run.main(request) == 0
     assert "up to date" in capsys.readouterr().out
     assert run.main(request) == 1  # what Snakemake says
     assert "FAILED" in capsys.readouterr().out
     assert {"study=ebhi", "preset=smoke", f"data={tmp_path}", "seed=7"} <= set(commands[0])
-    assert commands[0][commands[0].index("--cores") + 1] == "2"
+    assert commands[0][commands[0].index("--cores") + 1] == "8"
+    assert "threads=4" in commands[0]
+
+
+def test_each_study_has_its_own_job_unless_told_otherwise(run, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert run.parse_request([])["JOBS"] == "2"
+    assert run.parse_request(["STUDY=tissue"])["JOBS"] == "1"
+    assert run.parse_request(["JOBS=5"])["JOBS"] == "5"
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert run.parse_request([])["JOBS"] == "1"
 
 
 def test_the_command_itself_refuses_with_status_two(root):

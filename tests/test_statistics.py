@@ -90,7 +90,7 @@ def test_a_group_that_nobody_annotated_has_no_score_and_no_images():
         (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), ["a"], 1, "n_classes=1"),
     ],
 )
-def test_bad_input_ends_in_one_sentence(predictions, masks, groups, n_classes, message):
+def test_bad_input_ends_in_one_sentence(unchecked, predictions, masks, groups, n_classes, message):
     with pytest.raises(ValueError, match=message):
         iou_per_group(predictions.long(), masks.long(), groups, n_classes)
 

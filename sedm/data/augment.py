@@ -64,4 +64,5 @@ def warp(
     normalised = torch.cat([matrix * half / half[:, None], (shift / half)[:, None]], dim=1)
     grid = F.affine_grid(normalised[None], [1, 1, *picture.shape[1:]], align_corners=False)
     seen = F.grid_sample(picture[None].float(), grid, mode, "reflection", align_corners=False)
-    return seen[0].to(picture.dtype)
+    seen = seen[0] if picture.is_floating_point() else seen[0].round()
+    return seen.to(picture.dtype)

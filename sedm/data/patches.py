@@ -111,11 +111,15 @@ def load_patches(source: str | Path, split: str | None = None, group_column: str
         raise PatchTableError(f"{source}: no such file or folder; expected a patch table (see data/README.md)")
     path = _parquet_file(source, split) if source.is_dir() else source
     check_header(path, group_column)
-    table = datasets.Dataset.from_parquet(str(path))
+    try:
+        table = datasets.Dataset.from_parquet(str(path))
+    except datasets.exceptions.DatasetGenerationError as error:
+        cause = " ".join(str(error.__cause__).split())
+        raise PatchTableError(f"{path}: damaged between its head and its end ({cause})") from error
     table = table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
     if group_column != "group":
         table = table.rename_column(group_column, "group")
-    return table
+    return table.cast_column("group", datasets.Value("string"))
 
 
 def check_header(path: str | Path, group_column: str = "group") -> None:

@@ -84,8 +84,12 @@ def load_image_folder(folder: str | Path) -> datasets.Dataset:
             raise PatchTableError(f"{folder / 'images' / name}: no group; use images/<group>/<file> or metadata.csv")
     table = datasets.Dataset.from_dict(
         {
-            "image": [str(path) for path in files],
-            "mask": [str(masks[name.with_suffix("")]) if name.with_suffix("") in masks else None for name in names],
+            # bytes, not paths: a saved table must not depend on the folder it came from
+            "image": [{"bytes": path.read_bytes(), "path": None} for path in files],
+            "mask": [
+                {"bytes": masks[name].read_bytes(), "path": None} if name in masks else None
+                for name in (name.with_suffix("") for name in names)
+            ],
             "group": [group_of[name.as_posix()] for name in names],
             "file_name": [name.as_posix() for name in names],
         }
