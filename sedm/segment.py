@@ -84,7 +84,7 @@ def train_segmenter(
     >>> predict(network, images).shape
     torch.Size([4, 16, 16])
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     device = pick_device()
     sources = _sources(real, synthetic, config, n_classes)
