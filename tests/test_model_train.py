@@ -348,7 +348,7 @@ def test_another_number_of_classes_starts_anew(config, patches, tmp_path, monkey
 def test_a_loss_that_is_no_number_stops_the_run_and_the_checkpoint_survives(config, patches, tmp_path, monkeypatch):
     undisturbed = train(config, patches, tmp_path / "whole")
     count_batches(monkeypatch, fail_at=3, target=math.nan)  # the step whose end is a checkpoint
-    with pytest.raises(FloatingPointError, match=r"step 3: the loss is nan; .*checkpoint\.pt holds the last good"):
+    with pytest.raises(FloatingPointError, match=r"step 3: the loss is nan, .*checkpoint\.pt holds the last good"):
         train(config, patches, tmp_path / "broken")
     calls = count_batches(monkeypatch)
     assert same_weights(undisturbed, train(config, patches, tmp_path / "broken"))

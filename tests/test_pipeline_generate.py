@@ -206,7 +206,7 @@ def test_a_saved_pipeline_makes_identical_images_from_safetensors_alone(pipeline
     [
         (None, "no model_index.json; expected a folder written by SEDMPipeline.save_pretrained"),
         ('{"_class_name": "DDPMPipeline"}', "holds a DDPMPipeline, not a SEDMPipeline"),
-        ("{}", "holds a None, not a SEDMPipeline"),
+        ("{}", "not the index of a diffusers pipeline"),
         ("not json", "model"),
         ("[]", "model"),
     ],
