@@ -190,7 +190,10 @@ STUDY_CHANGES = {
     },
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}},
     # two breeds are two styles, too few to learn what a style is: each photo lends its own
-    ("pets", "quick"): {"training": {"style_sampling": "augmented"}, "sampling": {"n_style_images": 1}},
+    ("pets", "quick"): {
+        "training": {"style_sampling": "augmented", "n_steps": 1000},
+        "sampling": {"n_style_images": 1},
+    },
 }
 
 
