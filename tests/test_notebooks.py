@@ -70,7 +70,7 @@ def pets(graphs, staged_data):
 
 
 def check_study(run, folder, study, kind):
-    """None, when the executed notebooks hold no error and every promised file is there, and nowhere else."""
+    """The files that the notebooks promise, after finding no error, every one of them, and nothing elsewhere."""
     results = folder / "runs" / study / "smoke"
     promised = set()
     for name in run.NOTEBOOKS[kind]:
@@ -89,6 +89,7 @@ def check_study(run, folder, study, kind):
     assert {path.name for path in (results / "figures").iterdir()} == promised
     assert [path for path in promised if (results / "figures" / path).stat().st_size < 100] == []
     assert not (folder / "figures").exists()  # only the published preset goes there
+    return promised
 
 
 def values_of(folder, study, name):
@@ -96,19 +97,19 @@ def values_of(folder, study, name):
 
 
 def test_the_notebooks_of_tissue_keep_their_promises(run, tissue):
-    check_study(run, tissue, "tissue", "tissue")
+    assert "values_segmentation.json" in check_study(run, tissue, "tissue", "tissue")
 
 
 def test_the_notebook_of_flowers_keeps_its_promises(run, flowers):
-    check_study(run, flowers, "flowers", "natural")
+    assert "fig_interpolation.png" in check_study(run, flowers, "flowers", "natural")
 
 
 def test_the_notebooks_run_on_the_staged_biopsies(run, ebhi):
-    check_study(run, ebhi, "ebhi", "tissue")
+    assert "values_segmentation.json" in check_study(run, ebhi, "ebhi", "tissue")
 
 
 def test_the_notebook_runs_on_the_staged_photographs(run, pets):
-    check_study(run, pets, "pets", "natural")
+    assert "fig_interpolation.png" in check_study(run, pets, "pets", "natural")
 
 
 def test_a_second_run_finds_nothing_to_do(root, tissue):
