@@ -15,6 +15,8 @@ _HOME = {  # public name → module; imported on first use, because diffusers al
     "hide_annotations": "data.splits",
     "to_tensors": "data.patches",
     "EmpiricalPrior": "layouts",
+    "RandomFieldPrior": "layouts",
+    "load_prior": "layouts",
     "StyleBank": "styles",
     "StyleSampler": "styles",
     "StyleEncoder": "encoder",

@@ -40,7 +40,7 @@ def generate_patches(
     parquet file in ``folder`` and is not made again.
 
     Args:
-        prior: anything with ``sample(n, seed=…, first=…)`` giving (n, h, w) class indices.
+        prior: a layout prior of `sedm.layouts`, giving (n, h, w) class indices.
         bank: styles to borrow.
         replace_stale: delete shards that another model or configuration left in ``folder``.
 

@@ -273,7 +273,7 @@ def test_style_images_of_another_form_are_named(pipeline, unchecked, images):
 
 @pytest.fixture
 def prior(patches):
-    return EmpiricalPrior.fit(patches.annotated().masks, n_classes=2)
+    return EmpiricalPrior.fit(patches.annotated().masks, ("background", "foreground"))
 
 
 @pytest.fixture
@@ -394,7 +394,7 @@ def test_images_of_another_configuration_are_named_and_kept_until_replaced(
         "n_images": {"config": replace(config.sampling, n_images=9)},
         "seed": {"seed": 4},
         "model": {"pipeline": other_model},
-        "layouts": {"prior": EmpiricalPrior.fit(1 - prior.masks, n_classes=2)},
+        "layouts": {"prior": EmpiricalPrior.fit(1 - prior.masks, ("background", "foreground"))},
         "styles": {"bank": replace(bank, embeddings=bank.embeddings + 1)},
         "groups": {"bank": replace(bank, groups=["group-9", *bank.groups[1:]])},
     }[setting]

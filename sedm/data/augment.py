@@ -44,8 +44,9 @@ def warp(
     matrix: Float[Tensor, "2 2"],
     shift: Float[Tensor, 2],
     mode: str = "bilinear",
+    displacement: Float[Tensor, "2 h w"] | None = None,
 ) -> Shaped[Tensor, "channels h w"]:
-    """The picture seen through an affine map: the pixel at p shows what lies at ``matrix @ p + shift``.
+    """The picture seen through a map: the pixel at p shows what lies at ``matrix @ p + shift + displacement[p]``.
 
     Beyond its borders the picture is reflected.
 
@@ -53,6 +54,7 @@ def warp(
         picture: any type; whole numbers of 0…255 come back exactly with ``mode="nearest"``.
         matrix: acts on (x, y) in pixels from the centre.
         shift: (x, y) in pixels.
+        displacement: (x, y) in pixels, of every pixel; None for an affine map alone.
         mode: ``bilinear`` for images, ``nearest`` for masks, whose class indices must stay what they are.
 
     >>> mask = torch.arange(9, dtype=torch.uint8).view(1, 3, 3)
@@ -63,6 +65,8 @@ def warp(
     half = torch.tensor([picture.shape[2] / 2, picture.shape[1] / 2])
     normalised = torch.cat([matrix * half / half[:, None], (shift / half)[:, None]], dim=1)
     grid = F.affine_grid(normalised[None], [1, 1, *picture.shape[1:]], align_corners=False)
+    if displacement is not None:
+        grid = grid + (displacement / half[:, None, None]).permute(1, 2, 0)
     seen = F.grid_sample(picture[None].float(), grid, mode, "reflection", align_corners=False)
     seen = seen[0] if picture.is_floating_point() else seen[0].round()
     return seen.to(picture.dtype)

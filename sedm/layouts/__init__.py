@@ -1,0 +1,14 @@
+"""Layout priors: label maps that nobody drew, yet plausible, to be given to the generator.
+
+Three ways to get them, behind one small protocol (``fit`` on annotated masks, ``sample`` by seed and index):
+
+* ``EmpiricalPrior``     the masks themselves, bent, recombined, and moved to another composition,
+* ``RandomFieldPrior``   correlated Gaussian fields cut at the wanted composition; also from a description alone,
+* ``LearnedPrior``       a small diffusion model of label maps.
+"""
+
+from sedm.layouts.empirical import EmpiricalPrior
+from sedm.layouts.prior import LayoutPrior, class_fractions, load_prior
+from sedm.layouts.random_field import RandomFieldPrior
+
+__all__ = ["EmpiricalPrior", "LayoutPrior", "RandomFieldPrior", "class_fractions", "load_prior"]

@@ -1,0 +1,199 @@
+"""The empirical prior: annotated masks, turned, bent, recombined, and moved to another composition.
+
+Masks are carried as signed distances to each class's border. A distance can be interpolated where a class index
+cannot: a bent or enlarged mask keeps smooth borders and no class appears between two others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from scipy import ndimage
+from torch import Tensor
+
+from sedm.data.augment import AffineRange, warp
+from sedm.data.drawing import splines
+from sedm.layouts.prior import LayoutPrior, check_masks, class_fractions, complete, pixel_counts
+
+RANGE = AffineRange(shear=10.0)
+ELASTIC = 0.02  # standard deviation of the elastic displacement, of the layout's side; it changes over a quarter of it
+RECOMBINED = 0.5  # share of layouts made from two masks
+SEAM = 8.0  # how sharply one mask takes over from the other: a wide seam melts shapes, a narrow one cuts them
+
+
+class EmpiricalPrior(LayoutPrior):
+    """Layouts resampled from annotated masks.
+
+    Each is one mask through a random flip, affine map and elastic displacement, borders reflected; half of them
+    continue as a second mask beyond a smooth random border. A wanted composition is met by moving all borders.
+
+    Source: the layouts of unannotated styles in Öttl et al. 2024 (arXiv 2403.14429) are class-balanced real masks under
+    affine maps; elastic displacement, recombination and exact compositions are added here, and the shear is milder
+    (±10° for ±20°).
+
+    >>> masks = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    >>> masks[:, 4:12, 4:12] = 1
+    >>> layouts = EmpiricalPrior.fit(masks, ("stroma", "tumour")).sample(5, seed=0)
+    >>> layouts.shape, layouts.unique().tolist()
+    (torch.Size([5, 16, 16]), [0, 1])
+    """
+
+    kind = "empirical"
+
+    def __init__(self, classes: Sequence[str], masks: UInt8[Tensor, "n h w"], balanced: bool = False):
+        super().__init__(classes, class_fractions(masks, len(classes)))
+        self.masks = masks
+        self.balanced = balanced
+        self._distances = torch.stack([signed_distances(mask, len(classes)).half() for mask in masks])
+
+    @classmethod
+    def fit(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str], balanced: bool = False) -> EmpiricalPrior:
+        """The prior over these masks.
+
+        Args:
+            masks: (n, h, w), uint8, class indices 0…K−1, fully annotated.
+            classes: names of the indices.
+            balanced: draw a class evenly, then a mask in proportion to the area that this class covers in it, so that
+                rare classes are seen more often.
+
+        Raises:
+            ValueError: no masks, or a mask with a pixel that is unannotated or outside the classes.
+
+        >>> EmpiricalPrior.fit(torch.ones(3, 8, 8, dtype=torch.uint8), ("stroma", "tumour")).size
+        (8, 8)
+        """
+        check_masks(masks, classes)
+        return cls(classes, masks.clone(), balanced)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return tuple(self.masks.shape[1:])
+
+    def _draw(self, generator: torch.Generator, wish: Float[Tensor, " classes"] | None) -> UInt8[Tensor, "h w"]:
+        weights = self._weights(wish)
+        first, second = torch.multinomial(weights, 2, replacement=True, generator=generator).tolist()
+        distances = self._bend(first, generator)
+        if torch.rand((), generator=generator) < RECOMBINED:
+            side = torch.sigmoid(SEAM * _smooth_noise(self.size, 0.5, generator))
+            distances = side * distances + (1 - side) * self._bend(second, generator)
+        if wish is None:
+            return highest(distances)
+        fractions = complete(wish, self.fractions[first], self.fractions.mean(0))
+        return cut(distances, pixel_counts(fractions, distances[0].numel()))
+
+    def _weights(self, wish: Float[Tensor, " classes"] | None) -> Float[Tensor, " n"]:
+        """How likely each mask is to be drawn; with a wish, the nearest quarter of those with all wanted classes."""
+        if self.balanced:
+            weights = (self.fractions / self.fractions.sum(0).clamp(min=1e-12)).sum(1)
+        else:
+            weights = torch.ones(len(self.masks))
+        if wish is None:
+            return weights
+        wanted = ~wish.isnan()
+        gaps = (self.fractions - wish)[:, wanted].abs().sum(1)
+        able = ((self.fractions > 0) | ~(wish > 0)).all(1)
+        if not able.any():
+            names = ", ".join(name for name, fraction in zip(self.classes, wish, strict=True) if fraction > 0)
+            raise ValueError(f"composition: no single mask holds all of {names}; ask for fewer, or use another prior")
+        nearest = gaps.where(able, torch.inf).argsort(stable=True)[: max(1, int(able.sum()) // 4)]
+        return torch.zeros_like(weights).scatter(0, nearest, weights[nearest])
+
+    def _bend(self, row: int, generator: torch.Generator) -> Float[Tensor, "classes h w"]:
+        """Signed distances of one mask through a random affine map and elastic displacement."""
+        matrix, shift = RANGE.draw(self.size, generator)
+        displacement = torch.stack([_smooth_noise(self.size, 0.25, generator) for _ in range(2)])
+        displacement = ELASTIC * displacement * torch.tensor(self.size[::-1]).view(2, 1, 1)
+        return warp(self._distances[row].float(), matrix, shift, displacement=displacement)
+
+    def _state(self):
+        return {"masks": self.masks}, {"balanced": self.balanced}
+
+    @classmethod
+    def _restore(cls, classes, tensors, settings):
+        return cls.fit(tensors["masks"], classes, settings["balanced"])
+
+
+def signed_distances(mask: UInt8[Tensor, "h w"], n_classes: int) -> Float[Tensor, "classes h w"]:
+    """Distance in pixels to each class's border: positive inside, negative outside, ±0.5 beside the border.
+
+    Where a class is everywhere or nowhere, plus or minus the mask's larger side.
+
+    >>> signed_distances(torch.tensor([[0, 0, 1, 1]], dtype=torch.uint8), 2)[1]
+    tensor([[-1.5000, -0.5000,  0.5000,  1.5000]])
+    """
+    values = mask.numpy()
+    distances = np.empty((n_classes, *values.shape), np.float32)
+    for k in range(n_classes):
+        inside = values == k
+        if inside.all() or not inside.any():
+            distances[k] = max(values.shape) * (1 if inside.any() else -1)
+        else:
+            signed = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+            distances[k] = signed - 0.5 * np.sign(signed)
+    return torch.from_numpy(distances)
+
+
+def highest(scores: Float[Tensor, "classes h w"]) -> UInt8[Tensor, "h w"]:
+    """The class of the highest score at each pixel, the first of equals; argmax over the first axis, 20 times faster.
+
+    >>> highest(torch.tensor([[[0.1, 0.5]], [[0.3, 0.5]]]))
+    tensor([[1, 0]], dtype=torch.uint8)
+    """
+    labels, best = torch.zeros(scores.shape[1:], dtype=torch.uint8), scores[0]
+    for k in range(1, len(scores)):
+        labels[scores[k] > best] = k
+        best = torch.maximum(best, scores[k])
+    return labels
+
+
+def cut(scores: Float[Tensor, "classes h w"], counts: Sequence[int]) -> UInt8[Tensor, "h w"]:
+    """The label map with exactly ``counts[k]`` pixels of each class k that has the highest sum of scores.
+
+    Every class gets an offset, and each pixel the class whose score plus offset is highest. The offsets are found class
+    by class, each putting its own count right while the others stand (coordinate ascent of the dual of the
+    assignment problem); what few pixels ties leave over go where they lose least.
+
+    >>> cut(torch.tensor([[[0.9, 0.8, 0.7]], [[0.0, 0.1, 0.2]]]), [1, 2])
+    tensor([[0, 1, 1]], dtype=torch.uint8)
+    """
+    size, flat = scores.shape[1:], scores.flatten(1).double().numpy()
+    k_all = [k for k, count in enumerate(counts) if count > 0]
+    flat = flat[k_all]
+    wanted = np.array([counts[k] for k in k_all])
+    offsets = np.zeros(len(k_all))
+    labels = np.zeros(flat.shape[1], int)
+    for _ in range(30 if len(k_all) > 1 else 0):
+        for k in range(len(k_all)):
+            shifted = flat + offsets[:, None]
+            others = np.delete(shifted, k, axis=0).max(axis=0)
+            margins = np.partition(others - flat[k], (wanted[k] - 1, min(wanted[k], len(others) - 1)))
+            offsets[k] = (margins[wanted[k] - 1] + margins[min(wanted[k], len(others) - 1)]) / 2
+        labels = (flat + offsets[:, None]).argmax(axis=0)
+        if (np.bincount(labels, minlength=len(k_all)) == wanted).all():
+            break
+    _settle(labels, flat + offsets[:, None], wanted)
+    return torch.from_numpy(np.array(k_all, np.uint8)[labels].reshape(size))
+
+
+def _settle(labels: np.ndarray, scores: np.ndarray, wanted: np.ndarray) -> None:
+    """Moves the pixels that lose least from classes with too many to classes with too few, in place."""
+    for k in np.flatnonzero(np.bincount(labels, minlength=len(wanted)) < wanted):
+        surplus = np.bincount(labels, minlength=len(wanted)) - wanted
+        loss = scores[labels, np.arange(len(labels))] - scores[k]
+        for pixel in np.argsort(loss, kind="stable"):
+            if surplus[k] == 0:
+                break
+            if surplus[labels[pixel]] > 0:
+                surplus[labels[pixel]] -= 1
+                surplus[k] += 1
+                labels[pixel] = k
+
+
+def _smooth_noise(size: tuple[int, int], length: float, generator: torch.Generator) -> Float[Tensor, "h w"]:
+    """Mean 0, variance 1, changing over about ``length`` of the side."""
+    rows, columns = (torch.from_numpy(splines(n, length * n / 2)) for n in size)
+    white = torch.randn(rows.shape[1], columns.shape[1], generator=generator)
+    return rows @ white @ columns.T
