@@ -83,10 +83,11 @@ def modules_of(notebook: Path) -> list[str]:
     waiting, found = imported_modules(code, package=""), set()
     while waiting:
         name = waiting.pop()
-        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-        if path not in found and path.is_file():
-            found.add(path)
-            waiting += imported_modules(path.read_text(), package=name.rpartition(".")[0])
+        place = ROOT.joinpath(*name.split("."))
+        for path, package in ((place.with_suffix(".py"), name.rpartition(".")[0]), (place / "__init__.py", name)):
+            if path not in found and path.is_file():
+                found.add(path)
+                waiting += imported_modules(path.read_text(), package)
     return sorted(str(path) for path in found)
 
 

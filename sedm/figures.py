@@ -271,6 +271,31 @@ def fractions_plot(fractions: dict[str, Tensor], classes: Sequence[str]) -> Figu
     return figure
 
 
+def table_plot(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
+    """A figure with a panel for each column, one bar a row of the table from 0 to its value, the value beside it.
+
+    Args:
+        table: numbers of 0 or more; its index names the bars.
+        labels: column → what its axis says, in the order of the panels.
+
+    >>> table = pd.DataFrame({"fraction": [0.1, 0.2]}, index=["floor", "prior"])
+    >>> table_plot(table, {"fraction": "distance"}).axes[0].get_xlabel()
+    'distance'
+    """
+    figure, axes = plt.subplots(
+        1, len(labels), figsize=(1.2 + 1.7 * len(labels), 0.6 + 0.32 * len(table)), sharey=True, squeeze=False
+    )
+    for axis, (column, label) in zip(axes[0], labels.items(), strict=True):
+        bars = axis.barh(table.index, table[column], height=0.6, color=[f"C{i}" for i in range(len(table))])
+        axis.bar_label(bars, fmt="%.2g", padding=2, fontsize="x-small")
+        axis.set(xlabel=label, xlim=(0, 1.25 * table[column].max()), xticks=[])
+        axis.spines["bottom"].set_visible(False)
+        axis.xaxis.label.set_size("small")
+    axes[0, 0].invert_yaxis()
+    figure.tight_layout()
+    return figure
+
+
 def strip_plot(scores: dict[str, Sequence[float]], xlabel: str) -> Figure:
     """A figure with a row of points for each case, and a line at its mean; values in [0, 1].
 

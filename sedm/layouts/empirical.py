@@ -6,7 +6,9 @@ cannot: a bent or enlarged mask keeps smooth borders and no class appears betwee
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -159,37 +161,38 @@ def cut(scores: Float[Tensor, "classes h w"], counts: Sequence[int]) -> UInt8[Te
     >>> cut(torch.tensor([[[0.9, 0.8, 0.7]], [[0.0, 0.1, 0.2]]]), [1, 2])
     tensor([[0, 1, 1]], dtype=torch.uint8)
     """
-    size, flat = scores.shape[1:], scores.flatten(1).double().numpy()
-    k_all = [k for k, count in enumerate(counts) if count > 0]
-    flat = flat[k_all]
-    wanted = np.array([counts[k] for k in k_all])
-    offsets = np.zeros(len(k_all))
-    labels = np.zeros(flat.shape[1], int)
-    for _ in range(30 if len(k_all) > 1 else 0):
-        for k in range(len(k_all)):
-            shifted = flat + offsets[:, None]
-            others = np.delete(shifted, k, axis=0).max(axis=0)
-            margins = np.partition(others - flat[k], (wanted[k] - 1, min(wanted[k], len(others) - 1)))
-            offsets[k] = (margins[wanted[k] - 1] + margins[min(wanted[k], len(others) - 1)]) / 2
-        labels = (flat + offsets[:, None]).argmax(axis=0)
-        if (np.bincount(labels, minlength=len(k_all)) == wanted).all():
-            break
-    _settle(labels, flat + offsets[:, None], wanted)
-    return torch.from_numpy(np.array(k_all, np.uint8)[labels].reshape(size))
+    present = [k for k, count in enumerate(counts) if count > 0]
+    flat, wanted = scores.flatten(1).numpy()[present], np.array(counts)[present]
+    offsets = np.zeros(len(present), np.float32)
+    if len(present) > 1:
+        some = flat[:, :: max(1, flat.shape[1] // 512)]  # brings the offsets near at little cost
+        part = np.clip((wanted * some.shape[1] / flat.shape[1]).astype(int), 1, some.shape[1] - 1)
+        _balance(some, part, offsets, n_rounds=8)
+        _balance(flat, wanted, offsets, n_rounds=1)
+    shifted = flat + offsets[:, None]
+    labels = highest(torch.from_numpy(shifted)[:, None])[0].numpy()
+    _settle(labels, shifted, wanted)
+    return torch.from_numpy(np.array(present, np.uint8)[labels].reshape(scores.shape[1:]))
+
+
+def _balance(flat: np.ndarray, wanted: np.ndarray, offsets: np.ndarray, n_rounds: int) -> None:
+    """Changes the offsets, in place and class by class, so that each class wins as many points as are wanted."""
+    for _ in range(n_rounds if len(wanted) > 2 else 1):  # of two classes one decides for both
+        for k, count in enumerate(wanted):
+            others = reduce(np.maximum, [flat[j] + offsets[j] for j in range(len(wanted)) if j != k]) - flat[k]
+            offsets[k] = np.partition(others, count - 1)[count - 1]
 
 
 def _settle(labels: np.ndarray, scores: np.ndarray, wanted: np.ndarray) -> None:
     """Moves the pixels that lose least from classes with too many to classes with too few, in place."""
-    for k in np.flatnonzero(np.bincount(labels, minlength=len(wanted)) < wanted):
-        surplus = np.bincount(labels, minlength=len(wanted)) - wanted
-        loss = scores[labels, np.arange(len(labels))] - scores[k]
-        for pixel in np.argsort(loss, kind="stable"):
-            if surplus[k] == 0:
-                break
-            if surplus[labels[pixel]] > 0:
-                surplus[labels[pixel]] -= 1
-                surplus[k] += 1
-                labels[pixel] = k
+    surplus = np.bincount(labels, minlength=len(wanted)) - wanted
+    for taker, giver in itertools.product(np.flatnonzero(surplus < 0), np.flatnonzero(surplus > 0)):
+        n = min(-surplus[taker], surplus[giver])
+        if n > 0:
+            pixels = np.flatnonzero(labels == giver)
+            loss = scores[giver, pixels] - scores[taker, pixels]
+            labels[pixels[np.argpartition(loss, n - 1)[:n]]] = taker
+            surplus[[taker, giver]] += [n, -n]
 
 
 def _smooth_noise(size: tuple[int, int], length: float, generator: torch.Generator) -> Float[Tensor, "h w"]:
