@@ -55,6 +55,23 @@ STUDIES = {
         redistributable=False,
         attribution="Oxford-IIIT Pet, Parkhi et al. 2012, CC BY-SA 4.0",
     ),
+    "flowers102": Study(
+        "natural",
+        ("background", "flower"),
+        group="species",
+        shared_groups=True,  # what is held out are the unseen species
+        embedded=False,
+        redistributable=False,
+        attribution="Flowers-102, Nilsback and Zisserman 2008, for research",
+    ),
+    "catch": Study(
+        "tissue",
+        ("other", "tumour"),
+        group="patient",
+        embedded=False,
+        redistributable=False,
+        attribution="CATCH, Wilm et al. 2022, doi:10.1038/s41597-022-01692-w, TCIA",
+    ),
 }
 
 
@@ -189,6 +206,8 @@ STUDY_CHANGES = {
         "training": {"n_steps": 1200},
     },
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}},
+    ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
+    ("flowers102", "quick"): {"training": {"n_steps": 1200}},
     # two breeds are two styles, too few to learn what a style is: each photo lends its own
     ("pets", "quick"): {
         "training": {"style_sampling": "augmented", "n_steps": 1000},
@@ -208,7 +227,7 @@ def build_config(study: str, preset: str, seed: int = 0) -> Config:
     >>> build_config("tisue", "smoke")
     Traceback (most recent call last):
     ...
-    ValueError: study='tisue'; choose one of tissue, flowers, ebhi, pets (did you mean 'tissue'?)
+    ValueError: study='tisue'; choose one of tissue, flowers, ebhi, pets, flowers102, catch (did you mean 'tissue'?)
     """
     known_name("study", study, STUDIES)
     known_name("preset", preset, PRESETS)
