@@ -68,10 +68,12 @@ def check_data(study: str, folder: str) -> None:
         return
     if not folder:
         raise ValueError(f"STUDY={study} needs DATA=<folder of its parquet files>; see data/README.md")
-    from sedm.data.patches import check_header
+    from sedm.data.patches import check_header, find_splits
 
+    found = find_splits(ROOT / folder)
     for split in ("train", "test"):
-        check_header(ROOT / folder / f"{split}.parquet", facts.group_column)
+        for file in found.get(split, [ROOT / folder / f"{split}.parquet"]):
+            check_header(file, facts.group_column)
 
 
 def modules_of(notebook: Path) -> list[str]:

@@ -7,7 +7,8 @@ __version__ = "0.1.0"
 _HOME = {  # public name → module; imported on first use, because diffusers alone takes seconds
     "build_config": "config",
     "load_study": "data.sources",
-    "load_image_folder": "data.sources",
+    "load_image_folder": "data.folders",
+    "load_hub_dataset": "data.folders",
     "load_patches": "data.patches",
     "save_patches": "data.patches",
     "check_patches": "data.patches",

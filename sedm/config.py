@@ -19,6 +19,22 @@ def _positive(config, *names: str) -> None:
             raise ValueError(f"{name}={getattr(config, name)}; it must be greater than 0")
 
 
+def known_name(what: str, name: str, known) -> str:
+    """``name``, when it is among ``known``.
+
+    Raises:
+        ValueError: says what was asked for, what there is, and the nearest match.
+
+    >>> known_name("preset", "quick", ["smoke", "quick"])
+    'quick'
+    """
+    if name in known:
+        return name
+    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    raise ValueError(f"{what}={name!r}; choose one of {', '.join(known)}{hint}")
+
+
 @dataclass(frozen=True)
 class Study:
     """A data set with its question."""
@@ -28,19 +44,21 @@ class Study:
     group: str  # what a group is called in words
     group_column: str = "group"  # what it is called in the table
     embedded: bool = True  # drawn by sedm itself, so no data folder is needed
+    image_class: str = ""  # the column with a class of the whole image, where there is one
     shared_groups: bool = False  # may a group of the training split also be in the test split?
     redistributable: bool = True  # may a committed figure show its real images and masks?
     attribution: str = ""  # printed with the study's figures
 
 
 STUDIES = {
-    "tissue": Study("tissue", ("stroma", "epithelium", "lumen"), group="patient"),
+    "tissue": Study("tissue", ("stroma", "epithelium", "lumen"), group="patient", image_class="architecture"),
     "flowers": Study("natural", ("background", "flower"), group="species"),
     "ebhi": Study(
         "tissue",
         ("background", "epithelium"),
         group="case",
         group_column="case",
+        image_class="grade",
         embedded=False,
         redistributable=False,
         attribution="EBHI-SEG, Shi et al. 2023, doi:10.3389/fmed.2023.1114673, CC BY 4.0",
@@ -68,6 +86,7 @@ STUDIES = {
         "tissue",
         ("other", "tumour"),
         group="patient",
+        image_class="tumour_type",
         embedded=False,
         redistributable=False,
         attribution="CATCH, Wilm et al. 2022, doi:10.1038/s41597-022-01692-w, TCIA",
@@ -84,12 +103,26 @@ class DataConfig:
     n_validation_groups: int = 6  # train the segmenters that measure fidelity
     n_test_groups: int = 12
     n_images_per_group: int = 16
+    n_shifted_groups: int = 0  # of another population, only to be tested on
     n_annotated_groups: int = 6  # train groups that keep their masks; the others lend their style
 
     def __post_init__(self):
         _positive(self, "image_size", "n_train_groups", "n_test_groups", "n_images_per_group", "n_annotated_groups")
         if self.image_size % 16:
             raise ValueError(f"image_size={self.image_size}; it must be a multiple of 16")
+
+
+@dataclass(frozen=True)
+class LayoutConfig:
+    """Which prior draws the layouts that images are made for, and how priors are compared."""
+
+    prior: str = "empirical"  # "empirical", "random field" or "learned"
+    n_compared: int = 200  # layouts of each prior in the fidelity table
+    n_learning_steps: int = 2000  # of the learned prior
+
+    def __post_init__(self):
+        _positive(self, "n_compared", "n_learning_steps")
+        known_name("prior", self.prior, ("empirical", "random field", "learned"))
 
 
 @dataclass(frozen=True)
@@ -171,6 +204,7 @@ class Config:
     preset: str
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
+    layouts: LayoutConfig = field(default_factory=LayoutConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -185,6 +219,7 @@ class Config:
 PRESETS = {
     "smoke": {  # proves the plumbing, in seconds
         "data": DataConfig(32, 4, 2, 3, 6, n_annotated_groups=2),
+        "layouts": LayoutConfig(n_compared=12, n_learning_steps=4),
         "model": ModelConfig((16, 32), style_dim=16, style_channels=(8, 16)),
         "training": TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=3),
         "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
@@ -192,6 +227,7 @@ PRESETS = {
     },
     "quick": {  # what a newcomer runs first, in minutes on two CPU cores
         "data": DataConfig(),
+        "layouts": LayoutConfig(),
         "model": ModelConfig(),
         "training": TrainingConfig(),
         "sampling": SamplingConfig(),
@@ -201,6 +237,8 @@ PRESETS = {
 """Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""
 
 STUDY_CHANGES = {
+    ("tissue", "smoke"): {"data": {"n_shifted_groups": 2}},
+    ("tissue", "quick"): {"data": {"n_shifted_groups": 8}},
     ("flowers", "quick"): {
         "data": {"n_train_groups": 48, "n_validation_groups": 0, "n_test_groups": 8, "n_images_per_group": 12},
         "training": {"n_steps": 1200},
@@ -235,22 +273,6 @@ def build_config(study: str, preset: str, seed: int = 0) -> Config:
     for section, changes in STUDY_CHANGES.get((study, preset), {}).items():
         sections[section] = replace(sections[section], **changes)
     return Config(study, preset, seed, **sections)
-
-
-def known_name(what: str, name: str, known) -> str:
-    """``name``, when it is among ``known``.
-
-    Raises:
-        ValueError: says what was asked for, what there is, and the nearest match.
-
-    >>> known_name("preset", "quick", PRESETS)
-    'quick'
-    """
-    if name in known:
-        return name
-    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    raise ValueError(f"{what}={name!r}; choose one of {', '.join(known)}{hint}")
 
 
 def flatten(config: Config) -> dict[str, object]:

@@ -1,26 +1,35 @@
 """The patch table: what goes in comes out, and every fault is named in one sentence."""
 
 import io
-import shutil
+import os
+import resource
+import struct
+import sys
+import zlib
 from itertools import pairwise
+from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+import sedm.data.patches
 from sedm.config import build_config
 from sedm.data.patches import (
     UNKNOWN,
     PatchTableError,
+    PatchTensors,
     check_patches,
+    find_splits,
     from_arrays,
     load_patches,
     save_patches,
     to_tensors,
 )
-from sedm.data.sources import load_image_folder, load_study
+from sedm.data.sources import load_study
 from sedm.data.splits import check_splits, hide_annotations, split_by_group
 
 
@@ -40,9 +49,7 @@ def with_value(table, column, row, value):
 
 
 def with_mask(table, row, mask):
-    buffer = io.BytesIO()
-    Image.fromarray(mask).save(buffer, format="PNG")
-    return with_value(table, "mask", row, {"bytes": buffer.getvalue(), "path": None})
+    return with_value(table, "mask", row, picture(mask))
 
 
 def fault(call, *arguments, **options) -> str:
@@ -53,16 +60,44 @@ def fault(call, *arguments, **options) -> str:
     return str(caught.value)
 
 
+def picture(array, file_format="PNG", **options):
+    """How a table stores a picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format=file_format, **options)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def brute_force(*files) -> PatchTensors:
+    """The pixels of parquet files, by pyarrow and Pillow alone."""
+    rows = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
+    images = [np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in rows]
+    masks = [
+        np.full(image.shape[:2], UNKNOWN, np.uint8)
+        if row["mask"] is None
+        else np.asarray(Image.open(io.BytesIO(row["mask"]["bytes"])))
+        for row, image in zip(rows, images, strict=True)
+    ]
+    pixels = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
+    return PatchTensors(pixels, torch.from_numpy(np.stack(masks)), [row["group"] for row in rows])
+
+
+def same(first: PatchTensors, second: PatchTensors) -> bool:
+    return first.images.equal(second.images) and first.masks.equal(second.masks) and first.groups == second.groups
+
+
+def mapped_files(folder) -> int:
+    """How many files of a folder, deleted ones included, this process has in its memory map."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return len({line.split()[4] for line in lines if f" {folder}/" in line})
+
+
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
 @pytest.fixture
-def folder(tmp_path, patches):
-    """An image folder of two groups of two images; the last image has no mask."""
-    for row, name in ((0, "a/0"), (1, "a/1"), (4, "b/0"), (5, "b/1")):
-        for kind, picture in (("images", patches.images[row].permute(1, 2, 0)), ("masks", patches.masks[row])):
-            path = tmp_path / "folder" / kind / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture.numpy()).save(path)
-    path.unlink()
-    return tmp_path / "folder"
+def small_groups(monkeypatch):
+    """Four rows a row group."""
+    monkeypatch.setattr(sedm.data.patches, "ROWS_PER_READ", 4)
 
 
 # ------------------------------------------------------------------------------------------ round trip
@@ -96,31 +131,120 @@ def test_a_split_is_found_in_a_folder_and_the_group_column_is_renamed(table, tmp
     assert "case" not in test.column_names
 
 
-def test_sub_folders_are_groups_and_a_missing_mask_is_null(folder, patches):
-    loaded = load_image_folder(folder)
-    assert loaded["file_name"][:] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
-    assert loaded["group"][:] == ["a", "a", "b", "b"]
-    tensors = to_tensors(loaded)
-    assert tensors.images.equal(patches.images[[0, 1, 4, 5]])
-    assert tensors.masks[:3].equal(patches.masks[[0, 1, 4]])
-    assert (tensors.masks[3] == UNKNOWN).all()
-    check_patches(loaded, n_classes=2)
+# ------------------------------------------------------------------------------- streams, shards, row groups
 
 
-def test_metadata_decides_the_groups_whatever_its_order(folder):
-    rows = ["b/1.png,p-2", "a/1.png,p-1", "b/0.png,p-1", "a/0.png,p-3"]
-    (folder / "metadata.csv").write_text("\n".join(["file_name,group", *rows]))
-    assert load_image_folder(folder)["group"][:] == ["p-3", "p-1", "p-1", "p-2"]
+def test_streamed_and_copied_tables_hold_what_a_brute_force_decoder_reads(table, patches, tmp_path, small_groups):
+    path = save_patches(table, tmp_path / "train.parquet")
+    truth = brute_force(path)
+    assert same(truth, patches)
+    stream, copy = load_patches(path, streaming=True), load_patches(path)
+    assert stream.features == copy.features
+    assert same(to_tensors(stream), truth)
+    assert same(to_tensors(stream), truth)  # a second pass begins anew
+    assert same(to_tensors(copy), truth)
+    assert [row["block"] for row in stream] == table["block"][:]
+    for streamed, copied in zip(stream, copy, strict=True):
+        assert np.array_equal(streamed["image"], copied["image"])
+        assert (streamed["mask"] is None) == (copied["mask"] is None)
+    check_patches(stream, n_classes=2)
 
 
-def test_a_table_saved_from_an_image_folder_holds_the_pictures_themselves(folder, tmp_path):
-    loaded = load_image_folder(folder)
-    before = to_tensors(loaded)
-    path = save_patches(loaded, tmp_path / "train.parquet")
-    shutil.rmtree(folder)
-    after = to_tensors(load_patches(path))
-    assert after.images.equal(before.images)
-    assert after.masks.equal(before.masks)
+def test_streamed_rows_come_in_order_and_as_far_as_asked(table, patches, tmp_path, small_groups):
+    stream = load_patches(save_patches(table, tmp_path / "train.parquet"), streaming=True)
+    assert same(to_tensors(stream.skip(3).take(7)), patches.select(range(3, 10)))
+    dark = stream.map(lambda patch: {"image": patch["image"].point(lambda value: value // 2)})
+    assert to_tensors(dark).images.equal(patches.images // 2)
+    assert fault(check_patches, stream.take(0), 2, "mine") == "mine: the table has no rows"
+    assert fault(to_tensors, stream.take(0)) == "the table has no rows"
+
+
+@pytest.mark.parametrize("rows", [3, 4, 100])
+def test_a_stream_is_saved_as_the_table_is(table, tmp_path, monkeypatch, rows):
+    """Whether a batch has masks, has none, or some of its rows have."""
+    monkeypatch.setattr(sedm.data.patches, "ROWS_PER_READ", rows)
+    first = save_patches(table, tmp_path / "a.parquet")
+    stream = load_patches(first, streaming=True)
+    assert save_patches(stream, tmp_path / "b.parquet").read_bytes() == first.read_bytes()
+    assert "forgot its columns" in fault(save_patches, stream.map(lambda patch: patch), tmp_path / "c.parquet")
+
+
+def test_a_saved_table_has_small_row_groups(tmp_path):
+    pixels = np.zeros((250, 8, 8, 3), np.uint8)
+    path = save_patches(from_arrays(pixels, pixels[..., 0], ["a"] * 250), tmp_path / "train.parquet")
+    metadata = pyarrow.parquet.read_metadata(path)
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [100, 100, 50]
+
+
+def test_columns_of_numbers_bytes_and_names_are_read_alike(table, tmp_path):
+    """A table that never knew of ``datasets``: pictures are bytes, groups are numbers."""
+    rows = {"image": [row["bytes"] for row in encoded(table)["image"]], "case": [row // 4 for row in range(16)]}
+    rows["mask"] = [row and row["bytes"] for row in encoded(table)["mask"]]
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "train.parquet")
+    for streaming in (False, True):
+        loaded = load_patches(tmp_path, group_column="case", streaming=streaming)
+        tensors = to_tensors(loaded)
+        assert tensors.groups == [str(row // 4) for row in range(16)]
+        assert tensors.images.equal(to_tensors(table).images)
+        assert tensors.masks.equal(to_tensors(table).masks)
+
+
+@pytest.mark.parametrize("layout", ["train-{}-of-00003", "data/train-{}-of-00003", "train/{}", "data/train/part-{}"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_shards_are_one_table_in_their_order(table, patches, tmp_path, layout, streaming):
+    parts = (range(5), range(5, 6), range(6, 16))
+    for number in (2, 0, 1):
+        save_patches(table.select(parts[number]), tmp_path / f"{layout.format(f'{number:05d}')}.parquet")
+    (tmp_path / "README.md").write_text("about")
+    loaded = load_patches(tmp_path, "train", streaming=streaming)
+    assert same(to_tensors(loaded), patches)
+    assert list(find_splits(tmp_path)) == ["train"]
+
+
+def test_a_study_may_be_sharded(table, tmp_path):
+    table = table.rename_column("group", "case")
+    for number, rows in enumerate((range(3), range(3, 8))):
+        save_patches(table.select(rows), tmp_path / "data" / f"train-{number:05d}-of-00002.parquet")
+    save_patches(table.select(range(8, 16)), tmp_path / "data" / "test-00000-of-00001.parquet")
+    splits = load_study(build_config("ebhi", "smoke"), tmp_path)
+    assert {split: len(part) for split, part in splits.items()} == {"train": 8, "test": 8}
+    wrong = with_mask(table.select(range(3, 8)), 2, np.full((16, 16), 7, np.uint8))
+    save_patches(wrong, tmp_path / "data" / "train-00001-of-00002.parquet")
+    message = fault(load_study, build_config("ebhi", "smoke"), tmp_path)
+    assert message.startswith(f"{tmp_path}/train, row 5, column 'mask': value 7")  # of the whole split
+
+
+def test_a_missing_shard_and_mixed_shards_are_named(table, tmp_path):
+    for number in (0, 2):
+        save_patches(table, tmp_path / f"train-{number:05d}-of-00003.parquet")
+    assert fault(load_patches, tmp_path) == f"{tmp_path}: of 3 shards of 'train' number 1 is missing"
+    save_patches(table, tmp_path / "train.parquet")
+    assert "the split 'train' is there more than once: train-00000-of-00003.parquet," in fault(load_patches, tmp_path)
+
+
+def test_shards_of_other_columns_are_named(table, tmp_path):
+    save_patches(table, tmp_path / "train-00000-of-00002.parquet")
+    second = save_patches(table.remove_columns("block"), tmp_path / "train-00001-of-00002.parquet")
+    assert fault(load_patches, tmp_path).startswith(
+        f"{second}: its columns or their types differ from those of train-0"
+    )
+    save_patches(table.remove_columns("mask"), second)
+    assert fault(load_patches, tmp_path).startswith(f"{second}: no column 'mask'")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_damaged_row_group_in_the_middle_is_named(table, patches, tmp_path, small_groups, streaming):
+    path = save_patches(table, tmp_path / "train.parquet")
+    start = pyarrow.parquet.read_metadata(path).row_group(2).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+
+    def read():
+        return to_tensors(load_patches(path, streaming=streaming))
+
+    assert fault(read).startswith(f"{path}: rows 8 to 11 (row group 2) are damaged")
+    assert same(to_tensors(load_patches(path, streaming=True).take(7)), patches.select(range(7)))
 
 
 # ----------------------------------------------------------------------------------------------- faults
@@ -192,6 +316,75 @@ def test_the_first_fault_is_the_one_reported(table):
     assert "row 2," in fault(check_patches, with_mask(with_mask(table, 6, wrong), 2, wrong), 2)
 
 
+def test_masks_drawn_for_the_eye_are_named_with_what_to_do(table):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[3] = 255
+    end = "value 255 is outside the classes 0..1; pass mask_values={0: 0, 255: 1} when reading"
+    assert fault(check_patches, with_mask(table, 5, mask), 2).endswith(end)
+    assert fault(check_patches, with_mask(table, 5, mask | 255), 2).endswith(end)
+    mask[4] = 128
+    assert fault(check_patches, with_mask(table, 5, mask), 3).endswith(
+        "mask_values={0: 0, 128: 1, 255: 2} when reading"
+    )
+    assert fault(check_patches, with_mask(table, 5, mask), 2).endswith("value 255 is outside the classes 0..1")
+
+
+@pytest.mark.parametrize(
+    ("array", "file_format"),
+    [(np.full((16, 16), 300, np.uint16), "PNG"), (np.full((16, 16), 0.5, np.float32), "TIFF")],
+)
+@pytest.mark.parametrize("column", ["image", "mask"])
+def test_pictures_of_more_than_eight_bits_are_named(table, column, array, file_format):
+    damaged = with_value(table, column, 2, picture(array, file_format))
+    assert f"mine, row 2, column {column!r}: 16 bits or floats" in fault(check_patches, damaged, 2, "mine")
+    assert fault(to_tensors, damaged).startswith(f"row 2, column {column!r}: 16 bits or floats")
+
+
+def test_deep_colour_is_named_though_pillow_would_cut_it_off(table):
+    stored = picture(np.zeros((16, 16, 3), np.uint8))["bytes"]
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)  # 16 bits, RGB
+    pixels = zlib.compress((b"\0" + bytes(16 * 6)) * 16)
+    deep = stored[:8] + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    assert Image.open(io.BytesIO(deep)).mode == "RGB"
+    damaged = with_value(table, "image", 1, {"bytes": deep, "path": None})
+    assert "row 1, column 'image': 16 bits" in fault(check_patches, damaged, 2)
+
+
+def test_a_photo_is_turned_upright_wherever_it_is_read(table):
+    array = np.zeros((8, 24, 3), np.uint8)
+    array[:, :5] = 200
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright
+    stored = picture(array, "JPEG", exif=turned, quality=95)
+    photo = with_value(with_mask(table, 0, np.ones((24, 8), np.uint8)), "image", 0, stored).select([0])
+    check_patches(photo, n_classes=2)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(stored["bytes"])))
+    assert np.array_equal(to_tensors(photo).images[0].permute(1, 2, 0), np.asarray(upright))
+
+
+def test_unreadable_pictures_are_named_when_decoded(table):
+    stored = encoded(table)["mask"][2]["bytes"]
+    damaged = with_value(table, "mask", 2, {"bytes": stored[:60], "path": None})
+    assert fault(to_tensors, damaged).startswith("row 2, column 'mask': unreadable image bytes")
+    assert fault(to_tensors, with_mask(table, 3, np.zeros((16, 16, 3), np.uint8))).startswith(
+        "row 3, column 'mask': 3 "
+    )
+
+
+def test_a_long_pass_shows_a_bar_and_a_short_one_none(table, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sedm.data.patches, "ROWS_WITHOUT_BAR", 10)
+    monkeypatch.setattr(sedm.data.patches, "tqdm", lambda rows, *_, disable, **__: shown.append(not disable) or rows)
+    check_patches(table.select(range(9)), 2)
+    check_patches(table, 2)
+    to_tensors(table)
+    assert shown == [False, True, True]
+
+
 @pytest.mark.parametrize("keep", [0, 3, 100, -1])
 def test_a_truncated_parquet_file_is_named(table, tmp_path, keep):
     path = save_patches(table, tmp_path / "train.parquet")
@@ -210,18 +403,6 @@ def test_a_group_in_two_splits_is_named(table):
     splits = {"train": table.select(range(5)), "test": table.select(range(4, 16))}
     assert fault(check_splits, splits).startswith("group 'group-1' is in two splits, 'train' and 'test'")
     check_splits({"train": table.select(range(4)), "test": table.select(range(4, 16))})
-
-
-def test_an_image_without_a_group_is_named(folder):
-    (folder / "metadata.csv").write_text("file_name,group\na/0.png,p\na/1.png,p\nb/0.png,p\n")
-    assert str(folder / "images" / "b" / "1.png") in fault(load_image_folder, folder)
-    (folder / "metadata.csv").write_text("file,group\na/0.png,p\n")
-    assert fault(load_image_folder, folder) == f"{folder / 'metadata.csv'}: expected the columns file_name,group"
-
-
-def test_an_image_folder_without_images_is_named(tmp_path):
-    (tmp_path / "images").mkdir()
-    assert str(tmp_path / "images") in fault(load_image_folder, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +475,45 @@ def test_hidden_annotations_are_nested_and_touch_only_masks(table, patches):
     assert all(small < large for small, large in pairwise(kept))
 
 
+def test_hidden_masks_are_not_in_the_saved_file(table, tmp_path):
+    stored = [mask["bytes"] for mask in encoded(table)["mask"][:8]]
+    path = save_patches(hide_annotations(table, 1, seed=0), tmp_path / "train.parquet")
+    (kept,) = {row["group"] for row in load_patches(path) if row["mask"] is not None}
+    content = path.read_bytes()
+    assert [mask in content for mask in stored] == [group == kept for group in table["group"][:8]]
+
+
+@pytest.mark.parametrize("rows", [range(15, -1, -1), [0, 1, 2, 9, 9, 5], range(3, 12)])
+@pytest.mark.parametrize("saved", [False, True])
+def test_hiding_works_on_rows_in_any_order(table, tmp_path, rows, saved):
+    if saved:
+        table = load_patches(save_patches(table, tmp_path / "train.parquet"))
+    chosen = table.select(rows)
+    hidden = hide_annotations(chosen, 1, seed=1)
+    before, after = encoded(chosen), encoded(hidden)
+    (kept,) = {group for group, mask in zip(after["group"], after["mask"], strict=True) if mask is not None}
+    masks = [mask if group == kept else None for group, mask in zip(before["group"], before["mask"], strict=True)]
+    assert after["mask"] == masks
+    assert [after[name] for name in ("image", "group", "block")] == [
+        before[name] for name in ("image", "group", "block")
+    ]
+
+
+def test_a_missing_mask_stays_missing_in_a_group_that_keeps_its_masks(table):
+    hidden = hide_annotations(with_value(table, "mask", 2, None), 2, seed=0)
+    assert [mask is None for mask in hidden["mask"]] == [False, False, True, *[False] * 5, *[True] * 8]
+
+
+def test_what_is_computed_from_hidden_tables_is_not_mixed_up(table, tmp_path):
+    """``datasets`` keeps results by fingerprint, and the tables differ in their masks alone."""
+    loaded = load_patches(save_patches(table, tmp_path / "train.parquet"))
+    counts = []
+    for n, seed in ((0, 0), (1, 0), (2, 0), (1, 0)):
+        marked = hide_annotations(loaded, n, seed).map(lambda patch: {"seen": patch["mask"] is not None})
+        counts.append(sum(marked["seen"]))
+    assert counts == [0, 4, 8, 4]
+
+
 def test_only_annotated_groups_can_stay_annotated(table):
     hidden = hide_annotations(table, 2, seed=0)
     assert [mask is None for mask in hidden["mask"]] == [False] * 8 + [True] * 8
@@ -331,6 +551,75 @@ def test_images_of_several_sizes_need_a_common_one():
     table = datasets.concatenate_datasets([from_arrays(pictures, [None], ["a"]) for pictures in sizes])
     assert "give image_size" in fault(to_tensors, table)
     assert to_tensors(table, 8).images.shape == (2, 3, 8, 8)
+
+
+@only_linux
+@pytest.mark.parametrize("size", [None, 8])
+def test_mapped_tensors_equal_those_in_memory_and_their_file_vanishes(table, patches, tmp_path, size):
+    in_memory = to_tensors(table, size)
+    assert mapped_files(tmp_path) == 0
+    mapped = to_tensors(table, size, folder=tmp_path)
+    assert mapped_files(tmp_path) == 2
+    assert list(tmp_path.iterdir()) == []  # no name that somebody would have to delete
+    assert same(mapped, in_memory)
+    assert size or same(mapped, patches)
+    rows = torch.tensor([3, 3, 11, 0])
+    assert mapped.images[rows].equal(in_memory.images[rows])
+    mapped.images[2] = 7  # writable, as those in memory are
+    assert mapped.images[2].unique().tolist() == [7]
+    view = mapped.images[1]
+    del mapped
+    assert view.equal(in_memory.images[1])  # a part keeps the file alive
+    del view
+    assert mapped_files(tmp_path) == 0
+
+
+@only_linux
+def test_large_tensors_are_mapped_unasked(table, patches, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sedm.data.patches, "MEMORY_LIMIT", patches.images.numel() - 1)
+    tensors = to_tensors(table)
+    assert mapped_files(tmp_path) == 1  # the images; the masks are a third of them
+    assert same(tensors, patches)
+    monkeypatch.setattr(sedm.data.patches, "MEMORY_LIMIT", 3 * 3 * 16 * 16)
+    rows = [9, 2, 2, 15]
+    assert same(
+        tensors.select(rows), PatchTensors(patches.images[rows], patches.masks[rows], tensors.select(rows).groups)
+    )
+    picked = tensors.select(rows)
+    assert mapped_files(tmp_path) == 2
+    assert picked.annotated().groups == ["group-0", "group-0"]
+    del picked, tensors
+    assert mapped_files(tmp_path) == 0
+
+
+@only_linux
+def test_a_failed_decoding_leaves_no_file(table, tmp_path):
+    damaged = with_value(table, "image", 15, {"bytes": b"nothing", "path": None})
+    opened = len(os.listdir("/proc/self/fd"))
+    assert "row 15" in fault(to_tensors, damaged, None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert mapped_files(tmp_path) == 0
+    assert len(os.listdir("/proc/self/fd")) == opened
+
+
+@only_linux
+def test_a_full_disk_is_one_sentence_that_names_the_folder(table, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=f"decoded pixels do not fit into {tmp_path} .*; name another folder"):
+            to_tensors(table, folder=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_annotated_rows_are_found_in_parts(patches):
+    many = patches.select(list(range(16)) * 150)  # more than one part
+    assert many.has_mask.equal((many.masks != UNKNOWN).flatten(1).any(1))
+    assert len(many.annotated().groups) == 1200
+    assert patches.select(range(8)).annotated().groups == patches.groups[:8]
+    assert patches.select([]).has_mask.tolist() == []
 
 
 def test_selection_keeps_rows_together(patches):

@@ -1,8 +1,8 @@
 """Anatomy of a tissue patch: where its glands end, where its cells lie.
 
-Glands are the surroundings of warped seed points; each cuts a lumen out of epithelium out of stroma. Cells are
-placed along the distance to the gland's border. Geometry lives in µm on a grid of 1 µm that goes on for
-`MARGIN` µm outside the field of view, so that the patch's edges cut glands and cells.
+Glands are the surroundings of warped seed points; each cuts a lumen out of epithelium out of stroma, where fat cells
+may lie. Other cells are placed along the distance to the gland's border. Geometry lives in µm on a grid of 1 µm that
+goes on for `MARGIN` µm outside the field of view, so that the patch's edges cut glands and cells.
 """
 
 import math
@@ -20,6 +20,7 @@ STROMA, EPITHELIUM, LUMEN = range(3)
 FIELD = 128  # µm, side of the field of view, drawn at 0.5 µm per pixel
 MARGIN = 24  # µm, anatomy continues this far outside the field
 SIDE = FIELD + 2 * MARGIN
+FAT_CELL = 23  # µm between the centres of fat cells
 WINDOW = 14  # px, half side of the window a cell is drawn in
 NUCLEUS, GOBLET, FIBROBLAST, LYMPHOCYTE, RED_CELL = range(5)  # kinds of cells
 ARCHITECTURES = ("tubular", "crowded", "cribriform", "solid")
@@ -28,7 +29,8 @@ ARCHITECTURES = ("tubular", "crowded", "cribriform", "solid")
 def draw_anatomy(style: SimpleNamespace, rng: np.random.Generator) -> SimpleNamespace:
     """Geometry of a patch: distances in µm on a 1 µm grid with margin, and `classes` uint8 on the canvas.
 
-    `inside` is the distance to the gland's border from within, `outside` from the stroma, `lumen` to lumen.
+    `inside` is the distance to the gland's border from within, `outside` from the stroma, `lumen` to lumen, `fat`
+    (positive within a fat cell) to the membrane of a fat cell; `kind` is one of `ARCHITECTURES`.
     """
     kind = ARCHITECTURES[rng.choice(4, p=style.architectures)]
     pitch = style.gland * {"tubular": 1.0, "crowded": 0.85, "cribriform": 1.5, "solid": 1.1}[kind]
@@ -59,7 +61,31 @@ def draw_anatomy(style: SimpleNamespace, rng: np.random.Generator) -> SimpleName
     border = to_canvas(inside - outside)
     empty = to_canvas(ndimage.gaussian_filter(is_lumen.astype(np.float32), 0.8))
     classes = np.where(border <= 0, STROMA, np.where(empty > 0.5, LUMEN, EPITHELIUM)).astype(np.uint8)
-    return SimpleNamespace(kind=kind, inside=inside, outside=outside, lumen=lumen, classes=classes)
+    fat = _fat_cells(outside, style.fat, rng.spawn(1)[0])
+    return SimpleNamespace(kind=kind, inside=inside, outside=outside, lumen=lumen, fat=fat, classes=classes)
+
+
+def _fat_cells(outside: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Distance to the nearest membrane of a fat cell, µm, positive inside the cell: float32 (side, side).
+
+    Fat cells crowd together in lobules, wherever the stroma has room for them; none where `amount` is 0 or less.
+    """
+    if amount <= 0:
+        return np.full(outside.shape, -9, dtype=np.float32)
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
+    x, y = x + 0.9 * noise(rng, SIDE, 14.0), y + 0.9 * noise(rng, SIDE, 14.0)
+    n = math.ceil(SIDE / FAT_CELL) + 1
+    row, column = np.mgrid[:n, :n].reshape(2, -1)
+    jitter = 0.14 * rng.standard_normal((2, n * n))
+    at = FAT_CELL * np.stack([0.87 * (row + jitter[0]), column + 0.5 * (row % 2) - 0.5 + jitter[1]])
+    pixel = tuple(np.clip(at, 0, SIDE - 1).astype(int))
+    lobule = noise(rng, SIDE, 60.0)[pixel] > 1 - 1.5 * min(amount, 1.2)
+    first, second = np.full((2, SIDE, SIDE), 99, dtype=np.float32)
+    for centre_y, centre_x in at.T[lobule & (outside[pixel] > 6)].astype(np.float32):
+        distance = np.hypot(x - centre_x, y - centre_y)
+        second = np.minimum(second, np.maximum(first, distance))
+        first = np.minimum(first, distance)
+    return np.minimum(np.minimum((second - first) / 2 - 0.8, 0.58 * FAT_CELL - first), outside - 2.5)
 
 
 def _distance(within: np.ndarray) -> np.ndarray:
@@ -120,14 +146,15 @@ def place_cells(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
     order = np.where(kinds == NUCLEUS, order, np.where(kinds == GOBLET, -1, 2 * chance - 0.5 * (kinds == RED_CELL)))
     limit = {NUCLEUS: 1.5, GOBLET: 9, FIBROBLAST: 2 * style.fibroblasts, LYMPHOCYTE: 9, RED_CELL: 9}
     fits = (lumen > 2.5) & np.where(inside > 0, inside > 0.8 * short, outside > 1.2)
+    fits &= anatomy.fat[at] < -1.5
     fits &= order < np.choose(kinds, [limit[k] for k in range(5)])
 
     # By kind: half axes and distance to the next cell in µm, haematoxylin, eosin.
     by_kind = {
-        NUCLEUS: (np.minimum(short * style.elongation, 6.2), short, short * style.spacing, style.hyperchromasia, 0.25),
-        GOBLET: (4.6 + 0.5 * normal[0], 3.7 + 0.4 * normal[1], 6.5, 0.24, 0.10),
+        NUCLEUS: (np.minimum(short * style.elongation, 5.8), short, short * style.spacing, style.hyperchromasia, 0.25),
+        GOBLET: (4.7 + 0.5 * normal[0], 3.3 + 0.4 * normal[1], 6.2, style.mucin, 0.08),
         FIBROBLAST: (4.4 + 0.8 * normal[0], 1.05 + 0.15 * normal[1], 7.0, 0.85, 0.4),
-        LYMPHOCYTE: (2.1 + 0.15 * normal[0], 2.0 + 0.15 * normal[0], 4.8, 1.2, 0.1),
+        LYMPHOCYTE: (2.0 + 0.2 * normal[0], 1.75 + 0.2 * normal[1], 4.4, 1.2, 0.1),
         RED_CELL: (2.7 + 0.2 * normal[0], 2.4 + 0.2 * normal[1], 4.6, 0.0, 1.5),
     }
     a, b, gap, h, e = (np.choose(kinds, [by_kind[kind][i] for kind in range(5)]) for i in range(5))
@@ -135,13 +162,16 @@ def place_cells(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
     h = h * np.exp(0.12 * normal[3] * (kinds != GOBLET))
 
     kept, taken = [], np.zeros((2 * SIDE, 2 * SIDE), dtype=bool)
-    for i in np.argsort(order):
-        if not fits[i] or taken[int(2 * y[i]), int(2 * x[i])]:
-            continue
-        reach = round(2 * gap[i])
-        top, left = int(2 * y[i]) - reach, int(2 * x[i]) - reach
-        taken[top : top + 2 * reach + 1, left : left + 2 * reach + 1] |= _disc(reach)
-        kept.append(i)
+    turns = np.argsort(order)
+    turns = turns[fits[turns]]
+    half_um = (
+        values[turns].tolist() for values in ((2 * y).astype(int), (2 * x).astype(int), np.rint(2 * gap).astype(int))
+    )
+    for i, row, column, reach in zip(turns.tolist(), *half_um, strict=True):
+        if not taken[row, column]:
+            around = slice(row - reach, row + reach + 1), slice(column - reach, column + reach + 1)
+            taken[around] |= _disc(reach)
+            kept.append(i)
     # Vacuoles and red cells lie under nuclei, so that no nucleus is cut.
     kept = np.array(sorted(kept, key=lambda i: kinds[i] not in (GOBLET, RED_CELL)), dtype=int)
     scale = CANVAS / FIELD

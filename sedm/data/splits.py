@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.compute
+from datasets.fingerprint import Hasher
 
 from sedm.data.patches import PatchTableError
 
@@ -29,12 +33,13 @@ def split_by_group(
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction={test_fraction}; it must lie between 0 and 1")
-    groups = _draw_groups(table["group"], seed)
+    names = table["group"][:]  # all at once: a hundred times faster than one by one
+    groups = _draw_groups(names, seed)
     if len(groups) < 2:
         raise PatchTableError(f"the table has {len(groups)} group; a split by group needs two or more")
     n_test = min(max(round(test_fraction * len(groups)), 1), len(groups) - 1)
     test_groups = set(groups[:n_test])
-    is_test = np.array([group in test_groups for group in table["group"]])
+    is_test = np.array([group in test_groups for group in names])
     return table.select(np.flatnonzero(~is_test)), table.select(np.flatnonzero(is_test))
 
 
@@ -52,14 +57,21 @@ def hide_annotations(table: datasets.Dataset, n_annotated_groups: int, seed: int
     >>> [mask is None for mask in hidden["mask"]]
     [True, True, False]
     """
-    encoded = table.cast_column("mask", datasets.Image(decode=False))
-    rows = list(zip(encoded["group"], encoded["mask"], strict=True))
-    groups = _draw_groups((group for group, mask in rows if mask is not None), seed)
+    batches = table.cast_column("mask", datasets.Image()).select_columns("mask").with_format("arrow").iter(1000)
+    # views of the stored masks: their bytes are neither read nor copied
+    stored = [chunk for batch in batches for chunk in batch["mask"].chunks]
+    names = table["group"][:]
+    has_mask = [valid for masks in stored for valid in masks.is_valid().to_pylist()]
+    groups = _draw_groups((name for name, annotated in zip(names, has_mask, strict=True) if annotated), seed)
     if not 0 <= n_annotated_groups <= len(groups):
         raise PatchTableError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups have masks")
     keep = set(groups[:n_annotated_groups])
-    masks = [mask if group in keep else None for group, mask in rows]
-    return encoded.remove_columns("mask").add_column("mask", masks, feature=datasets.Image())
+    others = iter(name not in keep for name in names)
+    visible = [_hide(masks, list(islice(others, len(masks)))) for masks in stored]
+    visible = pyarrow.chunked_array(visible, datasets.Image().pa_type)
+    fingerprint = Hasher.hash([table._fingerprint, "hide_annotations", n_annotated_groups, seed])  # not of all bytes
+    hidden = table.remove_columns("mask")
+    return hidden.add_column("mask", visible, feature=datasets.Image(), new_fingerprint=fingerprint)
 
 
 def check_splits(splits: dict[str, datasets.Dataset]) -> None:
@@ -78,7 +90,7 @@ def check_splits(splits: dict[str, datasets.Dataset]) -> None:
     """
     seen: dict[str, str] = {}
     for split, table in splits.items():
-        for group in dict.fromkeys(table["group"]):
+        for group in dict.fromkeys(table["group"][:]):
             if seen.setdefault(group, split) != split:
                 raise PatchTableError(
                     f"group {group!r} is in two splits, {seen[group]!r} and {split!r}; split by group instead"
@@ -88,3 +100,9 @@ def check_splits(splits: dict[str, datasets.Dataset]) -> None:
 def _draw_groups(groups: Iterable[str], seed: int) -> list[str]:
     """The distinct groups in a seeded random order that does not depend on the order of the rows."""
     return [str(group) for group in np.random.default_rng(seed).permutation(sorted(set(groups)))]
+
+
+def _hide(masks: pyarrow.StructArray, hidden: list[bool]) -> pyarrow.StructArray:
+    """The same masks, also null where ``hidden``: new marks over the same bytes."""
+    null = pyarrow.compute.or_(masks.is_null(), pyarrow.array(hidden, pyarrow.bool_()))
+    return pyarrow.StructArray.from_arrays([masks.field("bytes"), masks.field("path")], ["bytes", "path"], mask=null)

@@ -24,29 +24,51 @@ def _background(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
     """Haematoxylin and eosin without cells, float (2, h, w) on the canvas padded by `WINDOW`."""
     inside, outside, lumen = (to_canvas(d) for d in (anatomy.inside, anatomy.outside, anatomy.lumen))
 
-    fibre = _fibres(outside, style, rng)
-    cleft = np.clip((style.oedema + 0.13 * noise(rng, CANVAS, 50.0) - fibre) / 0.12, 0, 1) * (style.oedema > 0.08)
-    stroma_e = style.collagen * (1 + style.fibre_contrast * (fibre - 0.6)) * (1 - 0.85 * cleft)
+    fibre, bundles = _fibres(outside, style, rng)
+    # Bundles come apart along lines: clefts stay thin, or they would pass for lumen.
+    cleft = np.clip(1.4 - np.abs(bundles) / np.maximum(style.oedema + 0.08 * noise(rng, CANVAS, 50.0), 0.01), 0, 1)
+    stroma_e = style.collagen * (1 + style.fibre_contrast * (fibre - 0.6)) * (1 - 0.7 * cleft)
     stroma_e = stroma_e + 0.18 * np.exp(-(((outside - 1.2) / 0.9) ** 2))  # basement membrane
-    stroma_h = 0.10 * (1 - cleft) * (0.7 + 0.6 * fibre)
+    stroma_h = 0.10 * (1 - 0.7 * cleft) * (0.7 + 0.6 * fibre)
+    if anatomy.fat.max() > 0:
+        fat = to_canvas(anatomy.fat)
+        kept = 1 - np.clip(fat / 0.5 + 0.5, 0, 1)
+        stroma_e, stroma_h = (kept * s for s in (stroma_e + 0.3 * np.exp(-(((fat + 0.5) / 0.6) ** 2)), stroma_h))
 
     height = inside / (inside + np.minimum(lumen, 3 * style.height) + 1e-6)
-    granular = 1 + 0.10 * noise(rng, CANVAS, 3.0) + 0.08 * noise(rng, CANVAS, 12.0)
+    granular = 1 + 0.10 * _grain(rng, CANVAS, 1) + 0.08 * noise(rng, CANVAS, 12.0)
     pallor = 1 - style.apical_pallor * np.clip(height - 0.35, 0, 1)
     cell_e = style.cytoplasm_e * granular * pallor + 0.25 * np.exp(-((lumen / 1.2) ** 2))  # brush border
     cell_h = style.cytoplasm_h * granular * pallor
 
     wisps = np.clip(noise(rng, CANVAS, 20.0) + 0.7 * noise(rng, CANVAS, 7.0) + 1.6 * style.secretion - 1.2, 0, 1.5)
     mucin = wisps * np.clip(lumen * -1 + 1, 0, 1)
-    lumen_e, lumen_h = 0.02 + 0.16 * mucin, 0.02 + 0.10 * mucin
+    lumen_e, lumen_h = 0.02 + 0.14 * mucin, 0.02 + 0.10 * mucin
+    if style.necrosis > 0:
+        debris_h, debris_e = _debris(anatomy.kind, style.necrosis, rng.spawn(1)[0]) * np.clip(1 - lumen, 0, 1)
+        lumen_h, lumen_e = lumen_h + debris_h, lumen_e + debris_e
 
     h = np.choose(anatomy.classes, (stroma_h, cell_h, lumen_h))
     e = np.choose(anatomy.classes, (stroma_e, cell_e, lumen_e))
     return np.pad(np.maximum(np.stack([h, e]), 0), ((0, 0), (WINDOW, WINDOW), (WINDOW, WINDOW)))
 
 
-def _fibres(outside: np.ndarray, style: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
-    """Density of wavy collagen, float32 (CANVAS, CANVAS) of 0 to 1.3: noise stretched along bent lines."""
+def _debris(kind: str, necrosis: float, rng: np.random.Generator) -> np.ndarray:
+    """Haematoxylin and eosin of dead cells, float32 (2, CANVAS, CANVAS): pink ghosts, dark dust of burst nuclei.
+
+    Glands shed some into their lumen; the middle of solid and cribriform nests dies as a whole (comedo necrosis).
+    """
+    comedo = 0.9 if kind in ("solid", "cribriform") else 0.0
+    extent = np.clip(3 * (noise(rng, CANVAS, 26.0) + 1.2 * min(necrosis, 1) + comedo - 1), 0, 1)
+    grain, dust = noise(rng, CANVAS, 9.0), _grain(rng, CANVAS, 1)
+    return extent * np.stack([0.12 + 0.9 * np.clip(3 * dust - 3.6, 0, 1), 0.5 + 0.14 * grain + 0.06 * dust])
+
+
+def _fibres(outside: np.ndarray, style: SimpleNamespace, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Density of wavy collagen, 0 to 1.3, and its bundles, of mean 0 and variance 1: two float32 (CANVAS, CANVAS).
+
+    Both are noise stretched along bent lines.
+    """
     y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32) * (FIELD / CANVAS)
     angle = rng.uniform(0, np.pi)
     across, along = (c + 9 * noise(rng, CANVAS, 80.0) for c in rotate(x, y, angle))
@@ -54,7 +76,7 @@ def _fibres(outside: np.ndarray, style: SimpleNamespace, rng: np.random.Generato
     across = across + 22 * np.exp(-outside / 12)  # sheaths wrap around glands
     fine = _texture(across / style.fibre, along / 14, rng)
     bundles = _texture(across / 5, along / 30, rng)
-    return np.clip(0.55 + 0.28 * fine + 0.28 * bundles, 0, 1.3)
+    return np.clip(0.55 + 0.28 * fine + 0.28 * bundles, 0, 1.3), bundles
 
 
 def _texture(v: np.ndarray, u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -63,6 +85,12 @@ def _texture(v: np.ndarray, u: np.ndarray, rng: np.random.Generator) -> np.ndarr
     corner = rng.integers(0, len(sheet), 2)
     row, column = (np.floor(finer * c).astype(np.int32) + int(o) for c, o in zip((v, u), corner, strict=True))
     return sheet[row % len(sheet), column % len(sheet)]
+
+
+def _grain(rng: np.random.Generator, size: int, step: int) -> np.ndarray:
+    """Noise of mean 0, variance 1, float32 (size, size), that changes over about 4 / `step` pixels."""
+    rows, columns = ((step * np.arange(size) + offset) % 512 for offset in rng.integers(0, 512, 2))
+    return _texture_sheet()[rows[:, None], columns]
 
 
 @lru_cache
@@ -77,33 +105,43 @@ def _paint_cells(stains: np.ndarray, cells: np.ndarray, style: SimpleNamespace, 
     """Puts each cell's own stains in place of those under it: float (2, h, w) of the padded canvas."""
     if not len(cells):
         return
-    x, y, a, b, angle, h, e, kind, bend = (column[:, None, None] for column in cells.T)
-    column = np.arange(-WINDOW, WINDOW + 1, dtype=np.float32)
-    row = column[:, None]
-    dx, dy = column - (x - np.floor(x)), row - (y - np.floor(y))
-    along, off = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-    off += bend * along**2
-    square = (along / a) ** 2 + (off / b) ** 2
-    square *= 1 + 0.13 * rng.standard_normal(x.shape, np.float32) * np.sign(along)  # no nucleus is an ellipse
-
-    # Only pixels a cell reaches go on, as lists: `cell` is the row of `cells`, `pixel` the place.
-    cell, *at = np.nonzero(square < (1 + 0.7 / b) ** 2)
-    radius, along, off = np.sqrt(square[cell, *at]), along[cell, *at], off[cell, *at]
-    a, b, h, e, kind = cells[cell][:, [2, 3, 5, 6, 7]].T
+    # Only pixels in the box around a cell go on, as lists: `cell` is the row of `cells`, `pixel` the place.
+    x, y, a, b, angle, _, _, _, bend = (column[:, None] for column in cells.T)
+    step = np.arange(-WINDOW, WINDOW + 1, dtype=np.float32)
+    dx, dy = step - (x - np.floor(x)), step - (y - np.floor(y))
+    wide, high = (np.hypot(a * f(angle), b * g(angle)) for f, g in ((np.cos, np.sin), (np.sin, np.cos)))
+    spare = 1.5 + np.abs(bend) * a**2
+    cell, *at = np.nonzero((np.abs(dy) < 1.15 * high + spare)[:, :, None] & (np.abs(dx) < 1.15 * wide + spare)[:, None])
     left, top = np.floor(cells[:, :2]).astype(int).T - WINDOW
     pixel = (top[cell] + at[0]) * stains.shape[2] + left[cell] + at[1]
+    dx, dy = dx[cell, at[1]], dy[cell, at[0]]
+
+    uneven = 0.13 * rng.standard_normal(len(cells), np.float32)  # no nucleus is an ellipse
+    _, _, a, b, angle, h, e, kind, bend = cells.T
+    cosine, sine = np.cos(angle)[cell], np.sin(angle)[cell]
+    along, off = dx * cosine + dy * sine, dy * cosine - dx * sine
+    off += bend[cell] * along**2
+    square = ((along / a[cell]) ** 2 + (off / b[cell]) ** 2) * (1 + uneven[cell] * np.sign(along))
+    reached = square < ((1 + 0.7 / b) ** 2)[cell]
+    cell, pixel, along, off, radius = (v[reached] for v in (cell, pixel, along, off, np.sqrt(square)))
+    a, b, h, e, kind = (column[cell] for column in (a, b, h, e, kind))
+
     cover = np.clip((1 - radius) * b / 1.3 + 0.5, 0, 1)
-    grain = 1 + style.chromatin * noise(rng, stains.shape[1], 2.2).ravel()[pixel]
+    grain = 1 + style.chromatin * _grain(rng, stains.shape[1], 2).ravel()[pixel]
     pale = style.vesicular * (kind == NUCLEUS)
     rim = 1 - pale * 0.6 * np.clip(1.1 - radius, 0, 1) + 0.35 * pale * np.clip(1 - ((radius - 0.85) / 0.25) ** 2, 0, 1)
     spot = (along - 0.2 * a) ** 2 + off**2
     rim += 0.7 * pale * np.clip(1 - spot / 6, 0, 1)  # nucleolus, seen where chromatin is open
+    rim += 0.6 * (kind == GOBLET) * np.clip(1 - ((radius - 0.95) / 0.2) ** 2, 0, 1)  # squeezed cytoplasm
     h = h * rim * np.where((kind == GOBLET) | (kind == RED_CELL), 1, grain)
     e = e * np.where(kind == RED_CELL, 0.75 + 0.3 * radius, 1)
 
+    # Cells overlap instead of averaging: in each pixel one after another, in all pixels at once.
     own, planes = np.stack([h, e]), stains.reshape(2, -1)
-    ends = np.searchsorted(cell, np.arange(len(cells) + 1))
-    for i in range(len(cells)):  # one after another, so that cells overlap instead of averaging
-        part = slice(ends[i], ends[i + 1])
-        under = planes[:, pixel[part]]
-        planes[:, pixel[part]] = under + cover[part] * (own[:, part] - under)
+    waiting, first = np.arange(len(pixel)), np.empty(planes.shape[1], dtype=int)
+    while len(waiting):
+        first[pixel[waiting[::-1]]] = waiting[::-1]  # of several numbers, the last one assigned stays
+        now = first[pixel[waiting]] == waiting
+        top, waiting = waiting[now], waiting[~now]
+        under = planes[:, pixel[top]]
+        planes[:, pixel[top]] = under + cover[top] * (own[:, top] - under)

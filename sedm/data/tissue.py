@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 
-from sedm.data.anatomy import CLASSES, FIELD, draw_anatomy
+from sedm.data.anatomy import ARCHITECTURES, CLASSES, FIELD, draw_anatomy
 from sedm.data.drawing import CANVAS, binning, draw_all, resample, to_bytes
 from sedm.data.patches import from_arrays
 from sedm.data.stains import draw_stains
@@ -28,36 +28,51 @@ from sedm.data.stains import draw_stains
 RANGES = {
     "source": {
         # Stain vectors before normalisation (R, G, B), Ruifrok & Johnston 2001 to Macenko 2009.
-        "h_red": (0.56, 0.72), "h_green": (0.66, 0.76), "h_blue": (0.22, 0.42),
+        "h_red": (0.56, 0.72), "h_green": (0.66, 0.78), "h_blue": (0.22, 0.42),
         "e_red": (0.04, 0.22), "e_green": (0.80, 1.00), "e_blue": (0.22, 0.58),
-        "h_strength": (0.80, 1.30), "e_strength": (0.50, 1.40),  # optical density per unit of stain
+        "h_strength": (0.75, 1.65), "e_strength": (0.50, 1.50),  # optical density per unit of stain
         "white": (0.90, 0.98), "warmth": (-0.03, 0.05),  # empty glass of 1; red minus blue of it
-        "blur": (0.35, 0.85),  # µm, standard deviation of the optical blur
+        "blur": (0.25, 0.70),  # µm, standard deviation of the optical blur
         "shading": (0.00, 0.10), "shading_angle": (0.0, 6.28),  # relative fall of the light across; radian
         "noise": (0.002, 0.010),  # standard deviation of the sensor's noise, of 1
         "gland": (58.0, 84.0), "stretch": (1.0, 1.8),  # µm between gland centres; elongation
         "height": (9.5, 14.5),  # µm, epithelium from base to lumen
-        "nucleus": (2.3, 3.1), "elongation": (1.15, 2.1),  # µm, short half axis; long over short
-        "pleomorphism": (0.04, 0.20), "spacing": (1.35, 1.8),  # spread of log size; gap in short half axes
-        "stratification": (0.12, 0.40),  # how far nuclei leave the base, of the height
-        "chromatin": (0.05, 0.30), "vesicular": (0.0, 0.6), "hyperchromasia": (0.8, 1.25),
-        "cytoplasm_e": (0.30, 0.70), "cytoplasm_h": (0.14, 0.46), "apical_pallor": (0.0, 0.6),
-        "goblets": (-0.6, 0.6), "secretion": (0.0, 1.0),  # share of goblet cells where positive; filled lumen
-        "fibre": (1.2, 2.8), "fibre_contrast": (0.4, 1.1), "waves": (0.8, 3.2),  # µm; of 1; µm amplitude
-        "collagen": (0.40, 1.05), "oedema": (0.0, 0.32),  # eosin of fibres; share of clefts between them
-        "fibroblasts": (0.2, 0.7), "lymphocytes": (0.0, 0.35), "bleeding": (-0.3, 0.6),
+        "nucleus": (1.9, 2.6), "elongation": (1.3, 2.6),  # µm, short half axis; long over short
+        "pleomorphism": (0.04, 0.20), "spacing": (1.4, 1.9),  # spread of log size; gap in short half axes
+        "stratification": (0.12, 0.45),  # how far nuclei leave the base, of the height
+        "chromatin": (0.05, 0.30), "vesicular": (0.0, 0.6), "hyperchromasia": (0.85, 1.35),
+        "cytoplasm_e": (0.30, 0.70), "cytoplasm_h": (0.14, 0.50), "apical_pallor": (0.0, 0.6),
+        "goblets": (-0.6, 0.5), "mucin": (0.28, 0.46),  # share of goblet cells where positive; haematoxylin in them
+        "secretion": (0.0, 1.0), "necrosis": (-0.9, 1.0),  # share of lumen filled; with dead cells where positive
+        "fibre": (1.2, 2.6), "fibre_contrast": (0.4, 1.1), "waves": (0.8, 3.2),  # µm; of 1; µm amplitude
+        "collagen": (0.40, 1.05), "oedema": (0.0, 0.26),  # eosin of fibres; width of clefts between them
+        "fibroblasts": (0.2, 0.7), "lymphocytes": (0.0, 0.45), "bleeding": (-0.3, 0.6),
+        "fat": (-1.6, 0.8),  # share of the stroma with fat cells where positive
     },
-    "shifted": {  # an over-stained, aged, out-of-focus archive: only what differs from the source
-        "h_red": (0.72, 0.86), "h_green": (0.55, 0.64), "h_blue": (0.10, 0.22),
-        "e_red": (0.18, 0.34), "e_green": (0.62, 0.78), "e_blue": (0.55, 0.80),
-        "h_strength": (1.35, 1.9), "e_strength": (0.35, 0.65),
-        "white": (0.82, 0.90), "warmth": (0.06, 0.16),
-        "blur": (0.95, 1.5), "shading": (0.14, 0.28), "cytoplasm_h": (0.30, 0.55),
+    "shifted": {  # an over-stained, aged, out-of-focus archive of coarser tissue: only what differs from the source
+        "h_red": (0.74, 0.80), "h_green": (0.61, 0.70), "h_blue": (0.14, 0.20),
+        "e_red": (0.24, 0.36), "e_green": (0.64, 0.78), "e_blue": (0.60, 0.80),
+        "h_strength": (1.65, 1.90), "hyperchromasia": (0.80, 1.05), "e_strength": (0.40, 0.70),
+        "white": (0.82, 0.89), "warmth": (0.07, 0.16),
+        "blur": (0.80, 1.25), "shading": (0.14, 0.28), "cytoplasm_h": (0.30, 0.55),
+        "nucleus": (2.65, 3.2), "pleomorphism": (0.22, 0.32), "fibre": (2.8, 3.8),
     },
 }
 # fmt: on
-# What differs between patches of a patient: standard deviation of the logarithm.
-PATCH_SPREAD = {"h_strength": 0.10, "e_strength": 0.08, "height": 0.08, "gland": 0.10, "nucleus": 0.03}
+# What differs between patches of a patient: standard deviation of the logarithm, and of the value itself. Thickness
+# and staining change over a section, light and white balance from picture to picture; together they bring the share
+# of colour variance between patients to what biopsies show.
+PATCH_SPREAD = {
+    **{"h_strength": 0.07, "e_strength": 0.11, "collagen": 0.08, "cytoplasm_e": 0.10, "cytoplasm_h": 0.10},
+    **{"height": 0.08, "gland": 0.10, "nucleus": 0.03},
+}
+PATCH_SHIFT = {
+    **{"warmth": 0.025, "e_blue": 0.04, "h_blue": 0.02},
+    **{"secretion": 0.2, "necrosis": 0.3, "lymphocytes": 0.05, "fat": 0.3},
+}
+# What comes with the loss of architecture, from tubular to solid: change of the logarithm. Cells lose mucin and gain
+# haematoxylin, the stroma around them loosens.
+ATYPIA = {"hyperchromasia": 0.05, "cytoplasm_h": 0.45, "collagen": -0.20}
 
 
 def make_tissue(
@@ -72,8 +87,9 @@ def make_tissue(
     """Patch table of drawn tissue, `n_patients * patches_per_patient` rows ordered by patient.
 
     Columns: `image` (RGB, `image_size` px for 128 µm), `mask` (indices into `CLASSES`), `group` (such as
-    "patient-007") and `population`. A row is a pure function of (seed, population, patient number, patch
-    number, image_size): asking for more patients or patches never changes the others.
+    "patient-007"), `population` and `architecture` (how the patch's glands grow: one of `ARCHITECTURES`). A row is
+    a pure function of (seed, population, patient number, patch number, image_size): asking for more patients or
+    patches never changes the others.
 
     `population="shifted"` draws patients whose stain and scanner lie outside the range of "source".
 
@@ -94,10 +110,11 @@ def make_tissue(
     if population not in RANGES:
         raise ValueError(f"population={population!r}; choose one of {sorted(RANGES)}")
     numbers = [(p, i) for p in range(first_patient, first_patient + n_patients) for i in range(patches_per_patient)]
-    drawn = draw_all(draw_patch, [(seed, *number, image_size, population) for number in numbers], name="tissue")
-    images, masks = (np.stack(column) for column in zip(*drawn, strict=True))
+    drawn = draw_all(_draw_row, [(seed, *number, image_size, population) for number in numbers], name="tissue")
+    images, masks, architectures = zip(*drawn, strict=True)
     groups = [f"patient-{patient:03d}" for patient, _ in numbers]
-    return from_arrays(images, masks, groups, population=[population] * len(groups))
+    columns = {"population": [population] * len(groups), "architecture": architectures}
+    return from_arrays(np.stack(images), np.stack(masks), groups, **columns)
 
 
 def draw_patch(seed: int, patient: int, patch: int, image_size: int, population: str = "source"):
@@ -107,15 +124,27 @@ def draw_patch(seed: int, patient: int, patch: int, image_size: int, population:
     >>> image.shape, mask.shape, int(mask.max()) < len(CLASSES)
     ((64, 64, 3), (64, 64), True)
     """
+    return _draw_row(seed, patient, patch, image_size, population)[:2]
+
+
+def _draw_row(seed: int, patient: int, patch: int, image_size: int, population: str):
+    """As `draw_patch`, and the architecture of the patch."""
     style = _patient_style(seed, patient, population)
     rng = _generator(seed, population, patient, 1 + patch)
     for name, spread in PATCH_SPREAD.items():
         setattr(style, name, getattr(style, name) * math.exp(spread * rng.standard_normal()))
-    stain_vectors = style.unit_vectors * np.float32([[style.h_strength], [style.e_strength]])
+    for name, spread in PATCH_SHIFT.items():
+        setattr(style, name, getattr(style, name) + spread * rng.standard_normal())
+    glass = np.clip(style.white + style.warmth * np.float32([0.5, 0.1, -0.5]), 0, 1)
+    vectors = np.array([[style.h_red, style.h_green, style.h_blue], [style.e_red, style.e_green, style.e_blue]])
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    stain_vectors = (vectors * [[style.h_strength], [style.e_strength]]).astype(np.float32)
     anatomy = draw_anatomy(style, rng)
+    for name, change in ATYPIA.items():
+        setattr(style, name, getattr(style, name) * math.exp(change * ARCHITECTURES.index(anatomy.kind) / 3))
     stains = draw_stains(anatomy, style, rng)
-    image = transmit(np.moveaxis(stains, 0, -1), stain_vectors, style.glass)
-    return _photograph(image, image_size, style, rng), _bin_mask(anatomy.classes, image_size)
+    image = transmit(np.moveaxis(stains, 0, -1), stain_vectors, glass)
+    return _photograph(image, image_size, style, rng), _bin_mask(anatomy.classes, image_size), anatomy.kind
 
 
 def transmit(stains: np.ndarray, stain_vectors: np.ndarray, glass: np.ndarray) -> np.ndarray:
@@ -140,14 +169,11 @@ def _generator(seed: int, population: str, patient: int, stage: int) -> np.rando
 
 
 def _patient_style(seed: int, patient: int, population: str) -> SimpleNamespace:
-    """All values of `RANGES` for one patient, `unit_vectors` (2, 3), `glass` (3,), `architectures` (4,)."""
+    """All values of `RANGES` for one patient, and `architectures` (4,), the chance of each."""
     rng = _generator(seed, population, patient, 0)
     ranges = RANGES["source"] | RANGES[population]
     style = SimpleNamespace(**{name: rng.uniform(*bounds) for name, bounds in ranges.items()})
-    vectors = np.array([[style.h_red, style.h_green, style.h_blue], [style.e_red, style.e_green, style.e_blue]])
-    style.unit_vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    style.glass = np.clip(style.white + style.warmth * np.float32([0.5, 0.1, -0.5]), 0, 1)
-    style.architectures = rng.dirichlet((1.2, 0.7, 0.4, 0.3))
+    style.architectures = rng.dirichlet((5.0, 3.5, 3.0, 3.0))
     return style
 
 
