@@ -14,7 +14,7 @@ _HOME = {  # public name → module; imported on first use, because diffusers al
     "check_patches": "data.patches",
     "split_by_group": "data.splits",
     "hide_annotations": "data.splits",
-    "to_tensors": "data.patches",
+    "to_tensors": "data.tensors",
     "EmpiricalPrior": "layouts",
     "RandomFieldPrior": "layouts",
     "load_prior": "layouts",

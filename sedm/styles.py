@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sedm.data.augment import AffineRange, warp
-from sedm.data.patches import PatchTensors
+from sedm.data.tensors import PatchTensors
 from sedm.files import replacing
 
 STYLE_SAMPLING = ("augmented", "same_group", "multi", "none")

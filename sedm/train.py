@@ -24,7 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sedm.config import Config, TrainingConfig, autocast_dtype, pick_device
-from sedm.data.patches import UNKNOWN, PatchTensors
+from sedm.data.patches import UNKNOWN
+from sedm.data.tensors import PatchTensors
 from sedm.files import replacing
 from sedm.model import StyleDiffusion, build_model, loss_weights, noise_schedule
 from sedm.seeds import seeded_generator

@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from sedm.config import Config, ModelConfig, SamplingConfig, TrainingConfig, build_config
-from sedm.data.patches import UNKNOWN, PatchTensors, from_arrays
+from sedm.data.patches import UNKNOWN, from_arrays
+from sedm.data.tensors import PatchTensors
 
 mpl.use("Agg")
 

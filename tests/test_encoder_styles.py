@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch.testing import assert_close
 
 from sedm.data.augment import AffineRange, warp
-from sedm.data.patches import PatchTensors
+from sedm.data.tensors import PatchTensors
 from sedm.encoder import AGGREGATIONS, StyleEncoder
 from sedm.styles import STYLE_SAMPLING, StyleBank, StyleSampler, draw_style_rows
 

@@ -17,20 +17,20 @@ import torch
 from PIL import Image, ImageOps
 
 import sedm.data.patches
+import sedm.data.tensors
 from sedm.config import build_config
 from sedm.data.patches import (
     UNKNOWN,
     PatchTableError,
-    PatchTensors,
     check_patches,
     find_splits,
     from_arrays,
     load_patches,
     save_patches,
-    to_tensors,
 )
 from sedm.data.sources import load_study
 from sedm.data.splits import check_splits, hide_annotations, split_by_group
+from sedm.data.tensors import PatchTensors, to_tensors
 
 
 def encoded(table):
@@ -577,11 +577,11 @@ def test_mapped_tensors_equal_those_in_memory_and_their_file_vanishes(table, pat
 @only_linux
 def test_large_tensors_are_mapped_unasked(table, patches, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(sedm.data.patches, "MEMORY_LIMIT", patches.images.numel() - 1)
+    monkeypatch.setattr(sedm.data.tensors, "MEMORY_LIMIT", patches.images.numel() - 1)
     tensors = to_tensors(table)
     assert mapped_files(tmp_path) == 1  # the images; the masks are a third of them
     assert same(tensors, patches)
-    monkeypatch.setattr(sedm.data.patches, "MEMORY_LIMIT", 3 * 3 * 16 * 16)
+    monkeypatch.setattr(sedm.data.tensors, "MEMORY_LIMIT", 3 * 3 * 16 * 16)
     rows = [9, 2, 2, 15]
     assert same(
         tensors.select(rows), PatchTensors(patches.images[rows], patches.masks[rows], tensors.select(rows).groups)

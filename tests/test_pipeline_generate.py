@@ -10,7 +10,8 @@ from diffusers import DPMSolverMultistepScheduler
 from torch.testing import assert_close
 
 import sedm.generate
-from sedm.data.patches import UNKNOWN, check_patches, load_patches, to_tensors
+from sedm.data.patches import UNKNOWN, check_patches, load_patches
+from sedm.data.tensors import to_tensors
 from sedm.generate import generate_patches, generate_shard, save_patches, weights_hash
 from sedm.layouts import EmpiricalPrior
 from sedm.model import build_model, noise_schedule

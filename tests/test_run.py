@@ -153,7 +153,14 @@ def test_the_modules_of_a_notebook_are_those_its_imports_load(run, root, name):
 def test_a_notebook_that_only_plots_does_not_depend_on_training(run, root):
     found = run.modules_of(root / "notebooks" / "02_layout_priors.ipynb")
     names = {path.removeprefix(f"{root}/sedm/") for path in found}
-    assert {"layouts/__init__.py", "layouts/random_field.py", "figures.py", "data/patches.py", "data/tissue.py", "config.py"} <= names
+    assert {
+        "layouts/__init__.py",
+        "layouts/random_field.py",
+        "figures.py",
+        "data/patches.py",
+        "data/tissue.py",
+        "config.py",
+    } <= names
     assert names.isdisjoint({"train.py", "model.py", "pipeline.py", "segment.py", "demo.py"})
 
 

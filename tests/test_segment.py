@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from sedm.config import SegmentationConfig
-from sedm.data.patches import UNKNOWN, PatchTensors
+from sedm.data.patches import UNKNOWN
+from sedm.data.tensors import PatchTensors
 from sedm.segment import UNet, _batch, _sources, augment, predict, segmentation_loss, train_segmenter
 from sedm.statistics import iou_per_group
 

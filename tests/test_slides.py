@@ -25,9 +25,10 @@ from sedm.data.catch_slides import (
     read_split_file,
     split_slides,
 )
-from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, load_patches, to_tensors
+from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, load_patches
 from sedm.data.slides import Slide, Tissue, find_tissue, otsu_threshold, sample_patches, sample_positions
 from sedm.data.splits import check_splits
+from sedm.data.tensors import to_tensors
 
 # a slide of 1536×1024 px of 2 µm: a tumour with dermis inside and a nodule in that, epidermis, tissue nobody outlined,
 # a speck of dirt, on glass

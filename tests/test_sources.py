@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sedm.data.patches import (
-    UNKNOWN,
-    PatchTableError,
-    check_patches,
-    load_patches,
-    save_patches,
-    to_tensors,
-)
+from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
 from sedm.data.sources import load_hub_dataset, load_image_folder
+from sedm.data.tensors import to_tensors
 
 TRUTH = np.zeros((16, 16), np.uint8)  # of the masks below
 TRUTH[2:9, 4:13] = 1

@@ -38,7 +38,7 @@ def draw_anatomy(style: SimpleNamespace, rng: np.random.Generator) -> SimpleName
     septum = {"tubular": 0.2, "crowded": 0.12, "cribriform": 0.2, "solid": 0.15}[kind]
     field = slice(MARGIN, -MARGIN)
     shape = np.where(best - second > septum, best, -9.0)
-    share = 0.28 + 0.48 * rng.beta(2.2, 1.9) + (0.06 if kind == "crowded" else 0.0)
+    share = 0.30 + 0.42 * rng.beta(2.2, 1.9) + (0.06 if kind == "crowded" else 0.0)
     gland = shape > max(np.quantile(shape[field, field], 1 - share), -8.0)
     gland = ndimage.gaussian_filter(gland.astype(np.float32), 3.0) > 0.5  # rounds off, drops crumbs
     inside = _distance(gland)
@@ -164,10 +164,8 @@ def place_cells(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
     kept, taken = [], np.zeros((2 * SIDE, 2 * SIDE), dtype=bool)
     turns = np.argsort(order)
     turns = turns[fits[turns]]
-    half_um = (
-        values[turns].tolist() for values in ((2 * y).astype(int), (2 * x).astype(int), np.rint(2 * gap).astype(int))
-    )
-    for i, row, column, reach in zip(turns.tolist(), *half_um, strict=True):
+    halves = (2 * y).astype(int), (2 * x).astype(int), np.rint(2 * gap).astype(int)  # in half µm
+    for i, row, column, reach in zip(turns.tolist(), *(values[turns].tolist() for values in halves), strict=True):
         if not taken[row, column]:
             around = slice(row - reach, row + reach + 1), slice(column - reach, column + reach + 1)
             taken[around] |= _disc(reach)

@@ -43,7 +43,8 @@ def load_image_folder(folder: str | Path, mask_values: MaskValues | None = None)
     From a folder to a table for training:
 
     >>> import tempfile
-    >>> from sedm.data.patches import check_patches, load_patches, save_patches, to_tensors
+    >>> from sedm.data.patches import check_patches, load_patches, save_patches
+    >>> from sedm.data.tensors import to_tensors
     >>> from sedm.data.splits import split_by_group
     >>> folder = tempfile.TemporaryDirectory()
     >>> for kind, mode in (("images", "RGB"), ("masks", "L")):

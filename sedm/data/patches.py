@@ -16,23 +16,18 @@ from __future__ import annotations
 
 import io
 import itertools
-import mmap
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-import torch
 from datasets.table import embed_table_storage, table_cast
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
-from torch import Tensor
 from tqdm import tqdm
 
 from sedm.files import replacing
@@ -41,7 +36,6 @@ UNKNOWN = 255
 """The mask value of a pixel that nobody annotated."""
 
 REQUIRED_COLUMNS = ("image", "mask", "group")
-MEMORY_LIMIT = 2**28  # bytes of decoded images, or of masks, held in memory; more are mapped from a file
 ROWS_PER_READ = 100  # rows in a row group of a saved table, and in one read of a streamed one
 ROWS_WITHOUT_BAR = 2000  # a pass over fewer rows shows no progress bar
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]+)?$")  # how the Hub numbers the files of one split
@@ -51,47 +45,6 @@ Table = datasets.Dataset | datasets.IterableDataset
 
 class PatchTableError(ValueError):
     """A patch table (or what should become one) breaks the format; the message names the culprit."""
-
-
-class PatchTensors(NamedTuple):
-    """A decoded patch table, ready to be gathered into batches; large ones are mapped from a file."""
-
-    images: UInt8[Tensor, "n 3 h w"]
-    masks: UInt8[Tensor, "n h w"]  # class indices; UNKNOWN where unannotated
-    groups: list[str]
-
-    @property
-    def has_mask(self) -> Bool[Tensor, " n"]:
-        """Which rows are annotated.
-
-        >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> masks = torch.stack([torch.zeros(8, 8), torch.full((8, 8), UNKNOWN)]).to(torch.uint8)
-        >>> PatchTensors(pixels, masks, ["a", "b"]).has_mask
-        tensor([ True, False])
-        """
-        parts = self.masks.split(1024)  # the comparison of all masks at once would be as large as they are
-        return torch.cat([(part != UNKNOWN).flatten(1).any(1) for part in parts])
-
-    def select(self, rows: Sequence[int]) -> PatchTensors:
-        """The given rows, in the given order.
-
-        >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> PatchTensors(pixels, pixels[:, 0], ["a", "b"]).select([1]).groups
-        ['b']
-        """
-        rows = list(rows)
-        return PatchTensors(_gather(self.images, rows), _gather(self.masks, rows), [self.groups[row] for row in rows])
-
-    def annotated(self) -> PatchTensors:
-        """The rows with a mask; these very tensors where all have one.
-
-        >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> masks = torch.stack([torch.zeros(8, 8), torch.full((8, 8), UNKNOWN)]).to(torch.uint8)
-        >>> PatchTensors(pixels, masks, ["a", "b"]).annotated().groups
-        ['a']
-        """
-        has_mask = self.has_mask
-        return self if has_mask.all() else self.select(has_mask.nonzero().flatten().tolist())
 
 
 def from_arrays(
@@ -253,7 +206,7 @@ def check_patches(table: Table, n_classes: int, name: str = "table") -> None:
     sedm.data.patches.PatchTableError: train.parquet, row 0, column 'mask': value 3 is outside the classes 0..1
     """
     row = -1
-    for row, patch in enumerate(_rows(table, name, f"checking {name}")):
+    for row, patch in enumerate(read_rows(table, name, f"checking {name}")):
         where = f"{name}, row {row}, column "
         if not patch["group"]:
             raise PatchTableError(f"{where}'group': empty; every patch needs the name of its patient or species")
@@ -265,55 +218,6 @@ def check_patches(table: Table, n_classes: int, name: str = "table") -> None:
             _check_mask(mask, image.size, n_classes, locate(patch["mask"], f"{where}'mask'"))
     if row < 0:
         raise PatchTableError(f"{name}: the table has no rows")
-
-
-def to_tensors(table: Table, image_size: int | None = None, folder: str | Path | None = None) -> PatchTensors:
-    """The table decoded in one pass, resized to ``image_size`` pixels a side when given.
-
-    Images are reduced with Lanczos and masks with the nearest neighbour, so class indices stay class indices.
-
-    Up to ``MEMORY_LIMIT`` bytes the tensors lie in memory. Larger ones are mapped from a temporary file: a batch
-    ``images[rows]`` reads its own pages only, and the system takes pages back when memory is short. The file has no
-    name and is freed with the tensors, even if the process is killed. It is not kept for the next run: what a cache
-    needs (a fingerprint, a check that it is whole, someone to delete it) costs more than decoding again.
-
-    Args:
-        folder: put the pixels into a file here, whatever their size; by default the system's temporary folder
-            (``TMPDIR``), which must lie on a disk.
-
-    Raises:
-        PatchTableError: no rows, an unreadable picture, or images of several sizes and no ``image_size``.
-        OSError: no room for the pixels.
-
-    >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
-    >>> to_tensors(from_arrays(pixels, [pixels[0, ..., 0], None], ["a", "b"]), image_size=4).masks[:, 0, 0]
-    tensor([  0, 255], dtype=torch.uint8)
-    """
-    groups: list[str] = []
-    size = (image_size, image_size) if image_size else None
-    # 1 byte in memory is the least that the file allows: 0 means no limit
-    options = {"max_size": MEMORY_LIMIT if folder is None else 1, "dir": folder}
-    try:
-        with tempfile.SpooledTemporaryFile(**options) as images, tempfile.SpooledTemporaryFile(**options) as masks:
-            for row, patch in enumerate(_rows(table, "table", "decoding")):
-                image = decode(patch["image"], f"row {row}, column 'image'").convert("RGB")
-                size = size or image.size
-                if image.size != size and not image_size:
-                    raise PatchTableError(f"row {row}: an image of {image.size}, the first is {size}; give image_size")
-                images.write(_resized(image, size, Image.Resampling.LANCZOS).transpose(2, 0, 1).tobytes())
-                masks.write(_mask_pixels(patch["mask"], size, f"row {row}, column 'mask'").tobytes())
-                groups.append(patch["group"])
-            if size is None:
-                raise PatchTableError("the table has no rows")
-            shape = (len(groups), *size[::-1])
-            limit = options["max_size"]
-            pixels = _as_tensor(images, (shape[0], 3, *shape[1:]), limit)
-            return PatchTensors(pixels, _as_tensor(masks, shape, limit), groups)
-    except OSError as error:
-        place = folder or tempfile.gettempdir()
-        raise OSError(
-            error.errno, f"decoded pixels do not fit into {place} ({error.strerror}); name another folder"
-        ) from error
 
 
 def encode(pixels: UInt8[np.ndarray, "h w *channels"]) -> dict:
@@ -374,7 +278,7 @@ def _arrow_batches(table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.Tab
         yield pyarrow.Table.from_pylist(batch, schema=schema)
 
 
-def _rows(table: Table, name: str, doing: str) -> Iterator[dict]:
+def read_rows(table: Table, name: str, doing: str) -> Iterator[dict]:
     """The rows with undecoded pictures, so that a fault is met where its row is known; long tables show a bar."""
     columns = table.column_names or list(next(iter(table), {}))  # a mapped stream does not know its own
     for column in REQUIRED_COLUMNS:
@@ -404,41 +308,6 @@ def _check_mask(mask: Image.Image, size: tuple[int, int], n_classes: int, where:
         # white on black, for the eye
         hint = f"; pass mask_values={meant} when reading" if values[-1] == 255 and len(values) == n_classes else ""
         raise PatchTableError(f"{where}: value {pixels.max()} is outside the classes 0..{n_classes - 1}{hint}")
-
-
-def _resized(picture: Image.Image, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
-    return np.asarray(picture if picture.size == size else picture.resize(size, how))
-
-
-def _mask_pixels(stored: dict | Image.Image | None, size: tuple[int, int], where: str) -> UInt8[np.ndarray, "h w"]:
-    if stored is None:
-        return np.full(size[::-1], UNKNOWN, np.uint8)
-    pixels = _resized(decode(stored, where), size, Image.Resampling.NEAREST)
-    if pixels.ndim != 2:
-        raise PatchTableError(f"{where}: {pixels.shape[2]} channels; a mask is one channel of class indices")
-    return pixels.astype(np.uint8)
-
-
-def _as_tensor(file: tempfile.SpooledTemporaryFile, shape: tuple[int, ...], limit: int) -> Tensor:
-    """What was written to ``file``: read where it stayed in memory, mapped where it grew beyond ``limit``."""
-    n_bytes = file.tell()
-    if n_bytes > limit:
-        file.flush()
-        return torch.frombuffer(mmap.mmap(file.fileno(), n_bytes), dtype=torch.uint8).view(shape)
-    pixels = torch.empty(shape, dtype=torch.uint8)
-    file.seek(0)
-    file.readinto(pixels.numpy())
-    return pixels
-
-
-def _gather(pixels: Tensor, rows: list[int]) -> Tensor:
-    """``pixels[rows]``, mapped from a file where it is too large for memory."""
-    if pixels[:1].numel() * len(rows) <= MEMORY_LIMIT or pixels.device.type != "cpu":
-        return pixels[rows]
-    with tempfile.SpooledTemporaryFile(MEMORY_LIMIT) as file:
-        for first in range(0, len(rows), 1024):
-            file.write(pixels[rows[first : first + 1024]].numpy().tobytes())
-        return _as_tensor(file, (len(rows), *pixels.shape[1:]), MEMORY_LIMIT)
 
 
 def _stream_rows(files: list[str], features: datasets.Features) -> Iterator[dict]:

@@ -31,7 +31,7 @@ RANGES = {
         "h_red": (0.56, 0.72), "h_green": (0.66, 0.78), "h_blue": (0.22, 0.42),
         "e_red": (0.04, 0.22), "e_green": (0.80, 1.00), "e_blue": (0.22, 0.58),
         "h_strength": (0.75, 1.65), "e_strength": (0.50, 1.50),  # optical density per unit of stain
-        "white": (0.90, 0.98), "warmth": (-0.03, 0.05),  # empty glass of 1; red minus blue of it
+        "white": (0.87, 0.98), "warmth": (-0.03, 0.05),  # empty glass of 1; red minus blue of it
         "blur": (0.25, 0.70),  # µm, standard deviation of the optical blur
         "shading": (0.00, 0.10), "shading_angle": (0.0, 6.28),  # relative fall of the light across; radian
         "noise": (0.002, 0.010),  # standard deviation of the sensor's noise, of 1
@@ -40,7 +40,7 @@ RANGES = {
         "nucleus": (1.9, 2.6), "elongation": (1.3, 2.6),  # µm, short half axis; long over short
         "pleomorphism": (0.04, 0.20), "spacing": (1.4, 1.9),  # spread of log size; gap in short half axes
         "stratification": (0.12, 0.45),  # how far nuclei leave the base, of the height
-        "chromatin": (0.05, 0.30), "vesicular": (0.0, 0.6), "hyperchromasia": (0.85, 1.35),
+        "chromatin": (0.05, 0.30), "vesicular": (0.0, 0.6), "hyperchromasia": (0.80, 1.45),
         "cytoplasm_e": (0.30, 0.70), "cytoplasm_h": (0.14, 0.50), "apical_pallor": (0.0, 0.6),
         "goblets": (-0.6, 0.5), "mucin": (0.28, 0.46),  # share of goblet cells where positive; haematoxylin in them
         "secretion": (0.0, 1.0), "necrosis": (-0.9, 1.0),  # share of lumen filled; with dead cells where positive
@@ -53,7 +53,7 @@ RANGES = {
         "h_red": (0.74, 0.80), "h_green": (0.61, 0.70), "h_blue": (0.14, 0.20),
         "e_red": (0.24, 0.36), "e_green": (0.64, 0.78), "e_blue": (0.60, 0.80),
         "h_strength": (1.65, 1.90), "hyperchromasia": (0.80, 1.05), "e_strength": (0.40, 0.70),
-        "white": (0.82, 0.89), "warmth": (0.07, 0.16),
+        "white": (0.80, 0.86), "warmth": (0.07, 0.16),
         "blur": (0.80, 1.25), "shading": (0.14, 0.28), "cytoplasm_h": (0.30, 0.55),
         "nucleus": (2.65, 3.2), "pleomorphism": (0.22, 0.32), "fibre": (2.8, 3.8),
     },
@@ -63,16 +63,16 @@ RANGES = {
 # and staining change over a section, light and white balance from picture to picture; together they bring the share
 # of colour variance between patients to what biopsies show.
 PATCH_SPREAD = {
-    **{"h_strength": 0.07, "e_strength": 0.11, "collagen": 0.08, "cytoplasm_e": 0.10, "cytoplasm_h": 0.10},
+    **{"h_strength": 0.06, "e_strength": 0.08, "collagen": 0.06, "cytoplasm_e": 0.10, "cytoplasm_h": 0.10},
     **{"height": 0.08, "gland": 0.10, "nucleus": 0.03},
 }
 PATCH_SHIFT = {
-    **{"warmth": 0.025, "e_blue": 0.04, "h_blue": 0.02},
+    **{"warmth": 0.02, "e_blue": 0.035, "h_blue": 0.02},
     **{"secretion": 0.2, "necrosis": 0.3, "lymphocytes": 0.05, "fat": 0.3},
 }
-# What comes with the loss of architecture, from tubular to solid: change of the logarithm. Cells lose mucin and gain
-# haematoxylin, the stroma around them loosens.
-ATYPIA = {"hyperchromasia": 0.05, "cytoplasm_h": 0.45, "collagen": -0.20}
+# What comes with the loss of architecture, from tubular to solid: change of the logarithm. Nuclei darken, cytoplasm
+# loses its eosin, the stroma becomes dense.
+ATYPIA = {"hyperchromasia": 0.26, "h_strength": 0.04, "e_strength": -0.30, "collagen": 0.20}
 
 
 def make_tissue(
@@ -135,13 +135,13 @@ def _draw_row(seed: int, patient: int, patch: int, image_size: int, population: 
         setattr(style, name, getattr(style, name) * math.exp(spread * rng.standard_normal()))
     for name, spread in PATCH_SHIFT.items():
         setattr(style, name, getattr(style, name) + spread * rng.standard_normal())
+    anatomy = draw_anatomy(style, rng)
+    for name, change in ATYPIA.items():
+        setattr(style, name, getattr(style, name) * math.exp(change * ARCHITECTURES.index(anatomy.kind) / 3))
     glass = np.clip(style.white + style.warmth * np.float32([0.5, 0.1, -0.5]), 0, 1)
     vectors = np.array([[style.h_red, style.h_green, style.h_blue], [style.e_red, style.e_green, style.e_blue]])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     stain_vectors = (vectors * [[style.h_strength], [style.e_strength]]).astype(np.float32)
-    anatomy = draw_anatomy(style, rng)
-    for name, change in ATYPIA.items():
-        setattr(style, name, getattr(style, name) * math.exp(change * ARCHITECTURES.index(anatomy.kind) / 3))
     stains = draw_stains(anatomy, style, rng)
     image = transmit(np.moveaxis(stains, 0, -1), stain_vectors, glass)
     return _photograph(image, image_size, style, rng), _bin_mask(anatomy.classes, image_size), anatomy.kind

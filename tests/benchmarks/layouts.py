@@ -10,7 +10,7 @@ import time
 import torch
 
 from sedm.data.augment import AffineRange, warp
-from sedm.data.patches import to_tensors
+from sedm.data.tensors import to_tensors
 from sedm.data.tissue import CLASSES, make_tissue
 from sedm.layouts import EmpiricalPrior, RandomFieldPrior
 from sedm.seeds import seeded_generator

@@ -77,12 +77,13 @@ def read_stream(path):
 def decode_in_memory(path):
     import sedm.data.patches
 
-    sedm.data.patches.MEMORY_LIMIT = 2**40
+    sedm.data.tensors.MEMORY_LIMIT = 2**40
     return sedm.data.patches.to_tensors(sedm.data.patches.load_patches(path, streaming=True))
 
 
 def decode_mapped(path):
-    from sedm.data.patches import load_patches, to_tensors
+    from sedm.data.patches import load_patches
+    from sedm.data.tensors import to_tensors
 
     return to_tensors(load_patches(path, streaming=True), folder=Path(path).parent)
 
