@@ -32,7 +32,7 @@ def draw_anatomy(style: SimpleNamespace, rng: np.random.Generator) -> SimpleName
     `inside` is the distance to the gland's border from within, `outside` from the stroma, `lumen` to lumen, `fat`
     (positive within a fat cell) to the membrane of a fat cell; `kind` is one of `ARCHITECTURES`.
     """
-    kind = ARCHITECTURES[rng.choice(4, p=style.architectures)]
+    kind = style.architecture
     pitch = style.gland * {"tubular": 1.0, "crowded": 0.85, "cribriform": 1.5, "solid": 1.1}[kind]
     best, second = _nearest_glands(pitch, style, rng)
     septum = {"tubular": 0.2, "crowded": 0.12, "cribriform": 0.2, "solid": 0.15}[kind]
@@ -53,7 +53,7 @@ def draw_anatomy(style: SimpleNamespace, rng: np.random.Generator) -> SimpleName
         progress = inside / (depth * np.exp(0.16 * noise(rng, SIDE, 22.0) + 0.06 * noise(rng, SIDE, 6.0)))
     within = progress[field, field]
     # Nearer to the usual share: too little would starve the class, too much the epithelium.
-    wanted = np.clip(0.6 * (within > 1).mean() + 0.05, 0.06, 0.20)
+    wanted = np.clip(0.6 * (within > 1).mean() + 0.05, 0.085, 0.20)
     progress = progress / max(np.quantile(within, 1 - wanted), 0.3)
     is_lumen = (progress > 1) & (inside > 2.5)
     lumen = _distance(~is_lumen)
@@ -152,7 +152,7 @@ def place_cells(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
     # By kind: half axes and distance to the next cell in µm, haematoxylin, eosin.
     by_kind = {
         NUCLEUS: (np.minimum(short * style.elongation, 5.8), short, short * style.spacing, style.hyperchromasia, 0.25),
-        GOBLET: (4.7 + 0.5 * normal[0], 3.3 + 0.4 * normal[1], 6.2, style.mucin, 0.08),
+        GOBLET: (4.7 + 0.5 * normal[0], 3.3 + 0.4 * normal[1], 6.2, style.mucin, 0.12),
         FIBROBLAST: (4.4 + 0.8 * normal[0], 1.05 + 0.15 * normal[1], 7.0, 0.85, 0.4),
         LYMPHOCYTE: (2.0 + 0.2 * normal[0], 1.75 + 0.2 * normal[1], 4.4, 1.2, 0.1),
         RED_CELL: (2.7 + 0.2 * normal[0], 2.4 + 0.2 * normal[1], 4.6, 0.0, 1.5),

@@ -93,6 +93,29 @@ def load_image_folder(folder: str | Path, mask_values: MaskValues | None = None)
     return table if mask_values is None else _translate_masks(table, mask_values, str(folder))
 
 
+def save_image_folder(table: datasets.Dataset, folder: str | Path) -> Path:
+    """The folder that now holds each row as ``images/<group>/<row>.png`` and, where annotated, the same in ``masks/``.
+
+    What other tools read; ``load_image_folder`` makes a table of it again.
+
+    >>> import tempfile
+    >>> from sedm.data.patches import from_arrays
+    >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save_image_folder(from_arrays(pixels, [pixels[0, ..., 0], None], ["case-7", "case-8"]), folder)
+    ...     load_image_folder(folder)["file_name"][:]
+    ['case-7/000000.png', 'case-8/000001.png']
+    """
+    folder = Path(folder)
+    for row, patch in enumerate(table.select_columns(["image", "mask", "group"])):
+        for kind in ("image", "mask"):
+            if patch[kind] is not None:
+                path = folder / f"{kind}s" / patch["group"] / f"{row:06d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                patch[kind].save(path)
+    return folder
+
+
 def load_hub_dataset(
     name_or_path: str | Path,
     image_column: str = "image",

@@ -31,6 +31,7 @@ RANGES = {
         "h_red": (0.56, 0.72), "h_green": (0.66, 0.78), "h_blue": (0.22, 0.42),
         "e_red": (0.04, 0.22), "e_green": (0.80, 1.00), "e_blue": (0.22, 0.58),
         "h_strength": (0.75, 1.65), "e_strength": (0.50, 1.50),  # optical density per unit of stain
+        "thickness": (0.86, 1.16),  # of the section; both stains grow with it
         "white": (0.87, 0.98), "warmth": (-0.03, 0.05),  # empty glass of 1; red minus blue of it
         "blur": (0.25, 0.70),  # µm, standard deviation of the optical blur
         "shading": (0.00, 0.10), "shading_angle": (0.0, 6.28),  # relative fall of the light across; radian
@@ -40,9 +41,9 @@ RANGES = {
         "nucleus": (1.9, 2.6), "elongation": (1.3, 2.6),  # µm, short half axis; long over short
         "pleomorphism": (0.04, 0.20), "spacing": (1.4, 1.9),  # spread of log size; gap in short half axes
         "stratification": (0.12, 0.45),  # how far nuclei leave the base, of the height
-        "chromatin": (0.05, 0.30), "vesicular": (0.0, 0.6), "hyperchromasia": (0.80, 1.45),
+        "chromatin": (0.05, 0.30), "vesicular": (0.0, 0.6), "hyperchromasia": (0.75, 1.35),
         "cytoplasm_e": (0.30, 0.70), "cytoplasm_h": (0.14, 0.50), "apical_pallor": (0.0, 0.6),
-        "goblets": (-0.6, 0.5), "mucin": (0.28, 0.46),  # share of goblet cells where positive; haematoxylin in them
+        "goblets": (-0.6, 0.5), "mucin": (0.36, 0.54),  # share of goblet cells where positive; haematoxylin in them
         "secretion": (0.0, 1.0), "necrosis": (-0.9, 1.0),  # share of lumen filled; with dead cells where positive
         "fibre": (1.2, 2.6), "fibre_contrast": (0.4, 1.1), "waves": (0.8, 3.2),  # µm; of 1; µm amplitude
         "collagen": (0.40, 1.05), "oedema": (0.0, 0.26),  # eosin of fibres; width of clefts between them
@@ -68,11 +69,12 @@ PATCH_SPREAD = {
 }
 PATCH_SHIFT = {
     **{"warmth": 0.02, "e_blue": 0.035, "h_blue": 0.02},
-    **{"secretion": 0.2, "necrosis": 0.3, "lymphocytes": 0.05, "fat": 0.3},
+    **{"secretion": 0.1, "necrosis": 0.2, "lymphocytes": 0.05, "fat": 0.2},
 }
+SHARES = (0.34, 0.24, 0.21, 0.21)  # of patches, by architecture
 # What comes with the loss of architecture, from tubular to solid: change of the logarithm. Nuclei darken, cytoplasm
 # loses its eosin, the stroma becomes dense.
-ATYPIA = {"hyperchromasia": 0.26, "h_strength": 0.04, "e_strength": -0.30, "collagen": 0.20}
+ATYPIA = {"hyperchromasia": 0.34, "h_strength": 0.04, "e_strength": -0.40, "collagen": 0.20}
 
 
 def make_tissue(
@@ -135,13 +137,15 @@ def _draw_row(seed: int, patient: int, patch: int, image_size: int, population: 
         setattr(style, name, getattr(style, name) * math.exp(spread * rng.standard_normal()))
     for name, spread in PATCH_SHIFT.items():
         setattr(style, name, getattr(style, name) + spread * rng.standard_normal())
+    # Golden-ratio steps: a few patches already show every architecture in its share, so that it is no patient's style.
+    style.architecture = ARCHITECTURES[np.searchsorted(np.cumsum(SHARES)[:-1], (style.turn + patch * 0.618034) % 1)]
     anatomy = draw_anatomy(style, rng)
     for name, change in ATYPIA.items():
         setattr(style, name, getattr(style, name) * math.exp(change * ARCHITECTURES.index(anatomy.kind) / 3))
     glass = np.clip(style.white + style.warmth * np.float32([0.5, 0.1, -0.5]), 0, 1)
     vectors = np.array([[style.h_red, style.h_green, style.h_blue], [style.e_red, style.e_green, style.e_blue]])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    stain_vectors = (vectors * [[style.h_strength], [style.e_strength]]).astype(np.float32)
+    stain_vectors = (vectors * [[style.h_strength], [style.e_strength]] * style.thickness).astype(np.float32)
     stains = draw_stains(anatomy, style, rng)
     image = transmit(np.moveaxis(stains, 0, -1), stain_vectors, glass)
     return _photograph(image, image_size, style, rng), _bin_mask(anatomy.classes, image_size), anatomy.kind
@@ -169,11 +173,11 @@ def _generator(seed: int, population: str, patient: int, stage: int) -> np.rando
 
 
 def _patient_style(seed: int, patient: int, population: str) -> SimpleNamespace:
-    """All values of `RANGES` for one patient, and `architectures` (4,), the chance of each."""
+    """All values of `RANGES` for one patient, and `turn`, 0 to 1, where its sequence of architectures begins."""
     rng = _generator(seed, population, patient, 0)
     ranges = RANGES["source"] | RANGES[population]
     style = SimpleNamespace(**{name: rng.uniform(*bounds) for name, bounds in ranges.items()})
-    style.architectures = rng.dirichlet((5.0, 3.5, 3.0, 3.0))
+    style.turn = rng.uniform()
     return style
 
 

@@ -8,7 +8,8 @@ Three ways to get them, behind one small protocol (``fit`` on annotated masks, `
 """
 
 from sedm.layouts.empirical import EmpiricalPrior
+from sedm.layouts.learned import LearnedPrior
 from sedm.layouts.prior import LayoutPrior, class_fractions, load_prior
 from sedm.layouts.random_field import RandomFieldPrior
 
-__all__ = ["EmpiricalPrior", "LayoutPrior", "RandomFieldPrior", "class_fractions", "load_prior"]
+__all__ = ["EmpiricalPrior", "LayoutPrior", "LearnedPrior", "RandomFieldPrior", "class_fractions", "load_prior"]
