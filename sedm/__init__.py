@@ -16,6 +16,7 @@ _HOME = {  # public name → module; imported on first use, because diffusers al
     "hide_annotations": "data.splits",
     "to_tensors": "data.tensors",
     "EmpiricalPrior": "layouts",
+    "LearnedPrior": "layouts",
     "RandomFieldPrior": "layouts",
     "load_prior": "layouts",
     "StyleBank": "styles",

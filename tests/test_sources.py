@@ -1,14 +1,19 @@
 """The user's own pictures: folders in all their forms, and data sets that ``datasets`` loads."""
 
 import shutil
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
+import sedm.data.__main__ as data_main
+from sedm.config import build_config
+from sedm.data.__main__ import main
+from sedm.data.folders import save_image_folder
 from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
-from sedm.data.sources import load_hub_dataset, load_image_folder
+from sedm.data.sources import load_hub_dataset, load_image_folder, load_study
 from sedm.data.tensors import to_tensors
 
 TRUTH = np.zeros((16, 16), np.uint8)  # of the masks below
@@ -351,3 +356,56 @@ def test_without_network_a_name_of_the_hub_is_one_sentence(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     message = fault(load_hub_dataset, "nobody/no-such-data-set")
     assert message.startswith("nobody/no-such-data-set: no such folder, and the Hub cannot be reached (")
+
+
+# ------------------------------------------------------------------------------------------- from and to other places
+
+
+def test_a_table_written_as_a_folder_comes_back_as_it_was(folder, tmp_path):
+    table = load_image_folder(folder)
+    again = load_image_folder(save_image_folder(table, tmp_path / "copy"))
+    before, after = to_tensors(table, 16), to_tensors(again, 16)
+    order = sorted(range(len(table)), key=lambda row: (table[row]["group"], row))
+    assert after.images.equal(before.images[order])
+    assert after.masks.equal(before.masks[order])
+    assert after.groups == [before.groups[row] for row in order]
+
+
+def test_the_embedded_tissue_has_a_shifted_population_of_other_patients():
+    tables = load_study(build_config("tissue", "smoke"))
+    assert set(tables["shifted"]["population"][:]) == {"shifted"}
+    assert set(tables["test"]["population"][:]) == {"source"}
+    assert not set(tables["shifted"]["group"][:]) & set(tables["train"]["group"][:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["catch", "slides", "out"], "catch needs --annotations"),
+        (["catch", "slides", "out", "--annotations", "a.json", "--download"], "from The Cancer Imaging Archive"),
+        (["pets", "photos", "out"], "invalid choice: 'pets'"),
+    ],
+)
+def test_the_command_line_says_what_it_needs(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert words in capsys.readouterr().err
+
+
+def test_the_command_line_fetches_and_prepares_what_it_is_told(monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(data_main, "fetch", lambda files, folder: done.append((len(files), folder)))
+    monkeypatch.setattr(
+        data_main.flowers102, "prepare", lambda source, out, **options: done.append((source, out, options))
+    )
+    main(["flowers102", "archives", "tables", "--download", "--seen", "3", "5", "--image-size", "64", "--seed", "1"])
+    assert done == [
+        (4, Path("archives")),
+        (Path("archives"), Path("tables"), {"seen_species": [3, 5], "image_size": 64, "seed": 1}),
+    ]
+
+
+def test_the_command_line_makes_the_tables_of_biopsies(tmp_path):
+    with pytest.raises(SystemExit, match="no such"):
+        main(["ebhi", str(tmp_path / "nothing"), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

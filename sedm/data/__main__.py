@@ -1,0 +1,59 @@
+"""Patch tables of public data sets from the command line.
+
+``python -m sedm.data flowers102 downloads tables --download`` fetches the archives that are missing in ``downloads``
+and writes the tables, with a card that says whose data they are, to ``tables``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from sedm.data import catch, ebhi, flowers102
+from sedm.data.download import DownloadError, fetch, figshare_files
+from sedm.data.patches import PatchTableError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """None, after the tables of a public data set were written, with a card that says whose data they are.
+
+    >>> main(["flowers102", "no/such/folder", "out"])
+    Traceback (most recent call last):
+    ...
+    SystemExit: no/such/folder: no 102flowers.tgz, 102segmentations.tgz, imagelabels.mat, setid.mat; get the four \
+files from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/
+    """
+    parser = argparse.ArgumentParser(prog="python -m sedm.data", description="Make patch tables of public data.")
+    parser.add_argument("study", choices=("flowers102", "ebhi", "catch"))
+    parser.add_argument("source", type=Path, help="the folder of the archives, of EBHI-SEG, or of the slides")
+    parser.add_argument("out", type=Path, help="the folder for train.parquet, validation.parquet and test.parquet")
+    parser.add_argument("--download", action="store_true", help="fetch what is missing into the source folder first")
+    parser.add_argument("--annotations", type=Path, help="catch: CATCH.json or CATCH.sqlite")
+    parser.add_argument("--splits", type=Path, help="catch: a table with the columns Slide and Dataset")
+    parser.add_argument("--seen", type=int, nargs="+", help="flowers102: numbers of the seen species, for our own draw")
+    parser.add_argument("--image-size", type=int, default=128, help="flowers102, ebhi: px a side")
+    parser.add_argument("--seed", type=int, default=0, help="flowers102, ebhi: of the splits")
+    options = parser.parse_args(arguments)
+    if options.study == "catch" and not options.annotations:
+        parser.error("catch needs --annotations")
+    try:
+        if options.download and options.study == "catch":
+            parser.error("the slides of CATCH come from The Cancer Imaging Archive, by its own tool")
+        if options.download:
+            files = flowers102.FILES if options.study == "flowers102" else figshare_files(ebhi.ARTICLE)
+            fetch(files, options.source)
+        if options.study == "catch":
+            catch.prepare(options.source, options.annotations, options.out, split_file=options.splits)
+        else:
+            settings = {"image_size": options.image_size, "seed": options.seed}
+            if options.study == "flowers102":
+                flowers102.prepare(options.source, options.out, seen_species=options.seen, **settings)
+            else:
+                ebhi.prepare(options.source, options.out, **settings)
+    except (PatchTableError, DownloadError) as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
