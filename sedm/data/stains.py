@@ -108,31 +108,30 @@ def _paint_cells(stains: np.ndarray, cells: np.ndarray, style: SimpleNamespace, 
     # Only pixels in the box around a cell go on, as lists: `cell` is the row of `cells`, `pixel` the place.
     x, y, a, b, angle, _, _, _, bend = (column[:, None] for column in cells.T)
     step = np.arange(-WINDOW, WINDOW + 1, dtype=np.float32)
-    dx, dy = step - (x - np.floor(x)), step - (y - np.floor(y))
-    wide, high = (np.hypot(a * f(angle), b * g(angle)) for f, g in ((np.cos, np.sin), (np.sin, np.cos)))
-    spare = 1.5 + np.abs(bend) * a**2
-    cell, *at = np.nonzero((np.abs(dy) < 1.15 * high + spare)[:, :, None] & (np.abs(dx) < 1.15 * wide + spare)[:, None])
+    dx, dy, cosine, sine = step - (x - np.floor(x)), step - (y - np.floor(y)), np.cos(angle), np.sin(angle)
+    spare = 1 + np.abs(bend) * a**2
+    wide, high = (1.1 * np.hypot(a * c, b * s) + spare for c, s in ((cosine, sine), (sine, cosine)))
+    cell, row, column = np.nonzero((np.abs(dy) < high)[:, :, None] & (np.abs(dx) < wide)[:, None])
     left, top = np.floor(cells[:, :2]).astype(int).T - WINDOW
-    pixel = (top[cell] + at[0]) * stains.shape[2] + left[cell] + at[1]
-    dx, dy = dx[cell, at[1]], dy[cell, at[0]]
+    pixel = (top * stains.shape[2] + left)[cell] + row * stains.shape[2] + column
 
+    # Along and across a cell, in its half axes.
+    row, column = row + len(step) * cell, column + len(step) * cell
+    along = (dx * cosine / a).take(column) + (dy * sine / a).take(row)
+    off = (dy * cosine / b).take(row) - (dx * sine / b).take(column) + (bend * a**2 / b).take(cell) * along**2
     uneven = 0.13 * rng.standard_normal(len(cells), np.float32)  # no nucleus is an ellipse
-    _, _, a, b, angle, h, e, kind, bend = cells.T
-    cosine, sine = np.cos(angle)[cell], np.sin(angle)[cell]
-    along, off = dx * cosine + dy * sine, dy * cosine - dx * sine
-    off += bend[cell] * along**2
-    square = ((along / a[cell]) ** 2 + (off / b[cell]) ** 2) * (1 + uneven[cell] * np.sign(along))
-    reached = square < ((1 + 0.7 / b) ** 2)[cell]
+    square = (along**2 + off**2) * (1 + uneven[cell] * np.sign(along))
+    reached = np.flatnonzero(square < ((1 + 0.7 / b) ** 2).take(cell))
     cell, pixel, along, off, radius = (v[reached] for v in (cell, pixel, along, off, np.sqrt(square)))
-    a, b, h, e, kind = (column[cell] for column in (a, b, h, e, kind))
+    a, b, h, e, kind = (values[cell] for values in cells.T[[2, 3, 5, 6, 7]])
 
     cover = np.clip((1 - radius) * b / 1.3 + 0.5, 0, 1)
     grain = 1 + style.chromatin * _grain(rng, stains.shape[1], 2).ravel()[pixel]
-    pale = style.vesicular * (kind == NUCLEUS)
+    pale, goblet = np.float32(style.vesicular) * (kind == NUCLEUS), np.float32(0.6) * (kind == GOBLET)
     rim = 1 - pale * 0.6 * np.clip(1.1 - radius, 0, 1) + 0.35 * pale * np.clip(1 - ((radius - 0.85) / 0.25) ** 2, 0, 1)
-    spot = (along - 0.2 * a) ** 2 + off**2
+    spot = ((along - 0.2) * a) ** 2 + (off * b) ** 2
     rim += 0.7 * pale * np.clip(1 - spot / 6, 0, 1)  # nucleolus, seen where chromatin is open
-    rim += 0.6 * (kind == GOBLET) * np.clip(1 - ((radius - 0.95) / 0.2) ** 2, 0, 1)  # squeezed cytoplasm
+    rim += goblet * np.clip(1 - ((radius - 0.95) / 0.2) ** 2, 0, 1)  # squeezed cytoplasm
     h = h * rim * np.where((kind == GOBLET) | (kind == RED_CELL), 1, grain)
     e = e * np.where(kind == RED_CELL, 0.75 + 0.3 * radius, 1)
 
