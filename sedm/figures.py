@@ -250,27 +250,6 @@ def paired_groups_plot(scores: pd.DataFrame, ylabel: str) -> Figure:
     return figure
 
 
-def fractions_plot(fractions: dict[str, Tensor], classes: Sequence[str]) -> Figure:
-    """A figure of boxes: how much of each picture each class covers, one colour a source.
-
-    Args:
-        fractions: source → (n, K) shares of pixels.
-
-    >>> figure = fractions_plot({"masks": torch.rand(5, 2), "layouts": torch.rand(5, 2)}, ["background", "gland"])
-    >>> figure.axes[0].get_ylabel()
-    'fraction of pixels'
-    """
-    import seaborn
-
-    tables = [pd.DataFrame(rows.numpy(), columns=list(classes)).assign(source=name) for name, rows in fractions.items()]
-    long = pd.concat(tables).melt("source", var_name="class", value_name="fraction of pixels")
-    figure, axis = plt.subplots(figsize=(1.5 + 1.1 * len(classes), 2.6))
-    seaborn.boxplot(long, x="class", y="fraction of pixels", hue="source", fliersize=1.5, linewidth=0.8, ax=axis)
-    axis.set_xlabel("")
-    axis.legend(title=None, frameon=False, loc="upper right")
-    return figure
-
-
 def table_plot(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
     """A figure with a panel for each column, one bar a row of the table from 0 to its value, the value beside it.
 

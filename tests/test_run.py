@@ -161,7 +161,7 @@ def test_a_notebook_that_only_plots_does_not_depend_on_training(run, root):
         "data/tissue.py",
         "config.py",
     } <= names
-    assert names.isdisjoint({"train.py", "model.py", "pipeline.py", "segment.py", "demo.py"})
+    assert names.isdisjoint({"train.py", "model.py", "pipeline.py", "demo.py"})
 
 
 # ------------------------------------------------------------------------------------------- the demo
