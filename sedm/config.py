@@ -118,7 +118,7 @@ class LayoutConfig:
 
     prior: str = "empirical"  # "empirical", "random field" or "learned"
     n_compared: int = 200  # layouts of each prior in the fidelity table
-    n_learning_steps: int = 1000  # of the learned prior
+    n_learning_steps: int = 300  # of the learned prior
 
     def __post_init__(self):
         _positive(self, "n_compared", "n_learning_steps")

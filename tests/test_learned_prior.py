@@ -112,6 +112,15 @@ def test_a_fit_is_a_function_of_masks_and_seed():
     assert one.sample(8, seed=0).equal(again.sample(8, seed=0))
 
 
+def test_initial_weights_and_batches_are_both_drawn_by_the_seed(monkeypatch):
+    batch, seen = learned._batch, []
+    monkeypatch.setattr(learned, "LEARNING_RATE", 0.0)
+    monkeypatch.setattr(learned, "_batch", lambda *args: seen.append(args[2].initial_seed()) or batch(*args))
+    one, other = fit(discs(), n_steps=1), fit(discs(), n_steps=1, seed=1)
+    assert not one.network.unet.conv_in.weight.equal(other.network.unet.conv_in.weight)
+    assert seen[0] != seen[1]
+
+
 @pytest.mark.parametrize("size", [(16, 16), (13, 22), (9, 40), (128, 72)])
 def test_any_size_and_only_classes_that_were_seen(size):
     layouts = fit(discs(4, *size, radius=3.0, value=3), n_steps=1).sample(3, seed=0)
