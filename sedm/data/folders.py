@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -220,6 +221,7 @@ def _translate_masks(table: datasets.Dataset, mask_values: MaskValues, name: str
         input_columns="mask",
         features=datasets.Features({"mask": datasets.Image()}),
         load_from_cache_file=False,  # what another version of this function made does not count
+        new_fingerprint=uuid.uuid4().hex,  # so there is no need to hash the function, which takes seconds
         desc="translating masks",
     )
     order = table.column_names
