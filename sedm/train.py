@@ -133,7 +133,7 @@ def batch_pools(patches: PatchTensors, config: TrainingConfig) -> list[tuple[Ten
     >>> batch_pools(PatchTensors(images, masks, list("abc")), TrainingConfig(batch_size=8, annotated_fraction=0.25))
     [(tensor([0]), 2), (tensor([1, 2]), 6)]
     """
-    has_mask = (patches.masks != UNKNOWN).flatten(1).any(1)
+    has_mask = patches.has_mask
     annotated, others = has_mask.nonzero().flatten(), (~has_mask).nonzero().flatten()
     n_annotated = round(config.batch_size * config.annotated_fraction) if len(others) else config.batch_size
     pools = [(annotated, n_annotated), (others, config.batch_size - n_annotated)]
@@ -149,11 +149,12 @@ def check_training_data(config: Config, patches: PatchTensors, n_classes: int) -
     size = config.data.image_size
     if tuple(patches.images.shape[2:]) != (size, size):
         raise ValueError(f"images of {tuple(patches.images.shape[2:])} px, but data.image_size={size}")
-    known = patches.masks[patches.masks != UNKNOWN]
-    if len(known) == 0:
+    if not patches.has_mask.any():
         raise ValueError("no annotated image: layouts cannot be learned; give at least one group its masks")
-    if known.max() >= n_classes:
-        raise ValueError(f"a mask holds {known.max()}, which is outside the classes 0..{n_classes - 1}")
+    for part in patches.masks.split(1024):  # a large table is mapped from a file: never all of it at once
+        known = part[part != UNKNOWN]
+        if len(known) and known.max() >= n_classes:
+            raise ValueError(f"a mask holds {known.max()}, which is outside the classes 0..{n_classes - 1}")
 
 
 def run_fingerprint(config: Config, patches: PatchTensors, n_classes: int) -> str:
@@ -161,7 +162,7 @@ def run_fingerprint(config: Config, patches: PatchTensors, n_classes: int) -> st
     decisive = [n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
     digest = hashlib.sha256(json.dumps(decisive).encode())
     for pixels in (patches.images, patches.masks):
-        digest.update(pixels.numpy().tobytes())
+        digest.update(pixels.contiguous().numpy())
     digest.update("\n".join(patches.groups).encode())
     return digest.hexdigest()
 

@@ -38,7 +38,7 @@ N_SOLVER_STEPS = 8  # more of them smooth small structures away
 
 
 class LearnedPrior(LayoutPrior):
-    """Layouts from a diffusion model of the masks; new shapes, but only as good as its training is long.
+    """Layouts from a diffusion model of the masks: shapes that none of them holds, in arrangements like theirs.
 
     The network knows the class fractions, varied by a tenth so that they cannot serve as a mask's name. It is also
     told zoom and turn of what it sees: when sampling it is told that there were none, so that neither shows.
