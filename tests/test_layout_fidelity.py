@@ -105,7 +105,6 @@ def test_a_planted_difference_is_found_where_it_is(planted):
 @pytest.mark.parametrize("copy", ["itself", "turned", "mirrored", "shifted"])
 def test_a_copy_is_recognised_and_an_original_is_not(copy):
     masks = noise(6, 64, seed=1)
-    masks = masks[:, :32, :32].repeat_interleave(2, 1).repeat_interleave(2, 2)
     layout = {
         "itself": masks[2],
         "turned": masks[2].rot90(),
@@ -121,5 +120,5 @@ def test_novelty_of_a_layout_does_not_depend_on_the_others():
     masks, layouts = noise(3, 32), noise(5, 32, seed=2)
     together = nearest_mask(layouts, masks, 3)
     alone = torch.cat([nearest_mask(layout[None], masks, 3) for layout in layouts])
-    assert torch.allclose(together, alone, atol=1e-5)
-    assert torch.allclose(together, torch.stack([nearest_mask(layouts, m[None], 3) for m in masks]).amax(0), atol=1e-5)
+    assert together.equal(alone)  # counted in whole numbers: no rounding that depends on the batch
+    assert together.equal(torch.stack([nearest_mask(layouts, m[None], 3) for m in masks]).amax(0))

@@ -76,9 +76,8 @@ def compare_layouts(
 def nearest_mask(layouts: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"], n_classes: int) -> Float[Tensor, " n"]:
     """How well each layout agrees with the most similar mask: Cohen's κ, about 0 for chance.
 
-    A copy reaches 1, or about 0.9 where its borders run through the coarse pixels in which it is compared.
-
-    Each mask is tried in both reflections, 24 turns and 9 small shifts, at 32 px inside the inscribed disc (so that no
+    A copy reaches 1. Each coarse pixel counts as the class that fills most of it, and everything is counted in whole
+    numbers, so the same layouts give the same bytes on any number of threads. Each mask is tried in both reflections, 24 turns and 9 small shifts, at 32 px inside the inscribed disc (so that no
     corner depends on what lies beyond the border). Compare with the same number for real masks of other groups, which
     are no copies.
 
@@ -90,14 +89,15 @@ def nearest_mask(layouts: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"],
     """
     y, x = torch.meshgrid(*[torch.arange(NOVELTY_SIZE) + 0.5 - NOVELTY_SIZE / 2] * 2, indexing="ij")
     disc = (x**2 + y**2 < (NOVELTY_SIZE / 2 - max(SHIFTS)) ** 2).flatten()
+    area = disc.sum()
     found = _one_hot(layouts, n_classes)[:, :, disc]
     best = torch.full((len(layouts),), -1.0)
     for mask in _one_hot(masks, n_classes).unflatten(2, (NOVELTY_SIZE, NOVELTY_SIZE)):
         views = torch.stack([_view(mask, flip, turn) for flip in (1.0, -1.0) for turn in range(ANGLES)])
         views = torch.stack([views.roll((i, j), (2, 3)) for i in SHIFTS for j in SHIFTS], 1).flatten(0, 1)
         views = views.flatten(2)[:, :, disc]
-        agreement = found.flatten(1) @ views.flatten(1).T / disc.sum()
-        chance = found.mean(2) @ views.mean(2).T
+        agreement = found.flatten(1) @ views.flatten(1).T / area  # sums of ones: exact in float32
+        chance = found.sum(2) @ views.sum(2).T / area**2
         best = torch.maximum(best, ((agreement - chance) / (1 - chance).clamp(min=0.02)).amax(1))
     return best
 
@@ -105,13 +105,17 @@ def nearest_mask(layouts: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"],
 def _view(mask: Float[Tensor, "classes h w"], flip: float, turn: int) -> Float[Tensor, "classes h w"]:
     angle = torch.tensor(2 * torch.pi * turn / ANGLES)
     matrix = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
-    return warp(mask, matrix @ torch.tensor([[flip, 0.0], [0.0, 1.0]]), torch.zeros(2))
+    return _hardened(warp(mask, matrix @ torch.tensor([[flip, 0.0], [0.0, 1.0]]), torch.zeros(2)), dim=0)
 
 
 def _one_hot(layouts: UInt8[Tensor, "n h w"], n_classes: int) -> Float[Tensor, "n classes pixels"]:
-    """Shares of the classes in each pixel of NOVELTY_SIZE."""
+    """One for the class that fills most of a pixel of NOVELTY_SIZE, zero for the others."""
     hot = torch.nn.functional.one_hot(layouts.long(), n_classes).permute(0, 3, 1, 2).float()
-    return torch.nn.functional.adaptive_avg_pool2d(hot, NOVELTY_SIZE).flatten(2)
+    return _hardened(torch.nn.functional.adaptive_avg_pool2d(hot, NOVELTY_SIZE).flatten(2), dim=1)
+
+
+def _hardened(shares: Tensor, dim: int) -> Tensor:
+    return torch.zeros_like(shares).scatter_(dim, shares.argmax(dim, keepdim=True), 1.0)
 
 
 def _distance(found: pd.Series, target: pd.Series) -> float:
