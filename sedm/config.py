@@ -125,6 +125,14 @@ class LayoutConfig:
         known_name("prior", self.prior, ("empirical", "random field", "learned"))
 
 
+AGGREGATIONS = ("mean", "max", "linear", "attention", "tokens")
+STYLE_INJECTIONS = ("film", "bottleneck", "cross_attention")
+LAYOUT_INJECTIONS = ("input", "every_scale")
+OBJECTIVES = ("x_0", "epsilon", "v", "flow")
+STYLE_SAMPLING = ("augmented", "nearby", "same_group", "multi", "none")
+UNANNOTATED = ("null_layout", "pseudo_layouts", "left_out")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The size of the denoiser and of the style encoder."""
@@ -133,11 +141,41 @@ class ModelConfig:
     n_blocks: int = 1  # residual blocks at each resolution
     unshuffle: int = 2  # pixels a side folded into channels before the U-Net: 64 px run at 32×32
     style_dim: int = 128  # length of a style embedding
-    style_channels: tuple[int, ...] = (24, 48, 96)  # encoder width at each halving of the resolution
-    aggregation: str = "mean"  # how several style embeddings become one style
+    style_backbone: str = "convolutional"  # or a model type of transformers ("swinv2"), or a folder with such a model
+    style_channels: tuple[int, ...] = (24, 48, 96)  # width of the convolutional encoder at each halving
+    n_style_images: int = 4  # images that make up one style in training
+    aggregation: str = "mean"  # how several style embeddings become one style; AGGREGATIONS
+    style_injection: str = "film"  # how the style enters the U-Net; STYLE_INJECTIONS
+    layout_injection: str = "input"  # where the layout enters the U-Net; LAYOUT_INJECTIONS
+    objective: str = "x_0"  # what the network predicts; OBJECTIVES
+    autoencoder: str = ""  # "" works on pixels, "own" on latents of a small autoencoder of ours, or a diffusers folder
 
     def __post_init__(self):
-        _positive(self, "n_blocks", "unshuffle", "style_dim")
+        _positive(self, "n_blocks", "unshuffle", "style_dim", "n_style_images")
+        known_name("aggregation", self.aggregation, AGGREGATIONS)
+        known_name("style_injection", self.style_injection, STYLE_INJECTIONS)
+        known_name("layout_injection", self.layout_injection, LAYOUT_INJECTIONS)
+        known_name("objective", self.objective, OBJECTIVES)
+        if (self.aggregation == "tokens") != (self.style_injection == "cross_attention"):
+            raise ValueError(
+                f"aggregation={self.aggregation!r} with style_injection={self.style_injection!r}; "
+                "'tokens' and 'cross_attention' go together: one token a style image"
+            )
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The small autoencoder of ours, where ``model.autoencoder`` is "own"."""
+
+    channels: tuple[int, ...] = (32, 64, 128)  # width at each resolution; each but the first halves it
+    latent_channels: int = 4
+    kl_weight: float = 1e-6  # of the Kullback-Leibler term, which keeps latents near a unit Gaussian
+    n_steps: int = 2000
+    batch_size: int = 8
+    learning_rate: float = 5e-4  # peak, AdamW
+
+    def __post_init__(self):
+        _positive(self, "latent_channels", "n_steps", "batch_size", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -149,19 +187,25 @@ class TrainingConfig:
     learning_rate: float = 8e-4  # peak, AdamW
     warmup_steps: int = 50  # linear, then cosine to zero
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
-    style_sampling: str = "multi"  # which images lend their style in training
-    n_style_images: int = 4  # images that make up one style
+    unannotated: str = "null_layout"  # what images without a mask are trained with; UNANNOTATED
+    style_sampling: str = "multi"  # which images lend their style in training; STYLE_SAMPLING
     style_dropout: float = 0.1  # share of items that see the null style instead
+    layout_dropout: float = 0.1  # share of annotated items that see the null layout instead
+    train_style_encoder: bool = True  # False leaves encoder and aggregation as they were initialised
     ema_decay: float = 0.998  # of the averaged weights that sampling uses
     max_grad_norm: float = 1.0
     checkpoint_every: int = 200  # steps
+    n_checkpoints: int = 2  # the last ones, which are kept
 
     def __post_init__(self):
-        _positive(self, "n_steps", "batch_size", "learning_rate", "n_style_images", "checkpoint_every")
+        _positive(self, "n_steps", "batch_size", "learning_rate", "checkpoint_every", "n_checkpoints")
+        known_name("unannotated", self.unannotated, UNANNOTATED)
+        known_name("style_sampling", self.style_sampling, STYLE_SAMPLING)
         if not 0 < self.annotated_fraction <= 1:
             raise ValueError(f"annotated_fraction={self.annotated_fraction}; it must lie in (0, 1]")
-        if not 0 <= self.style_dropout < 1:
-            raise ValueError(f"style_dropout={self.style_dropout}; it must lie in [0, 1)")
+        for name in ("style_dropout", "layout_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; it must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -206,9 +250,19 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     layouts: LayoutConfig = field(default_factory=LayoutConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+
+    def __post_init__(self):
+        wanted, given = self.model.n_style_images, self.sampling.n_style_images
+        if self.model.aggregation == "linear" and wanted != given:
+            raise ValueError(f"sampling.n_style_images={given}; 'linear' aggregates exactly {wanted}, as in training")
+        if self.model.aggregation == "linear" and self.training.style_sampling != "multi" and wanted != 1:
+            raise ValueError(
+                f"style_sampling={self.training.style_sampling!r} lends one image; 'linear' was asked for {wanted}"
+            )
 
     def __str__(self):
         """One setting a line, as a notebook prints it."""
@@ -221,6 +275,7 @@ PRESETS = {
         "data": DataConfig(32, 4, 2, 3, 6, n_annotated_groups=2),
         "layouts": LayoutConfig(n_compared=12, n_learning_steps=4),
         "model": ModelConfig((16, 32), style_dim=16, style_channels=(8, 16)),
+        "autoencoder": AutoencoderConfig((8, 16), n_steps=6),
         "training": TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=3),
         "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
         "segmentation": SegmentationConfig((8, 16), n_steps=6, batch_size=8, n_seeds=1),
@@ -229,6 +284,7 @@ PRESETS = {
         "data": DataConfig(),
         "layouts": LayoutConfig(),
         "model": ModelConfig(),
+        "autoencoder": AutoencoderConfig(),
         "training": TrainingConfig(),
         "sampling": SamplingConfig(),
         "segmentation": SegmentationConfig(),
