@@ -1,5 +1,6 @@
 # make reproduce   every notebook of the embedded studies, with its figures and values
 # make test        unit tests, doctests and every notebook at the smallest size
+# make bench       how fast training and sampling are, against the reference's recipe: figures/benchmarks/
 # make lab         JupyterLab in this folder
 # make clean       removes what can be made again
 # Each of them first makes the virtual environment, when it is missing or older than the lock file.
@@ -12,7 +13,7 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce test lab clean
+.PHONY: reproduce test bench lab clean
 
 # Variables on the command line (STUDY=… PRESET=… DATA=… SEED=… JOBS=…) are checked there.
 reproduce: .venv/installed
@@ -21,6 +22,13 @@ reproduce: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+# On a quiet machine; MODEL=… is the folder of a trained pipeline of tissue, from make reproduce where left out.
+MODEL = data/runs/tissue/quick/model
+bench: .venv/installed
+	$(BIN)/python -m tests.benchmarks.generator
+	$(BIN)/python -m tests.benchmarks.scaling
+	$(BIN)/python -m tests.benchmarks.steps --model $(MODEL)
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=.

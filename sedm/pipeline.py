@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput
+from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput, VQModel
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
-from sedm.config import SamplingConfig
+from sedm.autoencoder import decode_latents
+from sedm.config import SamplingConfig, autocast_dtype
 from sedm.data.patches import UNKNOWN
+from sedm.diffusion import Diffusion
 from sedm.encoder import StyleEncoder
-from sedm.model import Denoiser, noise_schedule
+from sedm.model import Denoiser
 from sedm.seeds import seeded_generator
 
 
@@ -36,15 +38,25 @@ class SEDMPipeline(DiffusionPipeline):
     (16, 16)
     """
 
-    def __init__(self, style_encoder: StyleEncoder, denoiser: Denoiser, scheduler: DPMSolverMultistepScheduler):
+    _optional_components = ("autoencoder",)
+
+    def __init__(
+        self,
+        style_encoder: StyleEncoder,
+        denoiser: Denoiser,
+        scheduler: DPMSolverMultistepScheduler,
+        autoencoder: AutoencoderKL | VQModel | None = None,
+    ):
         super().__init__()
-        self.register_modules(style_encoder=style_encoder, denoiser=denoiser, scheduler=scheduler)
+        self.register_modules(
+            style_encoder=style_encoder, denoiser=denoiser, scheduler=scheduler, autoencoder=autoencoder
+        )
 
     @classmethod
-    def from_model(cls, model) -> SEDMPipeline:
-        """The pipeline of a trained ``StyleDiffusion``."""
-        scheduler = DPMSolverMultistepScheduler.from_config(noise_schedule().config, timestep_spacing="trailing")
-        return cls(model.style_encoder, model.denoiser, scheduler)
+    def from_model(cls, model, autoencoder: AutoencoderKL | VQModel | None = None) -> SEDMPipeline:
+        """The pipeline of a trained ``StyleDiffusion``, with the autoencoder whose latents it was trained on."""
+        scheduler = Diffusion(model.denoiser.config.objective).solver()
+        return cls(model.style_encoder, model.denoiser, scheduler, autoencoder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs) -> SEDMPipeline:
@@ -83,8 +95,8 @@ class SEDMPipeline(DiffusionPipeline):
         ]
         return torch.cat(embeddings)
 
-    def encode_styles(self, images: UInt8[Tensor, "batch n 3 h w"]) -> Float[Tensor, "batch dim"]:
-        """One style a row: the aggregated embeddings of its n style images.
+    def encode_styles(self, images: UInt8[Tensor, "batch n 3 h w"]) -> Float[Tensor, "batch *style"]:
+        """One style a row: the aggregated embeddings of its n style images, or one token each (``tokens``).
 
         Raises:
             ValueError: images that are not uint8, or of other dimensions.
@@ -97,13 +109,13 @@ class SEDMPipeline(DiffusionPipeline):
         return self.aggregate(self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
 
     @torch.no_grad()
-    def aggregate(self, embeddings: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch dim"]:
+    def aggregate(self, embeddings: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch *style"]:
         """One style a row from embeddings that are already there (a style bank)."""
         return self.style_encoder.aggregate(embeddings.to(self.device)).cpu()
 
     @staticmethod
-    def mix_styles(styles: Float[Tensor, "n dim"], weights: Sequence[float]) -> Float[Tensor, " dim"]:
-        """The weighted average of several styles; weights are brought to sum 1.
+    def mix_styles(styles: Float[Tensor, "n *style"], weights: Sequence[float]) -> Float[Tensor, "*style"]:
+        """The weighted average of several styles (token by token, where they are tokens); weights are brought to sum 1.
 
         A weight of 1 on one style and 0 on the others gives exactly that style.
 
@@ -118,13 +130,13 @@ class SEDMPipeline(DiffusionPipeline):
         if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
             raise ValueError(f"weights={list(weights)}; they must be 0 or more, at least one above 0")
         shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
-        return (shares[:, None] * styles.double()).sum(0).to(styles.dtype)
+        return torch.tensordot(shares, styles.double(), dims=1).to(styles.dtype)
 
     @torch.no_grad()
     def __call__(
         self,
         layouts: UInt8[Tensor, "batch h w"],
-        styles: Float[Tensor, "batch dim"] | None,
+        styles: Float[Tensor, "batch *style"] | None,
         generators: Sequence[torch.Generator],
         n_steps: int = 12,
         guidance_scale: float = 1.0,
@@ -144,27 +156,36 @@ class SEDMPipeline(DiffusionPipeline):
         """
         self._check(layouts, styles, generators, output_type)
         layouts = layouts.to(self.device)
-        null = self.denoiser.null_style.expand(len(layouts), -1)
+        null = self.denoiser.null_style
+        null = null.expand(len(layouts), -1) if styles is None else null.expand_as(styles)
+        guided = guidance_scale != 1.0 and styles is not None
         styles = null if styles is None else styles.to(self.device, null.dtype)
-        guided = guidance_scale != 1.0 and styles is not null
-        noise = [torch.randn(3, *layouts.shape[1:], generator=generator) for generator in generators]
-        x_t = torch.stack(noise).to(self.device, null.dtype)
+        x_t = self._noise(generators).to(self.device, null.dtype)
         self.scheduler.set_timesteps(n_steps, device=self.device)
         for t in self.progress_bar(self.scheduler.timesteps):
             if guided:
                 both = self._denoise(x_t.repeat(2, 1, 1, 1), t, layouts.repeat(2, 1, 1), torch.cat([null, styles]))
                 of_null, of_style = both.chunk(2)
-                clean = of_null + guidance_scale * (of_style - of_null)
+                output = of_null + guidance_scale * (of_style - of_null)
             else:
-                clean = self._denoise(x_t, t, layouts, styles)
-            x_t = self.scheduler.step(clean, t, x_t).prev_sample
+                output = self._denoise(x_t, t, layouts, styles)
+            x_t = self.scheduler.step(output, t, x_t).prev_sample
+        if self.autoencoder is not None:
+            x_t = decode_latents(self.autoencoder, x_t)
         images = (x_t.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).cpu()
         if output_type == "pil":
             images = self.numpy_to_pil(images.permute(0, 2, 3, 1).numpy() / 255)
         return ImagePipelineOutput(images=images)
 
+    def _noise(self, generators: Sequence[torch.Generator]) -> Float[Tensor, "batch c s s"]:
+        shape = self.denoiser.config
+        size = shape.sample_size or shape.image_size
+        return torch.stack([torch.randn(shape.sample_channels, size, size, generator=one) for one in generators])
+
     def _denoise(self, x_t, t, layouts, styles):
-        return self.denoiser(x_t, t.expand(len(x_t)), layouts, styles)
+        dtype = autocast_dtype(self.device)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            return self.denoiser(x_t, t.expand(len(x_t)), layouts, styles).float()
 
     def _check(self, layouts, styles, generators, output_type) -> None:
         size, n_classes = self.denoiser.config.image_size, self.denoiser.config.n_classes
@@ -177,10 +198,11 @@ class SEDMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"a layout holds {layouts[layouts != UNKNOWN].max()}, outside the classes 0..{n_classes - 1}"
             )
-        if styles is not None and tuple(styles.shape) != (len(layouts), self.denoiser.config.style_dim):
+        dim = self.denoiser.config.style_dim
+        if styles is not None and (len(styles) != len(layouts) or styles.ndim > 3 or styles.shape[-1] != dim):
             raise ValueError(
-                f"styles of shape {tuple(styles.shape)} for {len(layouts)} layouts; "
-                f"expected ({len(layouts)}, {self.denoiser.config.style_dim})"
+                f"styles of shape {tuple(styles.shape)} for {len(layouts)} layouts; expected ({len(layouts)}, {dim}), "
+                f"or ({len(layouts)}, n, {dim}) for a model that attends to tokens"
             )
         if len(generators) != len(layouts):
             raise ValueError(f"{len(generators)} generators for {len(layouts)} layouts; give each image its own")
@@ -200,7 +222,7 @@ def noise_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]
 def sample_images(
     pipeline: SEDMPipeline,
     layouts: UInt8[Tensor, "n h w"],
-    styles: Float[Tensor, "n dim"] | None,
+    styles: Float[Tensor, "n *style"] | None,
     config: SamplingConfig,
     seed: int,
     indices: Sequence[int] | None = None,
@@ -229,7 +251,7 @@ def sample_images(
 def sample_crossing(
     pipeline: SEDMPipeline,
     layouts: UInt8[Tensor, "m h w"],
-    styles: Float[Tensor, "n dim"],
+    styles: Float[Tensor, "n *style"],
     config: SamplingConfig,
     seed: int,
 ) -> UInt8[Tensor, "n m 3 h w"]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from scipy.spatial import cKDTree
 from torch import Tensor
 
+from sedm.config import STYLE_SAMPLING, known_name
 from sedm.data.augment import AffineRange, warp
-from sedm.data.tensors import PatchTensors
+from sedm.data.tensors import PLACE_COLUMNS, PatchTensors
 from sedm.files import replacing
-
-STYLE_SAMPLING = ("augmented", "same_group", "multi", "none")
 
 
 class StyleSampler:
@@ -24,13 +26,17 @@ class StyleSampler:
 
     =============  ====================================================================================
     ``augmented``  the target itself, flipped and warped (the reference's default)
+    ``nearby``     one other image that lies within one patch of the target, in x and in y, on the same
+                   slide (it may overlap the target); where there is none, the nearest of the slide
     ``same_group`` one other image of the target's group
     ``multi``      ``n_images`` other images of the target's group, drawn with replacement
     ``none``       no style: the sampled images are to be ignored in favour of the null style
     =============  ====================================================================================
 
-    The target never lends its style unwarped: where its group has no other image, it is warped as in
-    ``augmented``. Source: Öttl et al., ECCV 2024 (arXiv 2403.14429), style sampling strategies.
+    Each image that may lend is as likely as any other. The target never lends its style unwarped: an image alone on
+    its slide borrows from its group, and one alone in its group is warped as in ``augmented``.
+
+    Source: Öttl et al., ECCV 2024 (arXiv 2403.14429), style sampling strategies.
 
     Args:
         patches: where the images come from.
@@ -38,7 +44,7 @@ class StyleSampler:
         n_images: how many images make up one style; ``multi`` only, the others take one.
 
     Raises:
-        ValueError: unknown strategy.
+        ValueError: unknown strategy, or ``nearby`` without places of the patches.
 
     >>> images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 16, 16).contiguous()
     >>> sampler = StyleSampler(PatchTensors(images, images[:, 0], ["a", "a", "b", "b"]), "same_group")
@@ -47,18 +53,24 @@ class StyleSampler:
     """
 
     def __init__(self, patches: PatchTensors, strategy: str, n_images: int = 4):
-        if strategy not in STYLE_SAMPLING:
-            raise ValueError(f"style_sampling={strategy!r}; choose one of {', '.join(STYLE_SAMPLING)}")
-        self.images, self.strategy = patches.images, strategy
+        known_name("style_sampling", strategy, STYLE_SAMPLING)
+        if strategy == "nearby" and patches.places is None:
+            raise ValueError(
+                "style_sampling='nearby' must know where each patch lies; "
+                f"the patch table needs the columns {', '.join(PLACE_COLUMNS)}, filled in every row"
+            )
+        self.images, self.strategy, self._places = patches.images, strategy, patches.places
         self.n_images = n_images if strategy == "multi" else 1
-        rows_of = defaultdict(list)
-        for row, group in enumerate(patches.groups):
-            rows_of[group].append(row)
-        self._peers = [rows_of[group] for group in patches.groups]
+        self._of_group = _members(patches.groups)
+        if strategy == "nearby":
+            self._slides = list(zip(patches.groups, patches.places.slides, strict=True))
+            self._of_slide = _members(self._slides)
+            rows_of = {slide: rows for slide, (rows, _) in zip(self._slides, self._of_slide, strict=True)}
+            self._tree_of = {slide: cKDTree(patches.places.corners[rows]) for slide, rows in rows_of.items()}
 
     def draw_rows(self, rows: list[int], generator: torch.Generator) -> Int[Tensor, "batch n"]:
         """Which images lend their style to the images in ``rows``; a row itself only where nothing else can."""
-        return torch.stack([self._draw_peers(row, generator) for row in rows])
+        return torch.stack([self._draw_lenders(row, generator) for row in rows])
 
     def draw_images(self, rows: list[int], generator: torch.Generator) -> Float[Tensor, "batch n 3 h w"]:
         """The style images for the images in ``rows``, in [−1, 1]."""
@@ -73,11 +85,42 @@ class StyleSampler:
         """Which of n items see the null style: each with probability ``dropout``; all of them for ``none``."""
         return torch.rand(n, generator=generator) < (1.0 if self.strategy == "none" else dropout)
 
-    def _draw_peers(self, row: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-        others = [peer for peer in self._peers[row] if peer != row]
-        if self.strategy in ("augmented", "none") or not others:
+    def _draw_lenders(self, row: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+        rows, own = self._candidates(row)
+        if len(rows) == 1:
             return torch.full((self.n_images,), row)
-        return torch.tensor(others)[torch.randint(len(others), (self.n_images,), generator=generator)]
+        picks = torch.randint(len(rows) - 1, (self.n_images,), generator=generator)
+        return rows[picks + (picks >= own)]  # stepping over itself, without a look at every candidate
+
+    def _candidates(self, row: int) -> tuple[Int[Tensor, " candidates"], int]:
+        """The images that may lend their style to ``row``, itself among them, and where it stands there."""
+        if self.strategy in ("augmented", "none"):
+            return torch.tensor([row]), 0
+        if self.strategy == "nearby":
+            of_slide, own = self._of_slide[row]
+            if len(of_slide) > 1:
+                near = self._nearby(row)
+                return of_slide[near], near.index(own)
+        return self._of_group[row]
+
+    def _nearby(self, row: int) -> list[int]:
+        """Which images of its slide lie within one patch of ``row``, else the nearest one; with ``row`` itself."""
+        tree, corner = self._tree_of[self._slides[row]], self._places.corners[row]
+        # places are rounded: two patches side by side may be a little more than one side apart
+        reach = self._places.sides[row].item() * (1 + 1e-6)
+        near = tree.query_ball_point(corner, reach, p=math.inf, return_sorted=True)
+        return near if len(near) > 1 else tree.query(corner, k=2)[1].tolist()
+
+
+def _members(names: Sequence[Hashable]) -> list[tuple[Int[Tensor, " members"], int]]:
+    """For each row: the rows that have its name, and where it stands among them."""
+    rows_of = defaultdict(list)
+    own = []
+    for row, name in enumerate(names):
+        own.append(len(rows_of[name]))
+        rows_of[name].append(row)
+    tensors = {name: torch.tensor(rows) for name, rows in rows_of.items()}
+    return [(tensors[name], position) for name, position in zip(names, own, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -1,198 +1,230 @@
-"""Training the generator: one loop, with accelerate, that an interruption does not change.
+"""Training the generator: style encoder, aggregation and denoiser together.
 
     x_0 image, ℓ its layout, s the style of images of the same group, noise ~ N(0, 1), t uniform
     x_t = α_t·x_0 + σ_t·noise
-    minimise  w_t ‖ model(x_t, t, ℓ, s) − x_0 ‖²   over denoiser, style encoder and aggregation *together*
+    minimise  w_t ‖ model(x_t, t, ℓ, s) − target(x_0, noise, t) ‖²          target and w: `sedm.diffusion`
 
-Batch b of process r is a function of (seed, b, r), so a run that is resumed from a checkpoint computes what the
-run without the interruption would have computed.
+From the shell, on one process or several: ``python -m sedm.train --help``.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from diffusers import DDPMScheduler
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import EMAModel
+from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
-from sedm.config import Config, TrainingConfig, autocast_dtype, pick_device
+from sedm.autoencoder import encode_images, latent_shape, load_autoencoder, train_autoencoder
+from sedm.config import Config, TrainingConfig, build_config
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
+from sedm.diffusion import N_TIMES, Diffusion
 from sedm.files import replacing
-from sedm.model import StyleDiffusion, build_model, loss_weights, noise_schedule
+from sedm.loop import make_accelerator, optimise
+from sedm.model import StyleDiffusion, build_model
+from sedm.pipeline import SEDMPipeline, sample_images
 from sedm.seeds import seeded_generator
 from sedm.styles import StyleSampler
 
+N_SHOWN = 8  # images on a sample sheet
+
 
 def train_model(
-    config: Config, patches: PatchTensors, n_classes: int, folder: str | Path, progress: bool = True
+    config: Config,
+    patches: PatchTensors,
+    n_classes: int,
+    folder: str | Path,
+    held_out: Collection[str],
+    *,
+    autoencoder=None,
+    annotated: Bool[Tensor, " n"] | None = None,
+    progress: bool = True,
 ) -> StyleDiffusion:
     """The trained model with averaged weights, in evaluation mode on the CPU.
 
-    ``folder`` receives ``checkpoint.pt`` and ``metrics.jsonl``. A run that finds a checkpoint of its own
-    configuration and data goes on from there, and does nothing when that checkpoint is the last one.
+    ``folder`` receives checkpoints and metrics (see `sedm.loop.optimise`) and ``samples/``, a sheet of images at each
+    checkpoint. An interrupted run of the same configuration and data goes on, a finished one is loaded.
 
     Args:
-        patches: annotated and unannotated images; the latter train with the null layout.
+        patches: annotated and unannotated images; ``config.training.unannotated`` says what the latter do.
         n_classes: layout values 0…n_classes−1.
+        held_out: groups that must not be among ``patches``, such as those of the test split.
+        autoencoder: the denoiser works on its latents; None for pixels.
+        annotated: which rows a person annotated, where masks of others were predicted ("pseudo_layouts").
         progress: show a bar with images/s, loss and time left.
 
     Raises:
-        ValueError: images of another size than ``config.data.image_size``, or no annotated image.
-        FloatingPointError: the loss or its gradient is no longer finite; the last checkpoint stays.
+        ValueError: see `check_training_data`.
+        FloatingPointError: the loss diverged; the last checkpoint stays.
     """
-    check_training_data(config, patches, n_classes)
     settings = config.training
-    half = autocast_dtype(pick_device()) is not None
-    accelerator = Accelerator(cpu=pick_device().type == "cpu", mixed_precision="bf16" if half else "no")
-    device, rank = accelerator.device, accelerator.process_index
-    # channels last is the faster layout in bfloat16, the slower one in float32
-    layout = torch.channels_last if half else torch.contiguous_format
-    bare_model = build_model(config.model, n_classes, config.data.image_size, config.seed)
-    bare_model = bare_model.to(device, memory_format=layout)
-    ema = EMAModel(bare_model.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    optimizer = torch.optim.AdamW(bare_model.parameters(), lr=settings.learning_rate, fused=True)
-    model, optimizer = accelerator.prepare(bare_model, optimizer)
-    schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.n_steps)
-    checkpoint = Checkpoint(Path(folder), run_fingerprint(config, patches, n_classes), accelerator)
-    history = checkpoint.load(bare_model, ema, optimizer, schedule)
-    sampler = StyleSampler(patches, settings.style_sampling, settings.n_style_images)
-    pools, noising = batch_pools(patches, settings), noise_schedule()
+    annotated = patches.has_mask if annotated is None else annotated
+    check_training_data(config, patches, n_classes, held_out, annotated)
+    if settings.unannotated == "left_out":
+        patches = patches.select(annotated.nonzero().flatten().tolist())
+        annotated = torch.ones(len(patches.groups), dtype=torch.bool)
 
-    bar = tqdm(
-        range(len(history), settings.n_steps),
-        "training",
-        settings.n_steps,
-        initial=len(history),
-        unit="image",
-        unit_scale=settings.batch_size,
-        disable=not (progress and accelerator.is_main_process),
-    )
-    for step in bar:
-        generator = seeded_generator("training batch", config.seed, step, rank)
-        batch, x_0 = training_batch(patches, pools, sampler, noising, settings.style_dropout, generator)
-        with accelerator.autocast():
-            clean = model(*(tensor.to(device) for tensor in batch))
-        errors = (clean.float() - x_0.to(device)).square().mean(dim=(1, 2, 3))
-        loss = (loss_weights(noising, batch[1].to(device)) * errors).mean()
-        accelerator.backward(loss)
-        gradient_norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        if not torch.isfinite(loss + gradient_norm):
-            raise FloatingPointError(
-                f"step {step}: the loss is {loss.item()}, its gradient's norm {float(gradient_norm)}; "
-                f"{checkpoint.path} holds the last good state. Lower the learning rate ({settings.learning_rate})."
-            )
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        ema.step(bare_model.parameters())
-        history.append({"step": step, "loss": loss.item(), "gradient_norm": float(gradient_norm)})
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.n_steps:
-            checkpoint.save(history, bare_model, ema, optimizer, schedule)
+    accelerator, diffusion = make_accelerator(), Diffusion(config.model.objective)
+    latents = None if autoencoder is None else encode_images(autoencoder, patches.images)
+    shape = None if autoencoder is None else latent_shape(autoencoder, config.data.image_size)
+    model = build_model(config.model, n_classes, config.data.image_size, config.seed, shape)
+    model.style_encoder.requires_grad_(settings.train_style_encoder)
+    sampler = StyleSampler(patches, settings.style_sampling, config.model.n_style_images)
+    pools = batch_pools(annotated, settings)
 
-    ema.copy_to(bare_model.parameters())
-    return bare_model.to("cpu").eval().requires_grad_(False)
+    def loss_of(network: StyleDiffusion, step: int) -> Tensor:
+        generator = seeded_generator("training batch", config.seed, step, accelerator.process_index)
+        batch, target = training_batch(patches, latents, pools, sampler, diffusion, settings, generator)
+        batch, target = [tensor.to(accelerator.device) for tensor in batch], target.to(accelerator.device)
+        errors = (network(*batch).float() - target).square().mean(dim=(1, 2, 3))
+        return (diffusion.loss_weights(batch[1]) * errors).mean()
+
+    def save_samples(n_steps: int) -> None:
+        pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
+        save_sample_sheet(pipeline, patches, annotated, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
+
+    fingerprint = run_fingerprint(config, patches, n_classes, latents)
+    options = {"progress": progress, "on_checkpoint": save_samples}
+    optimise(accelerator, model, loss_of, settings, folder, fingerprint, **options)
+    return model
 
 
 def training_batch(
     patches: PatchTensors,
+    latents: Float[Tensor, "n c s s"] | None,
     pools: list[tuple[Tensor, int]],
     sampler: StyleSampler,
-    noising: DDPMScheduler,
-    style_dropout: float,
+    diffusion: Diffusion,
+    settings: TrainingConfig,
     generator: torch.Generator,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """((x_t, t, layout, style_images, drop_style), x_0): what the model gets, and what it should answer."""
+    """((x_t, t, layout, style_images, drop_style), target): what the model gets, and what it should answer."""
     rows = [pool[torch.randint(len(pool), (count,), generator=generator)] for pool, count in pools]
     rows = torch.cat(rows).tolist()
-    x_0 = patches.images[rows].float() / 127.5 - 1
+    x_0 = patches.images[rows].float() / 127.5 - 1 if latents is None else latents[rows]
     noise = torch.randn(x_0.shape, generator=generator)
-    t = torch.randint(noising.config.num_train_timesteps, (len(rows),), generator=generator)
+    t = torch.randint(N_TIMES, (len(rows),), generator=generator)
     style_images = sampler.draw_images(rows, generator)
-    drop_style = sampler.draw_dropped(len(rows), style_dropout, generator)
-    x_t = noising.add_noise(x_0, noise, t)
-    return (x_t, t, patches.masks[rows], style_images, drop_style), x_0
+    drop_style = sampler.draw_dropped(len(rows), settings.style_dropout, generator)
+    drop_layout = torch.rand(len(rows), generator=generator) < settings.layout_dropout
+    layout = patches.masks[rows].masked_fill(drop_layout[:, None, None], UNKNOWN)
+    x_t, target = diffusion.add_noise(x_0, noise, t), diffusion.target(x_0, noise, t)
+    return (x_t, t, layout, style_images, drop_style), target
 
 
-def batch_pools(patches: PatchTensors, config: TrainingConfig) -> list[tuple[Tensor, int]]:
+def batch_pools(annotated: Bool[Tensor, " n"], settings: TrainingConfig) -> list[tuple[Tensor, int]]:
     """(rows, how many of them a batch takes): annotated rows, then the others where there are any.
 
-    Layouts are learned from annotated rows alone, so they must not drown among thousands of others.
+    Layouts are learned from annotated rows, so they must not drown among thousands of others.
 
-    >>> images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
-    >>> masks = torch.tensor([0, UNKNOWN, UNKNOWN], dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8)
-    >>> batch_pools(PatchTensors(images, masks, list("abc")), TrainingConfig(batch_size=8, annotated_fraction=0.25))
+    >>> batch_pools(torch.tensor([True, False, False]), TrainingConfig(batch_size=8, annotated_fraction=0.25))
     [(tensor([0]), 2), (tensor([1, 2]), 6)]
     """
-    has_mask = patches.has_mask
-    annotated, others = has_mask.nonzero().flatten(), (~has_mask).nonzero().flatten()
-    n_annotated = round(config.batch_size * config.annotated_fraction) if len(others) else config.batch_size
-    pools = [(annotated, n_annotated), (others, config.batch_size - n_annotated)]
+    rows, others = annotated.nonzero().flatten(), (~annotated).nonzero().flatten()
+    n_annotated = round(settings.batch_size * settings.annotated_fraction) if len(others) else settings.batch_size
+    pools = [(rows, n_annotated), (others, settings.batch_size - n_annotated)]
     return [(rows, count) for rows, count in pools if count]
 
 
-def check_training_data(config: Config, patches: PatchTensors, n_classes: int) -> None:
+def check_training_data(
+    config: Config, patches: PatchTensors, n_classes: int, held_out: Collection[str], annotated: Bool[Tensor, " n"]
+) -> None:
     """None, when ``patches`` can train a model of this configuration.
 
     Raises:
-        ValueError: another image size, no annotated image, or a mask value outside the classes.
+        ValueError: a held-out group, another image size, no annotated image, a mask value outside the classes, or
+            an image without the pseudo-layout that the configuration asks for.
     """
     size = config.data.image_size
+    leaked = sorted(set(patches.groups) & set(held_out))
+    if leaked:
+        raise ValueError(f"group {leaked[0]!r} is held out for testing, but {len(leaked)} such groups are to be trained on")
     if tuple(patches.images.shape[2:]) != (size, size):
         raise ValueError(f"images of {tuple(patches.images.shape[2:])} px, but data.image_size={size}")
-    if not patches.has_mask.any():
+    if not annotated.any():
         raise ValueError("no annotated image: layouts cannot be learned; give at least one group its masks")
+    if config.training.unannotated == "pseudo_layouts" and not patches.has_mask.all():
+        row = int((~patches.has_mask).nonzero()[0])
+        raise ValueError(f"unannotated='pseudo_layouts', but row {row} has no mask; predict it with a segmenter first")
     for part in patches.masks.split(1024):  # a large table is mapped from a file: never all of it at once
         known = part[part != UNKNOWN]
         if len(known) and known.max() >= n_classes:
             raise ValueError(f"a mask holds {known.max()}, which is outside the classes 0..{n_classes - 1}")
 
 
-def run_fingerprint(config: Config, patches: PatchTensors, n_classes: int) -> str:
+def run_fingerprint(config: Config, patches: PatchTensors, n_classes: int, latents: Tensor | None = None) -> str:
     """A hash of all that decides the trained weights: seed, model and training settings, and the data."""
     decisive = [n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
     digest = hashlib.sha256(json.dumps(decisive).encode())
-    for pixels in (patches.images, patches.masks):
+    for pixels in (patches.images, patches.masks, *([] if latents is None else [latents])):
         digest.update(pixels.contiguous().numpy())
     digest.update("\n".join(patches.groups).encode())
-    return digest.hexdigest()
+    return digest.hexdigest()[:12]
 
 
-class Checkpoint:
-    """The state of one run in one file, replaced whole."""
+def save_sample_sheet(
+    pipeline: SEDMPipeline, patches: PatchTensors, annotated: Bool[Tensor, " n"], config: Config, path: Path
+) -> None:
+    """A picture at ``path``: layouts in grey, below them images in the styles that their columns' bottom row shows.
 
-    def __init__(self, folder: Path, fingerprint: str, accelerator: Accelerator):
-        self.path = folder / "checkpoint.pt"
-        self.fingerprint = fingerprint
-        self.accelerator = accelerator
-        folder.mkdir(parents=True, exist_ok=True)
+    Layouts and styles belong to different images and stay the same from sheet to sheet, as does the noise.
+    """
+    from PIL import Image
 
-    def save(self, history: list[dict], *stateful) -> None:
-        """Writes the state and the metrics so far; a process that dies here leaves the previous ones."""
-        if not self.accelerator.is_main_process:
-            return
-        state = {"fingerprint": self.fingerprint, "history": history, "states": [one.state_dict() for one in stateful]}
-        with replacing(self.path) as temporary:
-            torch.save(state, temporary)
-        with replacing(self.path.with_name("metrics.jsonl")) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in history))
+    generator = seeded_generator("sample sheet", config.seed)
+    layout_rows = annotated.nonzero().flatten()
+    layout_rows = layout_rows[torch.randint(len(layout_rows), (N_SHOWN,), generator=generator)]
+    style_rows = torch.randint(len(patches.groups), (N_SHOWN,), generator=generator).tolist()
+    lenders = StyleSampler(patches, config.training.style_sampling, config.model.n_style_images)
+    lenders = patches.images[lenders.draw_rows(style_rows, generator)]
+    layouts = patches.masks[layout_rows]
+    images = sample_images(
+        pipeline, layouts, pipeline.encode_styles(lenders), config.sampling, config.seed, progress=False
+    )
+    grey = layouts.float() * (255 / max(int(layouts[layouts != UNKNOWN].max()), 1))
+    rows = [grey.clamp(max=255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1), images, lenders[:, 0]]
+    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+    with replacing(path) as temporary:
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary)
 
-    def load(self, *stateful) -> list[dict]:
-        """The metrics of the steps already made, after restoring their outcome; none for a new run."""
-        if not self.path.exists():
-            return []
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        if state["fingerprint"] != self.fingerprint:
-            return []  # another configuration or other data: start anew
-        for one, values in zip(stateful, state["states"], strict=True):
-            one.load_state_dict(values)
-        return state["history"]
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains the generator of a study and saves its pipeline; under a launcher, on several processes."""
+    from sedm.config import PRESETS, STUDIES
+    from sedm.data.sources import load_study
+    from sedm.data.splits import hide_annotations
+    from sedm.data.tensors import to_tensors
+
+    parser = argparse.ArgumentParser("python -m sedm.train", description=main.__doc__)
+    parser.add_argument("--study", choices=list(STUDIES), required=True)
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained pipeline")
+    given = parser.parse_args(arguments)
+    config, study = build_config(given.study, given.preset, given.seed), STUDIES[given.study]
+    tables = load_study(config, given.data)
+    seen = set(tables["train"]["group"][:])
+    held_out = {group for split in ("test", "shifted") if split in tables for group in tables[split]["group"][:]}
+    if study.kind == "tissue":  # natural images keep all their masks
+        tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
+    patches = to_tensors(tables["train"], config.data.image_size)
+    autoencoder = None
+    if config.model.autoencoder == "own":
+        autoencoder = train_autoencoder(config, patches, given.out / "autoencoder")
+    elif config.model.autoencoder:
+        autoencoder = load_autoencoder(config.model.autoencoder)
+    held_out -= seen if study.shared_groups else set()
+    model = train_model(config, patches, len(study.classes), given.out, held_out, autoencoder=autoencoder)
+    if make_accelerator().is_main_process:
+        SEDMPipeline.from_model(model, autoencoder).save_pretrained(given.out / "model")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Styles of sets of images, which images lend them, and pictures seen through affine maps."""
+"""Which images lend their style, the style bank, and pictures seen through affine maps."""
 
 import math
 
@@ -6,82 +6,27 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from scipy import ndimage
+from scipy import ndimage, stats
 from torch.testing import assert_close
 
+from sedm.config import STYLE_SAMPLING
 from sedm.data.augment import AffineRange, warp
-from sedm.data.tensors import PatchTensors
-from sedm.encoder import AGGREGATIONS, StyleEncoder
-from sedm.styles import STYLE_SAMPLING, StyleBank, StyleSampler, draw_style_rows
+from sedm.data.patches import from_arrays
+from sedm.data.tensors import PLACE_COLUMNS, PatchTensors, Places, to_tensors
+from sedm.styles import StyleBank, StyleSampler, draw_style_rows
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def encoder(aggregation):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return StyleEncoder(channels=(8, 8), style_dim=6, aggregation=aggregation).eval().requires_grad_(False)
-
-
-@pytest.fixture
-def images():
-    """Style images of two rows, five each, in [−1, 1]."""
-    return torch.rand(2, 5, 3, 16, 16, generator=generator()) * 2 - 1
-
-
 @pytest.fixture
 def numbered():
-    """Ten images whose every pixel is their row; groups of 5, 4 and 1."""
+    """Ten images whose every pixel is their row; groups of 5, 4 and 1, each on one slide."""
     images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 16, 16).contiguous()
-    return PatchTensors(images, images[:, 0] * 0, list("aabbabbaac"))
-
-
-# -------------------------------------------------------------------------------------------- aggregation
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_the_order_of_style_images_does_not_matter(aggregation, images):
-    model = encoder(aggregation)
-    assert_close(model(images[:, [3, 0, 4, 1, 2]]), model(images))
-    assert not model(images[:, :4]).allclose(model(images))
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_showing_the_same_images_again_does_not_change_the_style(aggregation, images):
-    model = encoder(aggregation)
-    assert_close(model(images.repeat(1, 3, 1, 1, 1)), model(images))
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_the_style_of_one_image_is_its_embedding(aggregation, images):
-    model = encoder(aggregation)
-    assert_close(model(images[:, :1]), model.embed(images[:, 0]))
-
-
-@pytest.mark.parametrize(("aggregation", "expected"), [("mean", np.mean), ("max", np.max)])
-def test_a_style_is_what_its_aggregation_is_called(aggregation, expected, images):
-    model = encoder(aggregation)
-    embeddings = np.stack([model.embed(row).numpy() for row in images])
-    assert_close(model(images).numpy(), expected(embeddings, axis=1))
-
-
-def test_a_style_does_not_depend_on_the_other_rows(images):
-    model = encoder("mean")
-    assert_close(model(images)[:1], model(images[:1]))
-
-
-def test_an_embedding_ignores_where_things_are_but_not_their_colour(images):
-    model = encoder("mean")
-    flat = torch.zeros(1, 3, 16, 16)
-    assert not model.embed(flat).allclose(model.embed(flat + 0.5))
-    assert not model.embed(images[0]).allclose(model.embed(images[0].roll(1, dims=1)))
-
-
-def test_an_unknown_aggregation_is_named():
-    with pytest.raises(ValueError, match=r"aggregation='median'; choose one of \['max', 'mean'\]"):
-        StyleEncoder(aggregation="median")
+    corners = torch.rand(10, 2, generator=generator(), dtype=torch.float64) * 100
+    places = Places(list("AABBABBAAC"), corners, torch.full((10,), 40.0, dtype=torch.float64))
+    return PatchTensors(images, images[:, 0] * 0, list("aabbabbaac"), places)
 
 
 # ---------------------------------------------------------------------------------------- style sampling
@@ -153,9 +98,133 @@ def test_a_draw_is_a_function_of_the_generator(strategy, numbered):
         assert not first[0].equal(sampler.draw_rows(rows, generator(6)))
 
 
+@pytest.mark.parametrize("strategy", ["same_group", "multi", "nearby"])
+def test_every_image_that_may_lend_is_as_likely_as_any_other(strategy, numbered):
+    if strategy == "nearby":  # all of a slide lie within one patch
+        numbered = numbered._replace(places=numbered.places._replace(sides=numbered.places.sides * 10))
+    drawn = StyleSampler(numbered, strategy, n_images=3).draw_rows([4] * 4000, generator())
+    counts = np.bincount(drawn.flatten(), minlength=10)[[0, 1, 7, 8]]
+    assert counts.sum() == drawn.numel()
+    assert stats.chisquare(counts).pvalue > 0.01
+
+
 def test_an_unknown_style_sampling_is_named(numbered):
-    with pytest.raises(ValueError, match="style_sampling='nearest'; choose one of augmented, same_group"):
+    with pytest.raises(
+        ValueError, match=r"style_sampling='nearest'; choose one of augmented, nearby, .*did you mean 'nearby'"
+    ):
         StyleSampler(numbered, "nearest")
+
+
+# ---------------------------------------------------------------------------------------- nearby patches
+
+
+def table_with_places(n, seed=0, **changes):
+    """A table of patches of 8 px at 2.5 µm, thrown onto five slides of two patients."""
+    random = np.random.default_rng(seed)
+    slides = random.integers(5, size=n)
+    pixels = random.integers(255, size=(n, 8, 8, 3), dtype=np.uint8)
+    columns = {
+        "slide": [f"slide-{slide}" for slide in slides],
+        "x_microns": random.uniform(0, 150, n).tolist(),
+        "y_microns": random.uniform(0, 150, n).tolist(),
+        "microns_per_pixel": [2.5] * n,
+    }
+    return from_arrays(pixels, pixels[..., 0] // 128, [f"patient-{slide % 2}" for slide in slides], **columns | changes)
+
+
+def lenders(sampler, row, n_draws=300):
+    """All the images that were ever drawn for one row."""
+    return set(sampler.draw_rows([row] * n_draws, generator()).flatten().tolist())
+
+
+@pytest.mark.parametrize("image_size", [None, 16])
+def test_nearby_images_are_those_that_a_brute_force_finds(image_size):
+    table = table_with_places(40)
+    sampler = StyleSampler(to_tensors(table, image_size), "nearby", n_images=3)
+    assert sampler.draw_rows([0, 1], generator()).shape == (2, 1)  # one image a style, as in the reference
+    rows = table.remove_columns(["image", "mask"]).to_list()
+    kinds = []
+    for i, target in enumerate(rows):
+        distance = {
+            j: (abs(other["x_microns"] - target["x_microns"]), abs(other["y_microns"] - target["y_microns"]))
+            for j, other in enumerate(rows)
+            if j != i and other["slide"] == target["slide"]
+        }
+        near = {j for j, (x, y) in distance.items() if max(x, y) <= 8 * 2.5}
+        kinds.append("near" if near else "nearest")
+        assert lenders(sampler, i) == (near or {min(distance, key=lambda j: math.hypot(*distance[j]))})
+    assert set(kinds) == {"near", "nearest"}
+
+
+def grid(*corners, slides=None, groups=None, side=0.2527 * 512):
+    """One image a corner, given in sides of a patch."""
+    n = len(corners)
+    images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, 16, 16).contiguous()
+    places = Places(
+        slides or ["slide"] * n,
+        torch.tensor(corners, dtype=torch.float64) * side,
+        torch.full((n,), side, dtype=torch.float64),
+    )
+    return PatchTensors(images, images[:, 0] * 0, groups or ["patient"] * n, places)
+
+
+def test_the_eight_patches_around_one_are_nearby_though_their_places_are_rounded():
+    corners = [(1000 + x, 1000 + y) for x in range(5) for y in range(5)]
+    sampler = StyleSampler(grid(*corners), "nearby")
+    assert lenders(sampler, 12) == {6, 7, 8, 11, 13, 16, 17, 18}
+    assert lenders(sampler, 0) == {1, 5, 6}
+
+
+def test_two_cuts_at_the_same_place_lend_to_each_other():
+    sampler = StyleSampler(grid((3, 3), (3, 3), (9, 9)), "nearby")
+    assert (lenders(sampler, 0), lenders(sampler, 1)) == ({1}, {0})
+    assert lenders(sampler, 2) < {0, 1}  # one of the two nearest
+
+
+def test_without_a_near_one_the_nearest_of_the_slide_lends_then_the_group_then_the_warped_target():
+    corners = [(0, 0), (3, 0), (9, 0), (0.5, 0), (0, 0.5), (0, 0)]
+    patches = grid(*corners, slides=["1", "1", "1", "2", "1", "1"], groups=list("aaaabc"))
+    sampler = StyleSampler(patches, "nearby")
+    assert lenders(sampler, 0) == {1}  # neither 3, of another slide, nor 4, of another group's slide 1
+    assert lenders(sampler, 2) == {1}
+    assert lenders(sampler, 3) == {0, 1, 2}  # alone on its slide
+    assert lenders(sampler, 5) == {5}  # alone in its group
+    assert_close(sampler.draw_images([5], generator()), torch.full((1, 1, 3, 16, 16), 5 / 127.5 - 1))
+
+
+def test_places_follow_the_rows():
+    table = table_with_places(12)
+    table = table.map(lambda row, i: {"mask": row["mask"] if i % 3 else None}, with_indices=True)
+    tensors = to_tensors(table, 16)
+    assert tensors.places.slides == table["slide"][:]
+    assert tensors.places.corners.tolist() == [
+        list(xy) for xy in zip(table["x_microns"], table["y_microns"], strict=True)
+    ]
+    assert tensors.places.sides.tolist() == [20.0] * 12  # of the stored 8 px, not of the 16 they were resized to
+    for part, rows in ((tensors.select([7, 2, 7]), [7, 2, 7]), (tensors.annotated(), [1, 2, 4, 5, 7, 8, 10, 11])):
+        assert part.places.slides == [tensors.places.slides[row] for row in rows]
+        assert part.places.corners.equal(tensors.places.corners[rows])
+        assert part.places.sides.equal(tensors.places.sides[rows])
+    streamed = to_tensors(table.to_iterable_dataset(), 16).places
+    assert streamed.slides == tensors.places.slides
+    assert streamed.corners.equal(tensors.places.corners)
+
+
+@pytest.mark.parametrize("column", PLACE_COLUMNS)
+def test_a_table_that_does_not_say_where_its_patches_lie_is_refused_by_nearby_alone(column):
+    values = table_with_places(6)[column][:]
+    for table in (
+        table_with_places(6).remove_columns(column),
+        table_with_places(6, **{column: [*values[:4], None, values[5]]}),
+    ):
+        patches = to_tensors(table)
+        assert patches.places is None
+        assert patches.select([0]).places is None
+        assert StyleSampler(patches, "multi").draw_rows([0], generator()).shape == (1, 4)
+        with pytest.raises(
+            ValueError, match=r"style_sampling='nearby' must know where .* the columns slide, x_microns"
+        ):
+            StyleSampler(patches, "nearby")
 
 
 # -------------------------------------------------------------------------------------------- style bank

@@ -3,28 +3,27 @@
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
-from torch import nn
+from PIL import Image
 from torch.testing import assert_close
 
 import sedm.train
-from sedm.config import ModelConfig
+from sedm.config import AGGREGATIONS, LAYOUT_INJECTIONS, OBJECTIVES, STYLE_INJECTIONS, ModelConfig
 from sedm.data.patches import UNKNOWN
-from sedm.encoder import AGGREGATIONS
-from sedm.model import Denoiser, build_model, loss_weights, noise_schedule, one_hot_layout
+from sedm.diffusion import Diffusion
+from sedm.model import Denoiser, build_model, one_hot_layout
 from sedm.styles import StyleSampler
 from sedm.train import batch_pools, train_model, training_batch
 
 WEIGHT_DECAY = 0.01  # AdamW's own
 
 
-def train(config, patches, folder, n_classes=2):
-    return train_model(config, patches, n_classes, folder, progress=False)
+def train(config, patches, folder, n_classes=2, **options):
+    return train_model(config, patches, n_classes, folder, held_out=(), progress=False, **options)
 
 
 def changed(config, **settings):
@@ -49,8 +48,8 @@ def count_batches(monkeypatch, fail_at=None, error=KeyboardInterrupt, target=Non
         calls.append(len(calls))
         if calls[-1] == fail_at and target is None:
             raise error
-        inputs, x_0 = training_batch(*arguments)
-        return inputs, torch.full_like(x_0, target) if calls[-1] == fail_at else x_0
+        inputs, clean = training_batch(*arguments)
+        return inputs, torch.full_like(clean, target) if calls[-1] == fail_at else clean
 
     monkeypatch.setattr(sedm.train, "training_batch", counted)
     return calls
@@ -88,6 +87,85 @@ def test_a_style_scales_and_shifts_in_every_residual_block(denoiser, inputs):
         (features, embedding), (_, other_embedding) = given[id(block)]
         same_features = block.forward(features, embedding), block.forward(features, other_embedding)
         assert (same_features[0] - same_features[1]).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def denoiser_with(**options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        options = {"n_classes": 2, "image_size": 16, "channels": (8, 16), "style_dim": 8} | options
+        return Denoiser(**options).eval().requires_grad_(False)
+
+
+def differs(first, second):
+    return (first - second).abs().amax((1, 2, 3)).min() > 1e-4
+
+
+@pytest.mark.parametrize("style_injection", STYLE_INJECTIONS)
+@pytest.mark.parametrize("layout_injection", LAYOUT_INJECTIONS)
+def test_style_and_layout_change_the_answer_however_they_enter(inputs, style_injection, layout_injection):
+    denoiser = denoiser_with(style_injection=style_injection, layout_injection=layout_injection)
+    x_t, t, layout, style = inputs
+    answer = denoiser(x_t, t, layout, style)
+    assert answer.shape == x_t.shape
+    assert differs(answer, denoiser(x_t, t, layout, -style))
+    assert differs(answer, denoiser(x_t, t, 1 - layout, style))
+
+
+def test_at_the_bottleneck_a_style_reaches_the_lowest_resolution_alone(inputs):
+    denoiser = denoiser_with(style_injection="bottleneck")
+    x_t, t, layout, style = inputs
+    seen = {}
+    for name in ("down", "middle"):
+        last = getattr(denoiser.unet, name)[0]
+        last.register_forward_hook(lambda *call, name=name: seen.setdefault(name, []).append(call[2]))
+        if name == "down":
+            last[0].register_forward_hook(lambda *call: seen.setdefault("down", []).append(call[2]))
+    for one in (style, -style):
+        denoiser(x_t, t, layout, one)
+    assert seen["down"][0].equal(seen["down"][1])  # nothing before the middle knows the style
+    assert seen["middle"][0].equal(seen["middle"][1])
+    added = denoiser.unet.style_block
+    assert added.time_embedding_norm == "default"  # added, not scaled
+
+
+def test_tokens_are_a_set_and_each_of_them_counts(inputs):
+    denoiser = denoiser_with(style_injection="cross_attention")
+    x_t, t, layout, _ = inputs
+    tokens = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2))
+    answer = denoiser(x_t, t, layout, tokens)
+    assert_close(answer, denoiser(x_t, t, layout, tokens[:, [2, 0, 1]]), rtol=1e-4, atol=1e-5)
+    assert differs(answer, denoiser(x_t, t, layout, tokens[:, :2]))
+    assert_close(denoiser(x_t, t, layout, tokens[:, 0]), denoiser(x_t, t, layout, tokens[:, :1]))
+
+
+def test_a_layout_enters_every_scale_as_shares_of_classes(inputs):
+    denoiser = denoiser_with(layout_injection="every_scale", unshuffle=1)
+    x_t, t, layout, style = inputs
+    given = {}
+    for name in ("layout_down", "layout_up"):
+        for level, convolution in enumerate(getattr(denoiser.unet, name)):
+            convolution.register_forward_pre_hook(lambda _, one, key=(name, level): given.setdefault(key, one[0]))
+    denoiser(x_t, t, layout, style)
+    shares = one_hot_layout(layout, 2)
+    halved = shares.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(4, 5))
+    assert_close(given["layout_down", 0], shares)
+    assert_close(given["layout_down", 1], halved)
+    assert_close(given["layout_up", 0], halved)
+    assert_close(given["layout_up", 1], shares)
+
+
+def test_latents_take_the_layout_s_shares(inputs):
+    denoiser = denoiser_with(sample_channels=4, sample_size=8, unshuffle=1)
+    _, t, layout, style = inputs
+    x_t = torch.randn(2, 4, 8, 8)
+    answer = denoiser(x_t, t, layout, style)
+    assert answer.shape == x_t.shape
+    assert differs(answer, denoiser(x_t, t, 1 - layout, style))
+
+
+def test_a_size_that_cannot_be_halved_is_refused():
+    with pytest.raises(ValueError, match="samples of 16 px; unshuffle=4 and 4 resolutions need a multiple of 32"):
+        Denoiser(n_classes=2, image_size=16, channels=(8, 8, 8, 8), unshuffle=4)
 
 
 def test_the_layout_enters_pixel_by_pixel_and_unknown_is_a_third_thing(denoiser, inputs):
@@ -140,20 +218,8 @@ def test_dropped_rows_see_the_null_style_and_the_others_their_own(config, inputs
 # ------------------------------------------------------------------------------- everything is trained
 
 
-class ScaledMean(nn.Module):
-    """An aggregation with a weight of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, embeddings):
-        return self.scale * embeddings.mean(dim=1)
-
-
-def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(config, patches, tmp_path, monkeypatch):
-    monkeypatch.setitem(AGGREGATIONS, "scaled mean", ScaledMean)
-    config = replace(one_step(config), model=replace(config.model, aggregation="scaled mean"))
+def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(config, patches, tmp_path):
+    config = replace(one_step(config), model=replace(config.model, aggregation="attention"))
     before = build_model(config.model, 2, 16, config.seed).state_dict()
     after = train(config, patches, tmp_path)
     rate = config.training.learning_rate
@@ -161,8 +227,8 @@ def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(c
         name: (weight - before[name] * (1 - rate * WEIGHT_DECAY)).abs().max().item()  # what decay does not explain
         for name, weight in after.named_parameters()
     }
-    assert "style_encoder.aggregate.scale" in moves
-    assert any(name.startswith("style_encoder.convolutions") for name in moves)
+    for part in ("style_encoder.features", "style_encoder.aggregate", "denoiser.null_style", "denoiser.unet.style_film"):
+        assert any(name.startswith(part) for name in moves)
     # Adam's first step is the learning rate, whatever the gradient. Softmax ignores what all keys share, so the
     # gradient of their bias is rounding.
     still = [name for name, move in moves.items() if move < 0.5 * rate and not name.endswith("to_k.bias")]
@@ -171,7 +237,10 @@ def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(c
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_style_encoder_is_trained_with_every_aggregation(config, patches, tmp_path, aggregation):
-    config = replace(one_step(config), model=replace(config.model, aggregation=aggregation))
+    injection = "cross_attention" if aggregation == "tokens" else "film"
+    sampling = replace(config.sampling, n_style_images=config.model.n_style_images)
+    model = replace(config.model, aggregation=aggregation, style_injection=injection)
+    config = replace(one_step(config), model=model, sampling=sampling)
     before = build_model(config.model, 2, 16, config.seed).style_encoder.state_dict()
     after = train(config, patches, tmp_path).style_encoder
     for name, weight in after.named_parameters():
@@ -204,24 +273,17 @@ def test_the_loss_falls(config, patches, tmp_path):
     assert np.mean(losses[-6:]) < 0.5 * np.mean(losses[:6])
 
 
-# ----------------------------------------------------------------------------------------- the target
-
-
-def cosine_alphas(n_steps=1000):
-    """ᾱ_t of Nichol & Dhariwal 2021, equation 17, with β at most 0.999."""
-    f = [math.cos((t / n_steps + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(n_steps + 1)]
-    betas = [min(1 - after / before, 0.999) for before, after in pairwise(f)]
-    return torch.tensor(np.cumprod(1 - np.array(betas)))
+# ----------------------------------------------------------------------------------------- the batch
 
 
 def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
-    settings = changed(config, batch_size=32).training
-    sampler = StyleSampler(patches, "multi", 2)
-    pools, generator = batch_pools(patches, settings), torch.Generator().manual_seed(0)
-    given, x_0 = training_batch(patches, pools, sampler, noise_schedule(), 0.5, generator)
+    settings = changed(config, batch_size=32, style_dropout=0.5, layout_dropout=0.0).training
+    sampler, diffusion = StyleSampler(patches, "multi", 2), Diffusion("x_0")
+    pools, generator = batch_pools(patches.has_mask, settings), torch.Generator().manual_seed(0)
+    given, x_0 = training_batch(patches, None, pools, sampler, diffusion, settings, generator)
     x_t, t, layout, style_images, dropped = given
-    alphas_bar = cosine_alphas()[t][:, None, None, None]
-    noise = (x_t - alphas_bar.sqrt() * x_0) / (1 - alphas_bar).sqrt()
+    alpha, sigma = (values[t][:, None, None, None] for values in (diffusion.alphas, diffusion.sigmas))
+    noise = (x_t - alpha * x_0) / sigma
     pixels = (x_0 + 1) * 127.5
     assert_close(pixels, pixels.round(), rtol=0, atol=1e-3)
     rows = [(patches.images - image.round()).abs().flatten(1).sum(1).argmin().item() for image in pixels]
@@ -234,24 +296,11 @@ def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
     assert 0 < dropped.sum() < 32
 
 
-def test_the_weighted_error_is_that_of_the_velocity_where_noise_matters():
-    t = torch.arange(0, 1000, 37)
-    alphas_bar = cosine_alphas()[t]
-    alpha, sigma = alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
-    x_0, noise, guess = torch.randn(3, len(t), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x_t = alpha * x_0 + sigma * noise
-    v, guessed_v = alpha * noise - sigma * x_0, (alpha * x_t - guess) / sigma
-    weights = loss_weights(noise_schedule(), t).double()
-    unlimited = sigma**2 > 1 / 5
-    assert_close((weights * (guess - x_0) ** 2)[unlimited], ((guessed_v - v) ** 2)[unlimited], rtol=1e-3, atol=0)
-    assert weights[~unlimited].eq(5).all()
-    assert 0 < unlimited.sum() < len(t)
-
-
 def test_style_images_are_of_the_target_s_group(config, patches):
-    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches, config.training)
-    generator = torch.Generator().manual_seed(0)
-    (_, _, layout, style_images, _), _ = training_batch(patches, pools, sampler, noise_schedule(), 0, generator)
+    settings = changed(config, layout_dropout=0.0).training
+    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.has_mask, settings)
+    arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
+    (_, _, layout, style_images, _), _ = training_batch(*arguments)
     whole = ((style_images + 1) * 127.5).round().to(torch.uint8)
     for row, images in zip(layout, whole, strict=True):
         origins = [(patches.images == image).flatten(1).all(1).nonzero().item() for image in images]
@@ -260,11 +309,79 @@ def test_style_images_are_of_the_target_s_group(config, patches):
         assert (row == UNKNOWN).all() == (groups <= {"group-2", "group-3"})
 
 
+def test_dropped_layouts_are_wholly_unknown_and_as_many_as_asked(config, patches):
+    settings = changed(config, batch_size=200, annotated_fraction=1.0, layout_dropout=0.3).training
+    pools = batch_pools(patches.has_mask, settings)
+    sampler, generator = StyleSampler(patches, "multi", 2), torch.Generator().manual_seed(0)
+    (_, _, layout, _, _), _ = training_batch(patches, None, pools, sampler, Diffusion("x_0"), settings, generator)
+    unknown = (layout == UNKNOWN).flatten(1)
+    assert unknown.any(1).equal(unknown.all(1))
+    assert abs(unknown.all(1).float().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 200)
+
+
 def test_annotated_images_keep_their_share_of_a_batch(config, patches):
-    pools = batch_pools(patches, changed(config, batch_size=8, annotated_fraction=0.75).training)
+    pools = batch_pools(patches.has_mask, changed(config, batch_size=8, annotated_fraction=0.75).training)
     assert [(rows.tolist(), count) for rows, count in pools] == [(list(range(8)), 6), (list(range(8, 16)), 2)]
-    everything = batch_pools(patches.annotated(), config.training)
+    everything = batch_pools(torch.ones(8, dtype=torch.bool), config.training)
     assert [(rows.tolist(), count) for rows, count in everything] == [(list(range(8)), 8)]
+
+
+def test_left_out_images_change_nothing(config, patches, tmp_path):
+    config = changed(config, unannotated="left_out")
+    other = patches.images.clone()
+    other[8:] = 255 - other[8:]
+    first = train(config, patches, tmp_path / "a")
+    assert same_weights(first, train(config, patches._replace(images=other), tmp_path / "b"))
+    assert not same_weights(first, train(changed(config, unannotated="null_layout"), patches, tmp_path / "c"))
+
+
+def test_pseudo_layouts_train_in_their_own_share_of_a_batch(config, patches, tmp_path, monkeypatch):
+    config, seen = changed(config, unannotated="pseudo_layouts", layout_dropout=0.0), []
+
+    def recorded(*arguments):
+        seen.append(training_batch(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(sedm.train, "training_batch", recorded)
+    predicted = patches.masks.where(patches.masks != UNKNOWN, torch.zeros_like(patches.masks))
+    train(config, patches._replace(masks=predicted), tmp_path, annotated=patches.has_mask)
+    for (_, _, layout, _, _), _ in seen:
+        assert not (layout == UNKNOWN).any()
+        assert (layout[4:] == 0).all()  # the second half: rows that nobody annotated
+        assert (layout[:4] == 1).any()
+    with pytest.raises(ValueError, match="row 8 has no mask; predict it with a segmenter first"):
+        train(config, patches, tmp_path / "incomplete")
+
+
+def test_a_frozen_encoder_stays_as_it_was_and_the_denoiser_learns(config, patches, tmp_path):
+    config = one_step(config, train_style_encoder=False)
+    before = build_model(config.model, 2, 16, config.seed).state_dict()
+    after = train(config, patches, tmp_path).state_dict()
+    still = {name for name, weight in after.items() if weight.equal(before[name])}
+    assert {name for name in after if name.startswith("style_encoder")} <= still
+    assert not any(name.startswith("denoiser.unet.down") for name in still)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_learns(config, patches, tmp_path, objective):
+    config = replace(
+        changed(config, n_steps=40, warmup_steps=5, batch_size=16, learning_rate=3e-3, checkpoint_every=40),
+        model=ModelConfig((16, 32), unshuffle=1, style_dim=8, style_channels=(8, 8), objective=objective),
+    )
+    train(config, patches, tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4])
+
+
+def test_sample_sheets_show_layouts_images_and_styles(config, patches, tmp_path):
+    train(config, patches, tmp_path)
+    sheets = sorted((tmp_path / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == [f"step-{n:08d}.png" for n in (2, 4, 6)]
+    first, last = (np.asarray(Image.open(sheets[i])) for i in (0, -1))
+    assert first.shape == (3 * 16, 8 * 16, 3)
+    assert np.array_equal(first[:16], last[:16])  # the same layouts
+    assert np.array_equal(first[32:], last[32:])  # the same styles
+    assert not np.array_equal(first[16:32], last[16:32])
 
 
 # -------------------------------------------------------------------------------- seeds and interruptions
@@ -306,7 +423,7 @@ def test_an_interrupted_save_leaves_the_checkpoint_before(config, patches, tmp_p
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
         train(config, patches, tmp_path / "cut")
-    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+    assert [path.name[-11:] for path in (tmp_path / "cut").glob("*.pt")] == ["00000002.pt"]
     monkeypatch.setattr(torch, "save", save)
     calls = count_batches(monkeypatch)
     assert same_weights(undisturbed, train(config, patches, tmp_path / "cut"))
@@ -348,7 +465,7 @@ def test_another_number_of_classes_starts_anew(config, patches, tmp_path, monkey
 def test_a_loss_that_is_no_number_stops_the_run_and_the_checkpoint_survives(config, patches, tmp_path, monkeypatch):
     undisturbed = train(config, patches, tmp_path / "whole")
     count_batches(monkeypatch, fail_at=3, target=math.nan)  # the step whose end is a checkpoint
-    with pytest.raises(FloatingPointError, match=r"step 3: the loss is nan, .*checkpoint\.pt holds the last good"):
+    with pytest.raises(FloatingPointError, match=r"step 3: the loss is nan, .*-00000002\.pt holds the last good"):
         train(config, patches, tmp_path / "broken")
     calls = count_batches(monkeypatch)
     assert same_weights(undisturbed, train(config, patches, tmp_path / "broken"))
@@ -361,7 +478,7 @@ def test_weights_that_are_no_numbers_never_become_a_checkpoint(config, patches, 
 
     def with_a_broken_gradient(*arguments):  # a finite loss, at the step whose end is a checkpoint
         model = build_model(*arguments)
-        model.denoiser.project_style.bias.register_hook(lambda gradient: gradient * (math.nan if calls[-1] == 3 else 1))
+        model.denoiser.unet.style_film.bias.register_hook(lambda gradient: gradient * (math.nan if calls[-1] == 3 else 1))
         return model
 
     monkeypatch.setattr(sedm.train, "build_model", with_a_broken_gradient)
@@ -378,6 +495,12 @@ def test_images_of_another_size_are_refused(config, patches, tmp_path):
     larger = replace(config, data=replace(config.data, image_size=32))
     with pytest.raises(ValueError, match=r"images of \(16, 16\) px, but data\.image_size=32"):
         train(larger, patches, tmp_path)
+
+
+def test_a_held_out_group_never_trains(config, patches, tmp_path):
+    with pytest.raises(ValueError, match="group 'group-3' is held out for testing"):
+        train_model(config, patches, 2, tmp_path, held_out={"group-3", "group-9"}, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_data_without_any_annotation_are_refused(config, patches, tmp_path):

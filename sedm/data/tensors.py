@@ -10,13 +10,33 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from sedm.data.patches import UNKNOWN, PatchTableError, Table, decode, read_rows
 
+PLACE_COLUMNS = ("slide", "x_microns", "y_microns", "microns_per_pixel")
+"""With all of these, a patch table tells where its patches lie."""
+
 MEMORY_LIMIT = 2**28  # bytes of decoded images, or of masks, held in memory; more are mapped from a file
+
+
+class Places(NamedTuple):
+    """Where patches were cut from their slides."""
+
+    slides: list[str]  # unique within a group
+    corners: Float64[Tensor, "n 2"]  # x and y of the left top corner from that of the slide, in microns
+    sides: Float64[Tensor, " n"]  # width of a patch, in microns
+
+    def select(self, rows: Sequence[int]) -> Places:
+        """The given rows, in the given order.
+
+        >>> Places(["a", "b"], torch.zeros(2, 2).double(), torch.ones(2).double()).select([1]).slides
+        ['b']
+        """
+        rows = list(rows)
+        return Places([self.slides[row] for row in rows], self.corners[rows], self.sides[rows])
 
 
 class PatchTensors(NamedTuple):
@@ -25,6 +45,7 @@ class PatchTensors(NamedTuple):
     images: UInt8[Tensor, "n 3 h w"]
     masks: UInt8[Tensor, "n h w"]  # class indices; UNKNOWN where unannotated
     groups: list[str]
+    places: Places | None = None  # where the table tells them
 
     @property
     def has_mask(self) -> Bool[Tensor, " n"]:
@@ -46,7 +67,8 @@ class PatchTensors(NamedTuple):
         ['b']
         """
         rows = list(rows)
-        return PatchTensors(_gather(self.images, rows), _gather(self.masks, rows), [self.groups[row] for row in rows])
+        groups, places = [self.groups[row] for row in rows], self.places and self.places.select(rows)
+        return PatchTensors(_gather(self.images, rows), _gather(self.masks, rows), groups, places)
 
     def annotated(self) -> PatchTensors:
         """The rows with a mask; these very tensors where all have one.
@@ -63,7 +85,8 @@ class PatchTensors(NamedTuple):
 def to_tensors(table: Table, image_size: int | None = None, folder: str | Path | None = None) -> PatchTensors:
     """The table decoded in one pass, resized to ``image_size`` pixels a side when given.
 
-    Images are reduced with Lanczos and masks with the nearest neighbour, so class indices stay class indices.
+    Images are reduced with Lanczos and masks with the nearest neighbour, so class indices stay class indices. A
+    table with all ``PLACE_COLUMNS`` filled gives ``places`` as well.
 
     Up to ``MEMORY_LIMIT`` bytes the tensors lie in memory. Larger ones are mapped from a temporary file: a batch
     ``images[rows]`` reads its own pages only, and the system takes pages back when memory is short. The file has no
@@ -84,6 +107,7 @@ def to_tensors(table: Table, image_size: int | None = None, folder: str | Path |
     tensor([  0, 255], dtype=torch.uint8)
     """
     groups: list[str] = []
+    widths: list[int] = []  # as stored
     size = (image_size, image_size) if image_size else None
     # 1 byte in memory is the least that the file allows: 0 means no limit
     options = {"max_size": MEMORY_LIMIT if folder is None else 1, "dir": folder}
@@ -97,17 +121,33 @@ def to_tensors(table: Table, image_size: int | None = None, folder: str | Path |
                 images.write(_resized(image, size, Image.Resampling.LANCZOS).transpose(2, 0, 1).tobytes())
                 masks.write(_mask_pixels(patch["mask"], size, f"row {row}, column 'mask'").tobytes())
                 groups.append(patch["group"])
+                widths.append(image.width)
             if size is None:
                 raise PatchTableError("the table has no rows")
             shape = (len(groups), *size[::-1])
             limit = options["max_size"]
             pixels = _as_tensor(images, (shape[0], 3, *shape[1:]), limit)
-            return PatchTensors(pixels, _as_tensor(masks, shape, limit), groups)
+            return PatchTensors(pixels, _as_tensor(masks, shape, limit), groups, _read_places(table, widths))
     except OSError as error:
         place = folder or tempfile.gettempdir()
         raise OSError(
             error.errno, f"decoded pixels do not fit into {place} ({error.strerror}); name another folder"
         ) from error
+
+
+def _read_places(table: Table, widths: list[int]) -> Places | None:
+    """Where the patches lie, from a pass over the table without its pictures; None where it does not say."""
+    if not set(PLACE_COLUMNS) <= set(table.column_names or next(iter(table))):
+        return None
+    slides, corners, sides = [], [], []
+    for row, width in zip(table.select_columns(list(PLACE_COLUMNS)), widths, strict=True):
+        slide, x, y, microns_per_pixel = (row[name] for name in PLACE_COLUMNS)
+        if None in (slide, x, y, microns_per_pixel):
+            return None
+        slides.append(str(slide))
+        corners.append((float(x), float(y)))
+        sides.append(width * float(microns_per_pixel))
+    return Places(slides, torch.tensor(corners, dtype=torch.float64), torch.tensor(sides, dtype=torch.float64))
 
 
 def _resized(picture: Image.Image, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:

@@ -1,0 +1,287 @@
+"""Ablations of the generator: one choice changed at a time, everything else alike.
+
+A *unit* is one arm at one seed: a model trained on as many images as any other, measured as `sedm.evaluation` says,
+and written to one file. The seed decides the training alone; data, layouts and noise of the measurement are the same
+for all. Finished units are skipped and interrupted ones go on. Processes started with the same folders share the work::
+
+    OMP_NUM_THREADS=1 python -m sedm.ablations tissue --seeds 0 1 & OMP_NUM_THREADS=1 python -m sedm.ablations tissue …
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from sedm.config import PRESETS, STUDIES, Config, build_config, flatten, known_name, pick_device
+from sedm.data.sources import load_study
+from sedm.data.splits import hide_annotations
+from sedm.data.tensors import PatchTensors, to_tensors
+from sedm.evaluation import Unseen, data_checksum, draw_unseen, kept_segmenter, measure_floors, measure_model
+from sedm.figures import Results
+from sedm.pipeline import SEDMPipeline
+from sedm.segment import predict
+from sedm.train import train_model
+
+ABLATIONS = {  # question → arm → what it changes, by section of the configuration
+    "baseline": {"baseline": {}},
+    "style encoder": {
+        "encoder_frozen": {"training": {"train_style_encoder": False}},
+        "no_style": {"training": {"style_sampling": "none"}},
+    },
+    "style injection": {
+        "bottleneck": {"model": {"style_injection": "bottleneck"}},
+        "cross_attention": {"model": {"style_injection": "cross_attention", "aggregation": "tokens"}},
+    },
+    "aggregation": {f"{name}_aggregation": {"model": {"aggregation": name}} for name in ("max", "linear", "attention")},
+    "objective": {f"{name}_objective": {"model": {"objective": name}} for name in ("epsilon", "v", "flow")},
+    "unannotated images": {name: {"training": {"unannotated": name}} for name in ("left_out", "pseudo_layouts")},
+    "layout": {
+        "layout_every_scale": {"model": {"layout_injection": "every_scale"}},
+        "no_layout_dropout": {"training": {"layout_dropout": 0.0}},
+    },
+}
+SHOWN = ("retrieval_top1", "colour_distance", "layout_iou", "kernel_distance")  # when a unit is done
+QUESTIONS = {arm: question for question, arms in ABLATIONS.items() for arm in arms}
+
+
+class Unit(NamedTuple):
+    """One arm at one seed."""
+
+    arm: str
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """What its folder and its file are called."""
+        return f"{self.arm}-seed{self.config.seed}"
+
+
+def list_units(baseline: Config, arms: Sequence[str], seeds: Sequence[int]) -> list[Unit]:
+    """Every arm at every seed, seed by seed, so that the first seed of all arms is there first.
+
+    Raises:
+        ValueError: an unknown arm.
+
+    >>> units = list_units(build_config("tissue", "smoke"), ["baseline", "no_style"], [0, 1])
+    >>> [unit.name for unit in units], units[1].config.training.style_sampling
+    (['baseline-seed0', 'no_style-seed0', 'baseline-seed1', 'no_style-seed1'], 'none')
+    """
+    units = []
+    for seed in seeds:
+        for arm in arms:
+            changes = ABLATIONS[QUESTIONS[known_name("arm", arm, QUESTIONS)]][arm]
+            sections = {name: replace(getattr(baseline, name), **values) for name, values in changes.items()}
+            units.append(Unit(arm, replace(baseline, seed=seed, **sections)))
+    return units
+
+
+def run_units(units: Sequence[Unit], data: str | Path, runs: Path, out: Path) -> list[Unit]:
+    """The units whose training diverged; any other has a file in ``out`` or is in the hands of another process.
+
+    One line is printed a unit.
+
+    Args:
+        data: folder of parquet files of a study that is not embedded.
+        runs: receives checkpoints, metrics and sample sheets.
+
+    Raises:
+        ValueError: ``out`` holds a unit of other settings, which is left alone.
+    """
+    waiting = [unit for unit in units if not is_finished(unit, out)]
+    print(f"{len(units)} units, {len(units) - len(waiting)} of them finished", flush=True)
+    material, failed = load_material(units[0].config, data, runs) if waiting else None, []
+    for number, unit in enumerate(waiting, start=1):
+        with claim(runs / f"{unit.name}.lock") as claimed:
+            if not claimed:
+                outcome = "in the hands of another process"
+            elif is_finished(unit, out):
+                outcome = "finished by another process"
+            else:
+                started = time.monotonic()
+                try:
+                    found = run_unit(unit, material, runs / unit.name, out)
+                    outcome = ", ".join(f"{name} {found[name]:.3f}" for name in SHOWN)
+                except FloatingPointError as error:  # one diverged model must not stop a night's work
+                    failed.append(unit)
+                    outcome = f"FAILED, {error}"
+                outcome += f", after {time.monotonic() - started:.0f} s"
+            print(f"[{number}/{len(waiting)}] {unit.name}: {outcome}", flush=True)
+    return failed
+
+
+def is_finished(unit: Unit, out: Path) -> bool:
+    """Whether ``out`` holds this unit.
+
+    Raises:
+        ValueError: it holds one of other settings.
+    """
+    path = out / f"values_{unit.name}.json"
+    if not path.exists():
+        return False
+    found, wanted = json.loads(path.read_text())["run"]["config"], json.loads(json.dumps(flatten(unit.config)))
+    for key in wanted:
+        if key in found and found[key] != wanted[key]:
+            raise ValueError(f"{path}: made with {key} = {found[key]!r}, not {wanted[key]!r}; choose another folder")
+    return True
+
+
+@contextmanager
+def claim(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process holds ``path``, until the block ends; a hold ends with its process, however that ends.
+
+    Args:
+        wait: until another process lets go.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, claim(Path(folder) / "lock") as first:
+    ...     with claim(Path(folder) / "lock") as second:
+    ...         first, second
+    (True, False)
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            claimed = True
+        except BlockingIOError:
+            claimed = False
+        yield claimed
+
+
+class Material(NamedTuple):
+    """The data of a study, alike for all its units."""
+
+    train: PatchTensors  # with masks for the annotated groups only
+    held_out: set[str]  # groups that no model may be trained on
+    unseen: Unseen
+    floors: dict[str, dict[str, float]]
+    checksum: str
+
+
+def load_material(baseline: Config, data: str | Path, runs: Path) -> Material:
+    """What the units are trained and measured on, as seed 0 draws it; the judge is trained once and kept in ``runs``.
+
+    Raises:
+        ValueError: a study without validation groups, which the judge is trained on.
+    """
+    config, study = replace(baseline, seed=0), STUDIES[baseline.study]
+    tables = load_study(config, data)
+    if "validation" not in tables:
+        raise ValueError(f"the study {config.study!r} has no validation groups to train a judge of layouts on")
+    held_out = {group for split, table in tables.items() if split != "train" for group in table["group"][:]}
+    if study.shared_groups:
+        held_out -= set(tables["train"]["group"][:])
+    if study.kind == "tissue":  # natural images keep all their masks
+        tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
+    splits = ("train", "validation", "test")
+    train, validation, test = (to_tensors(tables[split], config.data.image_size) for split in splits)
+    n_classes = len(study.classes)
+    with claim(runs / "judge.lock", wait=True):
+        judge = kept_segmenter(runs, "judge", validation, config.segmentation, n_classes, seed=0)
+    unseen = draw_unseen(test, judge, n_classes)
+    return Material(train, held_out, unseen, measure_floors(unseen), data_checksum(train, validation, test))
+
+
+def run_unit(unit: Unit, material: Material, folder: Path, out: Path) -> dict[str, float]:
+    """The measures of one unit, after training it in ``folder`` and writing them to ``out``."""
+    config, n_classes, train = unit.config, material.unseen.n_classes, material.train
+    results = Results(config, out, folder)
+    results.folder = out  # where the user wants it, whatever the preset
+    annotated = train.has_mask
+    if config.training.unannotated == "pseudo_layouts":
+        segmenter = kept_segmenter(folder, "segmenter", train, config.segmentation, n_classes, config.seed)
+        predicted = predict(segmenter, train.images)
+        train = train._replace(masks=train.masks.where(annotated[:, None, None], predicted))
+    progress = sys.stderr.isatty()
+    model = train_model(config, train, n_classes, folder, material.held_out, annotated=annotated, progress=progress)
+    found = measure_model(SEDMPipeline.from_model(model).to(pick_device()), config, material.unseen)
+    values = {"arm": unit.arm, "seed": config.seed, "data": material.checksum, "measures": found}
+    values |= {"floors": material.floors, "n_training_images": config.training.n_steps * config.training.batch_size}
+    results.save_values(unit.name, values)
+    for checkpoint in folder.glob("checkpoint-*.pt"):  # a finished unit does not go on
+        checkpoint.unlink()
+    return found
+
+
+def ablation_table(folder: str | Path) -> pd.DataFrame:
+    """One row an arm, indexed by (question, arm), below the floors; columns (measure, summary).
+
+    Summaries: ``mean`` over seeds; ``half_range``, half of what lies between the highest and the lowest seed;
+    ``difference`` from the baseline, the mean over the seeds that both have. The column ``n_seeds`` counts.
+
+    Raises:
+        ValueError: no unit in ``folder``, or units of different data.
+    """
+    units = [json.loads(path.read_text())["values"] for path in sorted(Path(folder).glob("values_*.json"))]
+    if not units:
+        raise ValueError(f"{folder}: no values_*.json; python -m sedm.ablations writes them")
+    if len({unit["data"] for unit in units}) > 1:
+        raise ValueError(f"{folder}: units of different data; keep each in a folder of its own")
+    found = pd.DataFrame([unit["measures"] for unit in units], dtype=float)
+    found.index = pd.MultiIndex.from_tuples([(unit["arm"], unit["seed"]) for unit in units])
+    summaries = {("real images", name): {"mean": pd.Series(one)} for name, one in units[0]["floors"].items()}
+    n_seeds = {}
+    for question, arm in ((question, arm) for arm, question in QUESTIONS.items() if arm in found.index):
+        seeds = found.loc[arm]
+        summaries[question, arm] = {"mean": seeds.mean(), "half_range": (seeds.max() - seeds.min()) / 2}
+        if "baseline" in found.index:
+            summaries[question, arm]["difference"] = (seeds - found.loc["baseline"]).mean()
+        n_seeds[question, arm] = len(seeds)
+    table = pd.concat({row: pd.DataFrame(one).stack() for row, one in summaries.items()}, axis=1).T.astype(float)
+    table = table.reindex(columns=found.columns, level=0)
+    table["n_seeds", ""] = pd.Series(n_seeds)
+    return table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Trains and measures the arms of a study, one file for each arm and seed."""
+    parser = argparse.ArgumentParser("python -m sedm.ablations", description=main.__doc__)
+    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--arms", nargs="+", default=list(QUESTIONS), metavar="ARM", help=f"of {', '.join(QUESTIONS)}")
+    parser.add_argument("--n-steps", type=int, help="of training, for every arm; the preset's when left out")
+    parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
+    parser.add_argument("--runs", type=Path, default=Path("data/runs/ablations"), help="for checkpoints and metrics")
+    parser.add_argument("--out", type=Path, help="for the results; figures/<study>/ablations when left out")
+    parser.add_argument("--dry-run", action="store_true", help="only list the units and what they change")
+    given = parser.parse_args(arguments)
+    out = given.out or Path("figures") / given.study / "ablations"
+    try:
+        baseline = build_config(given.study, given.preset)
+        if given.n_steps is not None:
+            baseline = replace(baseline, training=replace(baseline.training, n_steps=given.n_steps))
+        units = list_units(baseline, given.arms, given.seeds)
+        if given.dry_run:
+            print("\n".join(describe_unit(unit, baseline, out) for unit in units))
+            return 0
+        return 1 if run_units(units, given.data, given.runs / given.study, out) else 0
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def describe_unit(unit: Unit, baseline: Config, out: Path) -> str:
+    """One line: its name, whether it is finished, and the settings it changes.
+
+    >>> baseline = build_config("tissue", "smoke")
+    >>> describe_unit(list_units(baseline, ["v_objective"], [1])[0], baseline, Path("no/such/folder"))
+    'v_objective-seed1          waiting   seed=1 model.objective=v'
+    """
+    before, after = flatten(baseline), flatten(unit.config)
+    changes = " ".join(f"{key}={after[key]}" for key in after if after[key] != before[key])
+    return f"{unit.name:26} {'finished' if is_finished(unit, out) else 'waiting':9} {changes}".rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Backbones of the style encoder: from an image to a vector of features."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvolutionalBackbone(nn.Module):
+    """A light network, trained from scratch; each convolution halves the resolution.
+
+    The features are the mean *and the standard deviation* of every channel at *every* resolution: colour and stain
+    sit in the means of the first layers, texture in the deviations, and neither tells where in the picture it came
+    from.
+
+    Args:
+        channels: width after each halving of the resolution.
+
+    >>> ConvolutionalBackbone((8, 16))(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 48])
+    """
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(1, wide), nn.SiLU())
+            if narrow != 3  # the first layer keeps absolute colour: no normalisation before its statistics
+            else nn.Sequential(nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.SiLU())
+            for narrow, wide in pairwise((3, *channels))
+        )
+        self.n_features = 2 * sum(channels)
+
+    def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
+        """Features of ``images`` in [−1, 1], of any size of at least 2 px per halving."""
+        statistics, features = [], images
+        for convolution in self.convolutions:
+            features = convolution(features)
+            statistics.append(features.mean(dim=(2, 3)))
+            # the small number keeps the root differentiable where a channel is constant
+            statistics.append((features.var(dim=(2, 3), unbiased=False) + 1e-6).sqrt())
+        return torch.cat(statistics, dim=1)
+
+
+class TransformersBackbone(nn.Module):
+    """A vision model of the ``transformers`` library: its pooled output, else the mean of its last hidden state.
+
+    It stays in evaluation mode while it trains. Dropout and stochastic depth would draw from the global random
+    state, so that a run could not be repeated, and batch norms would mix the images of a batch.
+
+    Args:
+        network: takes ``pixel_values`` (batch, 3, h, w).
+        mean, std: of each colour in [0, 1], by which the network wants its input standardised; without them it gets
+            the images in [−1, 1].
+        n_features: length of the output; found by showing the network a grey image when left out.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        n_features: int | None = None,
+    ):
+        super().__init__()
+        for module in network.modules():
+            if getattr(module, "mask_token", None) is not None:
+                # of use in pre-training only, and a weight without gradient stops distributed training
+                module.mask_token = None
+        self.network, self.mean, self.std = network, mean, std
+        size = getattr(network.config, "image_size", None)  # None: takes any size
+        self.size = (size, size) if isinstance(size, int) else size and tuple(size)
+        self.train()
+        with torch.no_grad():
+            self.n_features = n_features or self(torch.zeros(1, 3, *(self.size or (64, 64)))).shape[1]
+
+    def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
+        """Features of ``images`` in [−1, 1], which are resized to what the network was made for."""
+        if self.size and tuple(images.shape[2:]) != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+        if self.mean:
+            mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+            images = ((images + 1) / 2 - mean) / std
+        output = self.network(pixel_values=images)
+        pooled = output.get("pooler_output")
+        if pooled is None:  # tokens (batch, n, features), or a map (batch, features, h, w)
+            pooled = output.last_hidden_state
+            pooled = pooled.mean(dim=1) if pooled.ndim == 3 else pooled.mean(dim=(2, 3))
+        return pooled.flatten(1)
+
+    def train(self, mode: bool = True) -> TransformersBackbone:
+        """This backbone, in evaluation mode whatever is asked."""
+        return super().train(False)
+
+    def describe(self) -> dict:
+        """What `rebuild_backbone` needs; plain values, to be stored as JSON."""
+        settings = self.network.config.to_dict()
+        for name in ("id2label", "label2id", "dtype"):  # of another task, and of how weights were stored
+            settings.pop(name, None)
+        return {"network": settings, "mean": self.mean, "std": self.std, "n_features": self.n_features}
+
+
+def open_backbone(name: str) -> TransformersBackbone:
+    """The backbone called ``name``.
+
+    Args:
+        name: a folder with a model of ``transformers`` (``config.json``, its weights as safetensors, and perhaps
+            ``preprocessor_config.json`` with the colours' mean and standard deviation), or a model type such as
+            "swinv2", which then starts from random weights of its standard size.
+
+    Raises:
+        ValueError: neither of the two, a folder without a whole model, or a model that does not take images.
+
+    >>> open_backbone("swinv3")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: backbone='swinv3'; give ... or a model type of transformers such as 'swinv2', 'swin', ...
+    """
+    from transformers import AutoConfig, AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES
+
+    if Path(name).is_dir():
+        return _open_folder(Path(name))
+    try:
+        config = AutoConfig.for_model(name)
+    except ValueError:
+        near = difflib.get_close_matches(name, MODEL_FOR_IMAGE_MAPPING_NAMES, n=3) or ["swinv2"]
+        raise ValueError(
+            f"backbone={name!r}; give 'convolutional', a folder with config.json and its weights, or a model type of "
+            f"transformers such as {', '.join(map(repr, near))}"
+        ) from None
+    return TransformersBackbone(_takes_images(AutoModel.from_config(config, dtype=torch.float32), name))
+
+
+def rebuild_backbone(description: dict) -> TransformersBackbone:
+    """The backbone that `TransformersBackbone.describe` described, with random weights, from nothing on disk."""
+    from transformers import AutoConfig, AutoModel
+
+    network = AutoModel.from_config(AutoConfig.for_model(**description["network"]), dtype=torch.float32)
+    return TransformersBackbone(network, description["mean"], description["std"], description["n_features"])
+
+
+def _open_folder(folder: Path) -> TransformersBackbone:
+    from transformers import AutoModel
+
+    options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    try:
+        network, report = AutoModel.from_pretrained(folder, **options)
+        path = folder / "preprocessor_config.json"
+        wanted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"backbone={str(folder)!r}: no model of transformers there ({_first_line(error)})") from error
+    network = _takes_images(network, str(folder))
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # many are saved without a pooler
+    if missing:
+        raise ValueError(f"backbone={str(folder)!r}: {len(missing)} weights are missing, such as {missing[0]}")
+    standardise = wanted.get("do_normalize", True)
+    mean, std = (wanted.get(key) if standardise else None for key in ("image_mean", "image_std"))
+    return TransformersBackbone(network, *((mean, std) if mean and std else ()))
+
+
+def _takes_images(network: nn.Module, name: str) -> nn.Module:
+    if network.main_input_name != "pixel_values":
+        raise ValueError(f"backbone={name!r}: {type(network).__name__} takes {network.main_input_name}, not images")
+    return network
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,177 @@
+"""The U-Net: residual blocks of diffusers, wired so that style and layout can enter in the ways we compare.
+
+    style   film             scale and shift after the norm of every residual block, together with the time
+            bottleneck       one more residual block in the middle, to which the style is added (the reference's way)
+            cross_attention  every residual block is followed by attention to one token a style image
+    layout  input            channels beside x_t
+            every_scale      also added, reduced, to the features of every resolution on the way down and up
+
+Source: Öttl et al., ECCV 2024 (arXiv 2403.14429) for ``bottleneck``; Dhariwal & Nichol 2021 (arXiv 2105.05233),
+"AdaGN", for ``film``; Rombach et al. 2022 (arXiv 2112.10752) for ``cross_attention``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+N_GROUPS = 4  # few: the backward pass is several times slower below 16 channels a group on CPUs
+HEAD_WIDTH = 32  # channels of an attention head
+
+
+class StyledBlock(nn.Module):
+    """A residual block, followed by attention to the style's tokens where ``token_dim`` is given."""
+
+    def __init__(self, n_in: int, n_out: int, condition_dim: int, token_dim: int | None):
+        super().__init__()
+        self.residual = _residual_block(n_in, n_out, condition_dim, "scale_shift")
+        self.attention = _attention(n_out, token_dim) if token_dim else None
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch in h w"],
+        condition: Float[Tensor, "batch condition"],
+        tokens: Float[Tensor, "batch n dim"],
+    ) -> Float[Tensor, "batch out h w"]:
+        features = self.residual(features, condition)
+        return features if self.attention is None else self.attention(features, tokens)
+
+
+class StyledUNet(nn.Module):
+    """Features in, features out, given a time, a style and a layout.
+
+    Args:
+        n_in, n_out: channels of the input and of the output.
+        n_layout: channels of the layout.
+        channels: width at each resolution; multiples of 4, the number of norm groups.
+        n_blocks: residual blocks at each resolution on the way down; one more on the way up.
+        style_dim: length of a style, or of each of its tokens.
+        style_injection, layout_injection: see above.
+
+    >>> unet = StyledUNet(n_in=12, n_out=12, n_layout=8, channels=(8, 16), style_dim=4)
+    >>> x, layout = torch.randn(2, 12, 16, 16), torch.randn(2, 8, 16, 16)
+    >>> unet(x, torch.tensor([0, 999]), torch.randn(2, 1, 4), layout).shape
+    torch.Size([2, 12, 16, 16])
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_layout: int,
+        channels: Sequence[int],
+        n_blocks: int = 1,
+        style_dim: int = 128,
+        style_injection: str = "film",
+        layout_injection: str = "input",
+    ):
+        super().__init__()
+        narrow, wide, time_dim = channels[0], channels[-1], 4 * channels[0]
+        token_dim = style_dim if style_injection == "cross_attention" else None
+        self.time_waves = Timesteps(narrow, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(narrow, time_dim)
+        self.style_film = nn.Linear(style_dim, time_dim) if style_injection == "film" else None
+        self.conv_in = nn.Conv2d(n_in + n_layout, narrow, 3, padding=1)
+
+        def blocks(widths_in: list[int], width: int) -> nn.ModuleList:
+            return nn.ModuleList(StyledBlock(n, width, time_dim, token_dim) for n in widths_in)
+
+        self.down, self.reduce, skips, width = nn.ModuleList(), nn.ModuleList(), [narrow], narrow
+        for level, wider in enumerate(channels):
+            self.down.append(blocks([width] + [wider] * (n_blocks - 1), wider))
+            skips += [wider] * n_blocks
+            if level + 1 < len(channels):
+                self.reduce.append(Downsample2D(wider, use_conv=True))
+                skips.append(wider)
+            width = wider
+
+        self.middle = nn.ModuleList([StyledBlock(wide, wide, time_dim, token_dim) for _ in range(2)])
+        self.self_attention = _attention(wide)
+        self.style_block = None
+        if style_injection == "bottleneck":
+            self.style_block = _residual_block(wide, wide, style_dim, "default")
+
+        self.up, self.enlarge = nn.ModuleList(), nn.ModuleList()
+        for level, wider in reversed(list(enumerate(channels))):
+            own_skips = [skips.pop() for _ in range(n_blocks + 1)]
+            widths = [width] + [wider] * n_blocks
+            self.up.append(blocks([a + b for a, b in zip(widths, own_skips, strict=True)], wider))
+            if level:
+                self.enlarge.append(Upsample2D(wider, use_conv=True))
+            width = wider
+
+        self.layout_down = self.layout_up = None
+        if layout_injection == "every_scale":
+            self.layout_down = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in (narrow, *channels[:-1]))
+            self.layout_up = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in (wide, *channels[:0:-1]))
+        self.out = nn.Sequential(
+            nn.GroupNorm(N_GROUPS, narrow), nn.SiLU(), nn.Conv2d(narrow, n_out, 3, padding=1)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch in h w"],
+        t: Int[Tensor, " batch"],
+        tokens: Float[Tensor, "batch n dim"],
+        layout: Float[Tensor, "batch k h w"],
+    ) -> Float[Tensor, "batch out h w"]:
+        """``tokens``: one row a style image for ``cross_attention``, else one row, the style."""
+        condition = self.time_embedding(self.time_waves(t).to(x.dtype))
+        if self.style_film is not None:
+            condition = condition + self.style_film(tokens[:, 0])
+        layouts = [layout]  # at every resolution: the share of each class in each pixel
+        for _ in self.reduce:
+            layouts.append(F.avg_pool2d(layouts[-1], 2))
+
+        h = self.conv_in(torch.cat([x, layout], dim=1))
+        skips = [h]
+        for level, blocks in enumerate(self.down):
+            if self.layout_down is not None:
+                h = h + self.layout_down[level](layouts[level])
+            for block in blocks:
+                h = block(h, condition, tokens)
+                skips.append(h)
+            if level < len(self.reduce):
+                h = self.reduce[level](h)
+                skips.append(h)
+
+        h = self.self_attention(self.middle[0](h, condition, tokens))
+        if self.style_block is not None:
+            h = self.style_block(h, tokens[:, 0])
+        h = self.middle[1](h, condition, tokens)
+
+        for level, blocks in enumerate(self.up):
+            if self.layout_up is not None:
+                h = h + self.layout_up[level](layouts[-1 - level])
+            for block in blocks:
+                h = block(torch.cat([h, skips.pop()], dim=1), condition, tokens)
+            if level < len(self.enlarge):
+                h = self.enlarge[level](h)
+        return self.out(h)
+
+
+def _residual_block(n_in: int, n_out: int, condition_dim: int, how: str) -> ResnetBlock2D:
+    return ResnetBlock2D(
+        in_channels=n_in, out_channels=n_out, temb_channels=condition_dim, groups=N_GROUPS, time_embedding_norm=how
+    )
+
+
+def _attention(width: int, token_dim: int | None = None) -> Attention:
+    """Attention among the pixels, or to ``token_dim`` wide tokens; added to its input."""
+    head = min(HEAD_WIDTH, width)
+    return Attention(
+        width,
+        cross_attention_dim=token_dim,
+        heads=width // head,
+        dim_head=head,
+        norm_num_groups=N_GROUPS,
+        residual_connection=True,
+        bias=True,
+    )

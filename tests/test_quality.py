@@ -1,0 +1,331 @@
+"""Distances against closed forms and brute force; every measure of a model reacts to a planted fault, and only it."""
+
+import math
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch import nn
+from torch.nn import functional as F
+
+import sedm.evaluation
+from sedm.config import OBJECTIVES, SegmentationConfig
+from sedm.data.patches import UNKNOWN
+from sedm.data.tensors import PatchTensors
+from sedm.diffusion import Diffusion
+from sedm.evaluation import (
+    NOISE_LEVELS,
+    denoising_errors,
+    draw_unseen,
+    kept_segmenter,
+    measure_floors,
+    measure_images,
+    measure_model,
+)
+from sedm.fidelity import frechet_distance, kernel_distance, stage_features
+from sedm.model import build_model
+from sedm.pipeline import SEDMPipeline
+from sedm.segment import UNet
+
+SIZE = 16  # px a side
+COLOURS = ((170, 40, 40), (40, 150, 40), (40, 40, 170), (160, 150, 30))  # of the groups
+SEGMENTER = SegmentationConfig(channels=(8, 16), n_steps=120, batch_size=16)
+
+
+def squares(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(n, SIZE, SIZE, dtype=torch.uint8)
+    for mask, (row, column) in zip(masks, torch.randint(SIZE - 7, (n, 2), generator=generator).tolist(), strict=True):
+        mask[row : row + 7, column : column + 7] = 1
+    return masks
+
+
+def paint(masks, groups, seed):
+    """Images that show the masks in the colours of the groups, with grain: what a perfect model would draw."""
+    generator = torch.Generator().manual_seed(seed)
+    colours = torch.tensor([COLOURS[int(group[-1])] for group in groups])[:, :, None, None]
+    grain = torch.randint(24, (len(masks), 3, SIZE, SIZE), generator=generator)
+    return (colours + 60 * masks[:, None] + grain).clamp(max=255).to(torch.uint8)
+
+
+def planted(n_images=8, seed=0):
+    groups = [f"group-{row // n_images}" for row in range(4 * n_images)]
+    masks = squares(len(groups), seed)
+    return PatchTensors(paint(masks, groups, seed), masks, groups)
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory):
+    judge = kept_segmenter(
+        tmp_path_factory.mktemp("judge"), "judge", planted(24, seed=1), SEGMENTER, n_classes=2, seed=0
+    )
+    return draw_unseen(planted(seed=2), judge, n_classes=2)
+
+
+@pytest.fixture(scope="module")
+def perfect(unseen):
+    """What is measured of images that follow every layout and style."""
+    return measure_images(paint(unseen.layouts, unseen.groups, 3), unseen.groups, unseen.layouts, unseen)
+
+
+def normal(n, d, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d)) * np.linspace(1, 3, d) + 5
+
+
+# ------------------------------------------------------------------------------------------------ features
+
+
+def test_stage_features_are_the_moments_of_every_stage():
+    network, images = UNet(3, (8, 16)).eval(), torch.randint(256, (5, 3, 12, 20), dtype=torch.uint8)
+    with torch.no_grad():
+        first = network.stem(2 * (images.float() / 255) - 1)
+        stages = [first, network.down[0](F.max_pool2d(first, 2))]
+    expected = [f(stage.numpy(), axis=(2, 3)) for stage in stages for f in (np.mean, np.std)]
+    modules = [network.stem, *network.down]
+    found = stage_features(network, modules, images)
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=1e-5)
+    np.testing.assert_allclose(stage_features(network, modules, images, batch_size=2), found, atol=1e-5)
+
+
+def test_reading_features_leaves_no_hook_behind_even_when_it_fails():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    stage_features(network, network, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(RuntimeError):  # smaller than the kernel
+        stage_features(network, network, torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    assert len(network[0]._forward_hooks) == 0
+
+
+# ----------------------------------------------------------------------------------------------- distances
+
+
+def test_the_kernel_distance_is_that_summed_pair_by_pair():
+    generated, real = normal(7, 3), normal(5, 3, seed=1)
+    x, y = ((one - real.mean(0)) / real.std(0) for one in (generated, real))
+
+    def kernel(a, b):
+        return (sum(i * j for i, j in zip(a, b, strict=True)) / 3 + 1) ** 3
+
+    of_x = [kernel(x[i], x[j]) for i, j in product(range(7), repeat=2) if i != j]
+    of_y = [kernel(y[i], y[j]) for i, j in product(range(5), repeat=2) if i != j]
+    expected = np.mean(of_x) + np.mean(of_y) - 2 * np.mean([kernel(a, b) for a, b in product(x, y)])
+    assert kernel_distance(generated, real) == pytest.approx(expected)
+
+
+def test_the_kernel_distance_of_equal_distributions_is_zero_on_average_at_any_n():
+    for n in (10, 40):
+        values = [kernel_distance(normal(n, 4, seed), normal(200, 4, 10_000 + seed)) for seed in range(200)]
+        assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(len(values))
+
+
+def test_the_frechet_distance_is_that_of_the_matrix_root():
+    generated, real = normal(60, 5) @ np.random.default_rng(2).normal(size=(5, 5)), normal(50, 5, seed=1)
+    x, y = ((one - real.mean(0)) / real.std(0) for one in (generated, real))
+    a, b = np.cov(x.T), np.cov(y.T)
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * sqrtm(a @ b).real)
+    assert frechet_distance(generated, real) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_frechet_distance_of_a_stretched_and_moved_set_has_a_closed_form():
+    white = np.linalg.qr(normal(30, 3) - normal(30, 3).mean(0))[0] * math.sqrt(30)  # mean 0, covariance 30/29
+    stretch, move = np.array([0.5, 1, 2]), np.array([1, 0, -2])
+    expected = (move**2).sum() + 30 / 29 * ((stretch - 1) ** 2).sum()
+    assert frechet_distance(white * stretch + move, white) == pytest.approx(expected)
+
+
+def test_the_frechet_distance_stays_real_with_fewer_images_than_features():
+    assert frechet_distance(normal(6, 40), normal(6, 40)) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(normal(6, 40), normal(6, 40, seed=1)) > 0
+
+
+@pytest.mark.parametrize("distance", [kernel_distance, frechet_distance])
+def test_a_unit_that_is_dead_on_real_images_does_not_decide(distance):
+    generated, real = normal(40, 4), normal(40, 4, seed=1)
+    real[:, 0], generated[:, 0] = 0, np.linspace(0, 1e-3, 40)
+    other = generated.copy()
+    other[:, 0] = 0
+    assert distance(generated, real) == pytest.approx(distance(other, real), rel=0.01)
+
+
+@pytest.mark.parametrize("distance", [kernel_distance, frechet_distance])
+def test_features_that_cannot_be_compared_are_refused(distance, unchecked):
+    with pytest.raises(ValueError, match=r"features \(1, 3\) and \(5, 3\); two or more rows"):
+        distance(normal(1, 3), normal(5, 3))
+    with pytest.raises(ValueError, match="as wide"):
+        distance(normal(5, 4), normal(5, 3))
+    with pytest.raises(ValueError, match="none of the 3 features varies"):
+        distance(normal(5, 3), np.ones((5, 3)))
+
+
+# -------------------------------------------------------------------------------------- what is measured on
+
+
+def test_styles_and_comparison_never_share_an_image_and_layouts_come_from_other_groups():
+    test = planted()
+    test.images[:, 0, 0, 0] = torch.arange(32, dtype=torch.uint8)  # the number of each image in a pixel of its own
+    test.masks[:, 0, 0] = UNKNOWN  # no real layout has that, so the layout can carry the number as well
+    test.masks[:, 0, 1] = torch.arange(32, dtype=torch.uint8)
+    drawn = draw_unseen(test, UNet(2, (8, 16)), n_classes=2)
+    lent, compared = (set(one.images[:, 0, 0, 0].tolist()) for one in (drawn.lenders, drawn.references))
+    assert lent | compared == set(range(32))
+    assert lent & compared == set()
+    assert len(drawn.groups) == len(drawn.layouts) == 4 * sedm.evaluation.N_LAYOUTS
+    owners = [test.groups[row] for row in drawn.layouts[:, 0, 1].tolist()]
+    assert all(owner != group for owner, group in zip(owners, drawn.groups, strict=True))
+    images = drawn.style_images(["group-2", "group-0"], 3)[:, :, 0, 0, 0]
+    assert [[test.groups[row] for row in rows] for rows in images.tolist()] == [["group-2"] * 3, ["group-0"] * 3]
+    assert set(images.flatten().tolist()) <= lent
+    again = draw_unseen(test, UNet(2, (8, 16)), n_classes=2)
+    assert torch.equal(drawn.layouts, again.layouts)
+
+
+def test_only_large_annotated_groups_are_drawn():
+    test = planted()
+    test.masks[8:16] = UNKNOWN
+    alone = test.select([0, *range(8, 32)])  # group 0 has one image, group 1 no masks
+    assert set(draw_unseen(alone, UNet(2, (8, 16)), n_classes=2).groups) == {"group-2", "group-3"}
+    with pytest.raises(ValueError, match="1 test groups have two or more annotated images"):
+        draw_unseen(test.select(range(16)), UNet(2, (8, 16)), n_classes=2)
+
+
+def test_a_judge_is_trained_once_and_again_for_other_data(tmp_path, monkeypatch):
+    trained, train = [], sedm.evaluation.train_segmenter
+    monkeypatch.setattr(sedm.evaluation, "train_segmenter", lambda *args, **kw: trained.append(1) or train(*args, **kw))
+    config = SegmentationConfig(channels=(8, 16), n_steps=2, batch_size=4)
+    state = torch.random.get_rng_state()
+    networks = [kept_segmenter(tmp_path, "judge", planted(seed=seed), config, 2, seed=0) for seed in (0, 0, 1)]
+    assert len(trained) == len(list(tmp_path.iterdir())) == 2
+    weights = [torch.cat([weight.flatten() for weight in network.state_dict().values()]) for network in networks]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# ---------------------------------------------------------------------------------------- planted models
+
+
+def test_a_perfect_model_is_as_good_as_real_images(perfect, unseen):
+    real = measure_floors(unseen)["real"]
+    for found in (perfect, real):
+        assert found["retrieval_top1"] == 1
+        assert found["layout_iou"] > 0.9
+        assert found["wrong_layout_iou"] < 0.5
+        assert found["colour_distance"] < 2 < 20 < found["colour_distance_to_others"]
+        assert min(found[f"correlation_mean_{channel}"] for channel in "lab") > 0.99
+        assert abs(found["kernel_distance"]) < 0.5
+
+
+def test_shuffled_real_images_follow_neither_style_nor_layout(unseen):
+    floors = measure_floors(unseen)
+    assert floors["shuffled"]["retrieval_top1"] == 0
+    assert floors["shuffled"]["layout_iou"] < 0.5 < floors["real"]["layout_iou"]
+    assert floors["shuffled"]["colour_distance"] > 20
+    assert floors["shuffled"]["kernel_distance"] == pytest.approx(floors["real"]["kernel_distance"])
+
+
+def test_a_model_that_ignores_style_is_found_out_by_style_alone(perfect, unseen):
+    images = paint(unseen.layouts, ["group-0"] * len(unseen.groups), 3)
+    found = measure_images(images, unseen.groups, unseen.layouts, unseen)
+    assert found["retrieval_top1"] == pytest.approx(1 / 4)
+    assert found["colour_distance"] > 20
+    assert found["layout_iou"] == pytest.approx(perfect["layout_iou"], abs=0.1)
+
+
+def test_a_model_that_ignores_the_layout_is_found_out_by_layouts_alone(perfect, unseen):
+    images = paint(unseen.layouts.roll(5, dims=0), unseen.groups, 3)
+    found = measure_images(images, unseen.groups, unseen.layouts, unseen)
+    assert found["layout_iou"] < 0.5 < perfect["layout_iou"]
+    assert found["retrieval_top1"] == 1
+    assert found["kernel_distance"] == pytest.approx(perfect["kernel_distance"], abs=0.5)
+
+
+def test_a_drift_of_colour_is_measured_in_units_of_colour(perfect, unseen):
+    images = paint(unseen.layouts, unseen.groups, 3)
+    brighter = (images.int() + 12).clamp(max=255).to(torch.uint8)
+    found = measure_images(brighter, unseen.groups, unseen.layouts, unseen)
+    assert 3 < found["colour_distance"] < 8  # 12 of 255 are about five units of lightness
+    assert found["correlation_mean_l"] > 0.99
+    assert found["kernel_distance"] > 10 * abs(perfect["kernel_distance"])
+
+
+def test_the_kernel_distance_grows_with_blur(perfect, unseen):
+    images = paint(unseen.layouts, unseen.groups, 3).float()
+    values = [abs(perfect["kernel_distance"])]
+    for width in (3, 5):
+        blurred = F.avg_pool2d(F.pad(images, [width // 2] * 4, mode="reflect"), width, stride=1).round().to(torch.uint8)
+        values.append(measure_images(blurred, unseen.groups, unseen.layouts, unseen)["kernel_distance"])
+    assert values == sorted(values)
+    assert values[1] > 2 * values[0]
+
+
+# ------------------------------------------------------------------------------------------------ denoising
+
+
+def planted_denoiser(monkeypatch, config, objective, clean_of):
+    """A pipeline whose network answers exactly for the clean images ``clean_of(layout)``; and the times asked for."""
+    model = build_model(replace(config.model, objective=objective), n_classes=2, image_size=SIZE, seed=0).eval()
+    diffusion, times = Diffusion(objective), []
+
+    def forward(x_t, t, layout, style):
+        assert style.shape == (len(x_t), config.model.style_dim)
+        times.append(int(t[0]))
+        clean = clean_of(layout)
+        alpha, sigma = (one[t].view(-1, 1, 1, 1) for one in (diffusion.alphas, diffusion.sigmas))
+        return diffusion.target(clean, (x_t - alpha * clean) / sigma, t)
+
+    monkeypatch.setattr(model.denoiser, "forward", forward)
+    return SEDMPipeline.from_model(model), times
+
+
+def grey_of(layout):
+    return (layout.float() - 0.5)[:, None].expand(-1, 3, -1, -1)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_error_of_x_0_is_that_of_the_clean_image_whatever_the_objective(monkeypatch, config, objective):
+    masks = squares(70, seed=0)  # more than a batch
+    images = ((grey_of(masks) + 1) * 127.5).round().to(torch.uint8)
+    patches = PatchTensors(images, masks, ["a"] * 70)
+    right, times = planted_denoiser(monkeypatch, config, objective, grey_of)
+    assert max(denoising_errors(right, patches, None).values()) < 1e-4
+    diffusion, levels = Diffusion(objective), Diffusion("x_0")
+    for t, level in zip(times[::2], NOISE_LEVELS, strict=True):  # as noisy as the cosine schedule at that time
+        assert diffusion.sigmas[t] / diffusion.alphas[t] == pytest.approx(
+            float(levels.sigmas[level] / levels.alphas[level]), rel=0.02
+        )
+    grey, _ = planted_denoiser(monkeypatch, config, objective, lambda layout: 0 * grey_of(layout))
+    expected = (images.float() / 127.5 - 1).square().mean().item()
+    assert denoising_errors(grey, patches, None) == {
+        f"x_0_error_{level}": pytest.approx(expected, rel=0.01) for level in NOISE_LEVELS
+    }
+
+
+def test_a_model_is_sampled_in_the_styles_of_the_lenders(monkeypatch, config, pipeline, unseen):
+    asked = {}
+
+    def perfect_model(pipeline, layouts, styles, *args, **kwargs):
+        asked["styles"] = styles
+        return paint(layouts, unseen.groups, 3)
+
+    monkeypatch.setattr(sedm.evaluation, "sample_images", perfect_model)
+    found = measure_model(pipeline, config, unseen)
+    assert (found["retrieval_top1"], found["layout_iou"] > 0.9) == (1, True)
+    assert 0 <= found["embedding_retrieval_top1"] <= 1
+    expected = pipeline.encode_styles(unseen.style_images(unseen.groups, config.sampling.n_style_images))
+    assert torch.equal(asked["styles"], expected)
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_a_model_without_styles_is_sampled_with_the_null_style(monkeypatch, config, pipeline, unseen):
+    asked = {}
+
+    def sample(pipeline, layouts, styles, *args, **kwargs):
+        asked["styles"] = styles
+        return paint(layouts, unseen.groups, 3)
+
+    monkeypatch.setattr(sedm.evaluation, "sample_images", sample)
+    config = replace(config, training=replace(config.training, style_sampling="none"))
+    measure_model(pipeline, config, unseen)
+    assert asked["styles"] is None
