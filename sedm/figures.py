@@ -19,6 +19,7 @@ import torch
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
 from torch import Tensor
 
 from sedm.config import STUDIES, Config, flatten
@@ -209,6 +210,59 @@ def scatter_by_group(points: dict[str, tuple[Tensor, Sequence[str]]], n_named: i
             axis.scatter(*coordinates[rows].T.numpy(), s=9, color=f"C{index}", linewidths=0)
         axis.set(title=f"{kind}: {min(n_named, len(names))} of {len(names)} groups", xlabel="axis 1")
     axes[0, 0].set_ylabel("axis 2")
+    return figure
+
+
+def sample_history(folder: str | Path, n_shown: int = 5) -> Figure:
+    """A figure of the sample sheets that training left in ``folder``: layouts, images of some steps, styles.
+
+    Args:
+        n_shown: sheets, evenly spaced from the first to the last.
+
+    Raises:
+        ValueError: no sheets in ``folder``.
+    """
+    paths = sorted(Path(folder).glob("step-*.png"))
+    if not paths:
+        raise ValueError(f"{folder}: no sample sheets; training writes them")
+    chosen = [paths[round(i)] for i in np.linspace(0, len(paths) - 1, min(n_shown, len(paths)))]
+    sheets = [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in chosen]
+    size = sheets[0].shape[1] // 3  # three rows of square pictures
+    rows = [sheets[0][:, :size], *(sheet[:, size : 2 * size] for sheet in sheets), sheets[0][:, 2 * size :]]
+    labels = ["layout", *(f"step {int(path.stem[5:])}" for path in chosen), "style"]
+    pictures = torch.cat([torch.stack(row.split(size, dim=2)) for row in rows])
+    return image_grid(pictures, len(pictures) // len(rows), row_labels=labels)
+
+
+def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, str]) -> Figure:
+    """A figure of ablations: one panel a measure, one row an arm, one point a seed.
+
+    A line marks the mean of the first arm, the baseline, and a dotted one what real images reach.
+
+    Args:
+        points: one row a seed; index (question, arm), columns the measures.
+        floor: the measures of real images.
+        measures: column → what it is called; ↑ or ↓ in it tells which way is better.
+
+    >>> index = pd.MultiIndex.from_tuples([("baseline", "ours"), ("baseline", "ours"), ("style", "none")])
+    >>> points = pd.DataFrame({"iou": [0.5, 0.6, 0.1]}, index=index)
+    >>> len(ablation_plot(points, pd.Series({"iou": 0.8}), {"iou": "IoU ↑"}).axes)
+    1
+    """
+    arms = list(dict.fromkeys(points.index))
+    figure, axes = plt.subplots(
+        1, len(measures), figsize=(2.2 * len(measures), 0.8 + 0.22 * len(arms)), sharey=True, squeeze=False
+    )
+    rows = np.array([arms.index(arm) for arm in points.index])
+    colours = {question: f"C{i}" for i, question in enumerate(dict.fromkeys(question for question, _ in arms))}
+    for axis, (name, title) in zip(axes[0], measures.items(), strict=True):
+        axis.axvline(points.loc[[arms[0]], name].mean(), color="0.7", linewidth=1)
+        axis.axvline(floor[name], color="0.3", linewidth=1, linestyle=":")
+        axis.scatter(points[name], rows, s=14, color=[colours[question] for question, _ in points.index], zorder=2)
+        axis.set(title=title)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0, 0].set(yticks=range(len(arms)), yticklabels=[arm.replace("_", " ") for _, arm in arms])
+    axes[0, 0].invert_yaxis()
     return figure
 
 

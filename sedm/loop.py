@@ -6,6 +6,7 @@ bit for bit, what the run without the interruption would have computed, also aft
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -176,6 +177,26 @@ class Checkpoints:
         for one, values in zip(self.stateful, state["states"], strict=True):
             one.load_state_dict(values)
         return state["losses"]
+
+
+def load_raw_weights(module: nn.Module, folder: str | Path) -> nn.Module:
+    """A copy of a trained ``module`` with the weights of the last step, instead of the average that it holds.
+
+    Raises:
+        ValueError: no checkpoint in ``folder``.
+
+    >>> load_raw_weights(nn.Linear(1, 1), "no/such/folder")
+    Traceback (most recent call last):
+    ...
+    ValueError: no/such/folder: no checkpoint; expected the folder of a training run
+    """
+    paths = sorted(Path(folder).glob("checkpoint-*.pt"))
+    if not paths:
+        raise ValueError(f"{folder}: no checkpoint; expected the folder of a training run")
+    weights, *_ = torch.load(paths[-1], map_location="cpu", weights_only=True)["states"]
+    copied = copy.deepcopy(module)
+    copied.load_state_dict(weights)
+    return copied
 
 
 class Metrics:

@@ -38,7 +38,7 @@ class SEDMPipeline(DiffusionPipeline):
     (16, 16)
     """
 
-    _optional_components = ("autoencoder",)
+    _optional_components = ["autoencoder"]  # noqa: RUF012, diffusers adds a list to it
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class SEDMPipeline(DiffusionPipeline):
         ]
         return torch.cat(embeddings)
 
-    def encode_styles(self, images: UInt8[Tensor, "batch n 3 h w"]) -> Float[Tensor, "batch *style"]:
+    def encode_styles(self, images: UInt8[Tensor, "batch n 3 h w"]) -> Float[Tensor, "batch ..."]:
         """One style a row: the aggregated embeddings of its n style images, or one token each (``tokens``).
 
         Raises:
@@ -109,12 +109,12 @@ class SEDMPipeline(DiffusionPipeline):
         return self.aggregate(self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
 
     @torch.no_grad()
-    def aggregate(self, embeddings: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch *style"]:
+    def aggregate(self, embeddings: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch ..."]:
         """One style a row from embeddings that are already there (a style bank)."""
         return self.style_encoder.aggregate(embeddings.to(self.device)).cpu()
 
     @staticmethod
-    def mix_styles(styles: Float[Tensor, "n *style"], weights: Sequence[float]) -> Float[Tensor, "*style"]:
+    def mix_styles(styles: Float[Tensor, "n ..."], weights: Sequence[float]) -> Float[Tensor, " ..."]:
         """The weighted average of several styles (token by token, where they are tokens); weights are brought to sum 1.
 
         A weight of 1 on one style and 0 on the others gives exactly that style.
@@ -136,7 +136,7 @@ class SEDMPipeline(DiffusionPipeline):
     def __call__(
         self,
         layouts: UInt8[Tensor, "batch h w"],
-        styles: Float[Tensor, "batch *style"] | None,
+        styles: Float[Tensor, "batch ..."] | None,
         generators: Sequence[torch.Generator],
         n_steps: int = 12,
         guidance_scale: float = 1.0,
@@ -222,7 +222,7 @@ def noise_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]
 def sample_images(
     pipeline: SEDMPipeline,
     layouts: UInt8[Tensor, "n h w"],
-    styles: Float[Tensor, "n *style"] | None,
+    styles: Float[Tensor, "n ..."] | None,
     config: SamplingConfig,
     seed: int,
     indices: Sequence[int] | None = None,
@@ -251,7 +251,7 @@ def sample_images(
 def sample_crossing(
     pipeline: SEDMPipeline,
     layouts: UInt8[Tensor, "m h w"],
-    styles: Float[Tensor, "n *style"],
+    styles: Float[Tensor, "n ..."],
     config: SamplingConfig,
     seed: int,
 ) -> UInt8[Tensor, "n m 3 h w"]:

@@ -203,3 +203,15 @@ def draw_style_rows(bank: StyleBank, group: str, n_images: int, generator: torch
     rows = bank.rows_of(group)
     order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(-(-n_images // len(rows)))])
     return [rows[i] for i in order[:n_images].tolist()]
+
+
+def separating_axes(embeddings: Float[Tensor, "n dim"], groups: list[str], n_axes: int = 2) -> Float[Tensor, "dim k"]:
+    """The orthonormal axes along which the mean embeddings of the groups differ most, the first one most of all.
+
+    >>> embeddings = torch.tensor([[0.0, 9.0, 0.0], [0.0, -9.0, 0.0], [4.0, 9.0, 0.1], [4.0, -9.0, 0.1]])
+    >>> separating_axes(embeddings, list("aabb"), n_axes=1).abs().round(decimals=1).flatten().tolist()
+    [1.0, 0.0, 0.0]
+    """
+    members = {name: [row for row, group in enumerate(groups) if group == name] for name in dict.fromkeys(groups)}
+    means = torch.stack([embeddings[rows].mean(0) for rows in members.values()])
+    return torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh[:n_axes].T

@@ -144,7 +144,9 @@ def check_training_data(
     size = config.data.image_size
     leaked = sorted(set(patches.groups) & set(held_out))
     if leaked:
-        raise ValueError(f"group {leaked[0]!r} is held out for testing, but {len(leaked)} such groups are to be trained on")
+        raise ValueError(
+            f"group {leaked[0]!r} is held out for testing, but {len(leaked)} such groups are to be trained on"
+        )
     if tuple(patches.images.shape[2:]) != (size, size):
         raise ValueError(f"images of {tuple(patches.images.shape[2:])} px, but data.image_size={size}")
     if not annotated.any():

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,7 +88,7 @@ class StyledUNet(nn.Module):
             self.down.append(blocks([width] + [wider] * (n_blocks - 1), wider))
             skips += [wider] * n_blocks
             if level + 1 < len(channels):
-                self.reduce.append(Downsample2D(wider, use_conv=True))
+                self.reduce.append(nn.Conv2d(wider, wider, 3, stride=2, padding=1))
                 skips.append(wider)
             width = wider
 
@@ -100,20 +100,16 @@ class StyledUNet(nn.Module):
 
         self.up, self.enlarge = nn.ModuleList(), nn.ModuleList()
         for level, wider in reversed(list(enumerate(channels))):
-            own_skips = [skips.pop() for _ in range(n_blocks + 1)]
-            widths = [width] + [wider] * n_blocks
-            self.up.append(blocks([a + b for a, b in zip(widths, own_skips, strict=True)], wider))
-            if level:
-                self.enlarge.append(Upsample2D(wider, use_conv=True))
-            width = wider
+            self.up.append(blocks([wider + skips.pop() for _ in range(n_blocks + 1)], wider))
+            if level:  # narrowed before it is enlarged: a quarter of the pixels to compute
+                narrowed = nn.Conv2d(wider, channels[level - 1], 3, padding=1)
+                self.enlarge.append(nn.Sequential(narrowed, nn.Upsample(scale_factor=2)))
 
         self.layout_down = self.layout_up = None
         if layout_injection == "every_scale":
             self.layout_down = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in (narrow, *channels[:-1]))
-            self.layout_up = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in (wide, *channels[:0:-1]))
-        self.out = nn.Sequential(
-            nn.GroupNorm(N_GROUPS, narrow), nn.SiLU(), nn.Conv2d(narrow, n_out, 3, padding=1)
-        )
+            self.layout_up = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in reversed(channels))
+        self.out = nn.Sequential(nn.GroupNorm(N_GROUPS, narrow), nn.SiLU(), nn.Conv2d(narrow, n_out, 3, padding=1))
 
     def forward(
         self,

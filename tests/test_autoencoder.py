@@ -437,7 +437,7 @@ def test_weights_that_are_not_those_of_the_configuration_are_refused(folder, fau
     else:
         (folder / "config.json").write_text(json.dumps(settings | {"block_out_channels": [8, 32]}))
     save_file(content, folder / WEIGHTS, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="model: .*(of another model|do not fit each other)"):
+    with pytest.raises(ValueError, match=r"model: .*(of another model|do not fit each other)"):
         load_autoencoder(folder)
 
 

@@ -91,7 +91,9 @@ def test_the_weighted_error_of_x_0_is_that_of_the_velocity_where_noise_matters()
 def test_min_snr_weights_of_epsilon_are_those_of_the_paper():
     diffusion, t = Diffusion("epsilon"), torch.arange(0, 1000, 37)
     snr = (diffusion.alphas / diffusion.sigmas)[t] ** 2
-    assert_close(diffusion.loss_weights(t), torch.minimum(snr, torch.tensor(5.0)) / snr)  # Hang et al. 2023, section 3.4
+    assert_close(
+        diffusion.loss_weights(t), torch.minimum(snr, torch.tensor(5.0)) / snr
+    )  # Hang et al. 2023, section 3.4
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

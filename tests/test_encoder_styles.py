@@ -102,7 +102,7 @@ def test_a_draw_is_a_function_of_the_generator(strategy, numbered):
 def test_every_image_that_may_lend_is_as_likely_as_any_other(strategy, numbered):
     if strategy == "nearby":  # all of a slide lie within one patch
         numbered = numbered._replace(places=numbered.places._replace(sides=numbered.places.sides * 10))
-    drawn = StyleSampler(numbered, strategy, n_images=3).draw_rows([4] * 4000, generator())
+    drawn = StyleSampler(numbered, strategy, n_images=3).draw_rows([4] * 1000, generator())
     counts = np.bincount(drawn.flatten(), minlength=10)[[0, 1, 7, 8]]
     assert counts.sum() == drawn.numel()
     assert stats.chisquare(counts).pvalue > 0.01
@@ -132,15 +132,14 @@ def table_with_places(n, seed=0, **changes):
     return from_arrays(pixels, pixels[..., 0] // 128, [f"patient-{slide % 2}" for slide in slides], **columns | changes)
 
 
-def lenders(sampler, row, n_draws=300):
+def lenders(sampler, row, n_draws=60):
     """All the images that were ever drawn for one row."""
     return set(sampler.draw_rows([row] * n_draws, generator()).flatten().tolist())
 
 
-@pytest.mark.parametrize("image_size", [None, 16])
-def test_nearby_images_are_those_that_a_brute_force_finds(image_size):
+def test_nearby_images_are_those_that_a_brute_force_finds():
     table = table_with_places(40)
-    sampler = StyleSampler(to_tensors(table, image_size), "nearby", n_images=3)
+    sampler = StyleSampler(to_tensors(table, image_size=16), "nearby", n_images=3)
     assert sampler.draw_rows([0, 1], generator()).shape == (2, 1)  # one image a style, as in the reference
     rows = table.remove_columns(["image", "mask"]).to_list()
     kinds = []

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 from sedm.config import build_config, flatten
@@ -22,7 +23,16 @@ from sedm.fidelity import (
     style_agreement,
     style_correlation,
 )
-from sedm.figures import CLASS_COLOURS, UNKNOWN_COLOUR, Results, colour_layout, crossing_grid, image_grid
+from sedm.figures import (
+    CLASS_COLOURS,
+    UNKNOWN_COLOUR,
+    Results,
+    ablation_plot,
+    colour_layout,
+    crossing_grid,
+    image_grid,
+    sample_history,
+)
 
 
 def flat(*rgb):
@@ -289,3 +299,28 @@ def test_a_crossing_grid_has_columns_below_what_they_share_and_rows_beside():
     shown = [int(axis.get_images()[0].get_array()[0, 0, 0]) for axis in figure.axes]
     assert shown == [255, 1, 2, 10, 11, 12, 20, 21, 22]
     plt.close(figure)
+
+
+def test_a_history_shows_layouts_chosen_steps_and_styles(tmp_path):
+    for step in (10, 20, 30, 40, 50):
+        sheet = np.zeros((12, 16, 3), np.uint8)  # layouts 1, images as many as the step, styles 9; 4 pictures of 4 px
+        sheet[:4], sheet[4:8], sheet[8:] = 1, step, 9
+        Image.fromarray(sheet).save(tmp_path / f"step-{step:08d}.png")
+    figure = sample_history(tmp_path, n_shown=3)
+    shown = [int(axis.get_images()[0].get_array()[0, 0, 0]) for axis in figure.axes]
+    assert shown == [1] * 4 + [10] * 4 + [30] * 4 + [50] * 4 + [9] * 4
+    labels = [axis.get_ylabel() for axis in figure.axes[::4]]
+    assert labels == ["layout", "step 10", "step 30", "step 50", "style"]
+    with pytest.raises(ValueError, match="no sample sheets"):
+        sample_history(tmp_path / "none")
+
+
+def test_an_ablation_plot_has_a_point_a_seed_and_lines_for_baseline_and_real_images():
+    index = pd.MultiIndex.from_tuples([("baseline", "ours"), ("baseline", "ours"), ("style", "no_style")])
+    points = pd.DataFrame({"iou": [0.5, 0.7, 0.1], "error": [1.0, 2.0, 3.0]}, index=index)
+    figure = ablation_plot(points, pd.Series({"iou": 0.8, "error": 0.0}), {"iou": "IoU", "error": "error"})
+    for axis, name, baseline, real in zip(figure.axes, ("iou", "error"), (0.6, 1.5), (0.8, 0.0), strict=True):
+        drawn = axis.collections[0].get_offsets()
+        assert np.allclose(drawn, np.stack([points[name], [0, 0, 1]], axis=1))
+        assert [line.get_xdata()[0] for line in axis.lines] == pytest.approx([baseline, real])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ours", "no style"]

@@ -17,7 +17,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from sedm.config import TrainingConfig
-from sedm.loop import EXPLOSION, WINDOW, make_accelerator, optimise
+from sedm.loop import EXPLOSION, WINDOW, load_raw_weights, make_accelerator, optimise
 
 SETTINGS = TrainingConfig(n_steps=30, batch_size=4, warmup_steps=0, learning_rate=0.05, checkpoint_every=10)
 
@@ -122,6 +122,15 @@ def test_callbacks_see_averaged_weights_and_change_nothing(tmp_path):
     assert seen[30].equal(undisturbed.weight)
 
 
+def test_raw_weights_are_those_of_the_last_step(tmp_path):
+    averaged = fit(tmp_path, replace(SETTINGS, ema_decay=0.99))
+    kept, raw = averaged.weight.clone(), load_raw_weights(averaged, tmp_path)
+    fast = fit(tmp_path / "fast", replace(SETTINGS, ema_decay=0.0))  # an average that forgets at once
+    assert_close(raw.weight, fast.weight)
+    assert averaged.weight.equal(kept)
+    assert not raw.weight.equal(kept)
+
+
 def test_global_random_numbers_are_left_as_they_were_and_resume_too(tmp_path):
     class Dropping(nn.Module):
         def __init__(self):
@@ -167,6 +176,7 @@ def test_a_loss_that_is_no_number_names_the_checkpoint_to_go_on_from(tmp_path):
 # --------------------------------------------------------------------------------- processes and kill -9
 
 WORKER = """
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +200,7 @@ config = replace(
 )
 folder = Path(sys.argv[1])
 model = train_model(config, patches, 2, folder, held_out=(), progress=False)
-torch.save(model.state_dict(), folder / f"weights-{torch.distributed.get_rank() if torch.distributed.is_initialized() else 0}.pt")
+torch.save(model.state_dict(), folder / f"weights-{os.environ.get('RANK', 0)}.pt")
 """
 
 

@@ -227,7 +227,12 @@ def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(c
         name: (weight - before[name] * (1 - rate * WEIGHT_DECAY)).abs().max().item()  # what decay does not explain
         for name, weight in after.named_parameters()
     }
-    for part in ("style_encoder.features", "style_encoder.aggregate", "denoiser.null_style", "denoiser.unet.style_film"):
+    for part in (
+        "style_encoder.features",
+        "style_encoder.aggregate",
+        "denoiser.null_style",
+        "denoiser.unet.style_film",
+    ):
         assert any(name.startswith(part) for name in moves)
     # Adam's first step is the learning rate, whatever the gradient. Softmax ignores what all keys share, so the
     # gradient of their bias is rounding.
@@ -478,7 +483,9 @@ def test_weights_that_are_no_numbers_never_become_a_checkpoint(config, patches, 
 
     def with_a_broken_gradient(*arguments):  # a finite loss, at the step whose end is a checkpoint
         model = build_model(*arguments)
-        model.denoiser.unet.style_film.bias.register_hook(lambda gradient: gradient * (math.nan if calls[-1] == 3 else 1))
+        model.denoiser.unet.style_film.bias.register_hook(
+            lambda gradient: gradient * (math.nan if calls[-1] == 3 else 1)
+        )
         return model
 
     monkeypatch.setattr(sedm.train, "build_model", with_a_broken_gradient)

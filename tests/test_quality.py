@@ -214,7 +214,7 @@ def test_a_perfect_model_is_as_good_as_real_images(perfect, unseen):
         assert found["wrong_layout_iou"] < 0.5
         assert found["colour_distance"] < 2 < 20 < found["colour_distance_to_others"]
         assert min(found[f"correlation_mean_{channel}"] for channel in "lab") > 0.99
-        assert abs(found["kernel_distance"]) < 0.5
+        assert abs(found["kernel_distance"]) < 1
 
 
 def test_shuffled_real_images_follow_neither_style_nor_layout(unseen):
@@ -247,7 +247,7 @@ def test_a_drift_of_colour_is_measured_in_units_of_colour(perfect, unseen):
     found = measure_images(brighter, unseen.groups, unseen.layouts, unseen)
     assert 3 < found["colour_distance"] < 8  # 12 of 255 are about five units of lightness
     assert found["correlation_mean_l"] > 0.99
-    assert found["kernel_distance"] > 10 * abs(perfect["kernel_distance"])
+    assert found["kernel_distance"] > 20 * abs(perfect["kernel_distance"])
 
 
 def test_the_kernel_distance_grows_with_blur(perfect, unseen):
@@ -257,7 +257,7 @@ def test_the_kernel_distance_grows_with_blur(perfect, unseen):
         blurred = F.avg_pool2d(F.pad(images, [width // 2] * 4, mode="reflect"), width, stride=1).round().to(torch.uint8)
         values.append(measure_images(blurred, unseen.groups, unseen.layouts, unseen)["kernel_distance"])
     assert values == sorted(values)
-    assert values[1] > 2 * values[0]
+    assert values[0] < 1 < 2 < values[1]
 
 
 # ------------------------------------------------------------------------------------------------ denoising

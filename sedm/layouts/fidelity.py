@@ -76,10 +76,10 @@ def compare_layouts(
 def nearest_mask(layouts: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"], n_classes: int) -> Float[Tensor, " n"]:
     """How well each layout agrees with the most similar mask: Cohen's κ, about 0 for chance.
 
-    A copy reaches 1. Each coarse pixel counts as the class that fills most of it, and everything is counted in whole
-    numbers, so the same layouts give the same bytes on any number of threads. Each mask is tried in both reflections, 24 turns and 9 small shifts, at 32 px inside the inscribed disc (so that no
-    corner depends on what lies beyond the border). Compare with the same number for real masks of other groups, which
-    are no copies.
+    A copy reaches 1. Each mask is tried in both reflections, 24 turns and 9 small shifts, at 32 px inside the inscribed
+    disc (so that no corner depends on what lies beyond the border). A coarse pixel counts as the class that fills most
+    of it, and everything is counted in whole numbers, so the same layouts give the same bytes on any number of threads.
+    Compare with the same number for real masks of other groups, which are no copies.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> masks = (torch.rand(3, 8, 8, generator=generator) < 0.5).to(torch.uint8)

@@ -215,27 +215,29 @@ def compare(config: ModelConfig, n: int, rounds: int) -> dict:
 
 
 def sampling_gains(seconds: dict, whole: dict, n: int) -> dict:
-    """How many times cheaper an image of the recipe becomes by one switch alone, from the medians of its parts."""
-    part = {name: median(values) / n for name, values in seconds.items()}
+    """How many times cheaper an image of the recipe becomes by one switch alone."""
     n_recipe, n_ours = len(recipe_times()), SamplingConfig().n_steps
 
-    def cost(encode: str = "encode, Swin", step: str = "sample, recipe", n_steps: int = n_recipe) -> float:
-        return part.get(encode, 0.0) + n_steps * part[step]
+    def cost(encode: str | None = "encode, Swin", step: str = "recipe", n_steps: int = n_recipe) -> list[float]:
+        encoding = seconds[encode] if encode else [0.0] * len(seconds["sample, recipe"])
+        return [a + n_steps * b for a, b in zip(encoding, seconds[f"sample, {step}"], strict=True)]
 
     switched = {
         f"{n_ours} steps instead of {n_recipe}": cost(n_steps=n_ours),
-        "guidance in one batch": cost(step="sample, guidance in one batch"),
-        "no guidance": cost(step="sample, no guidance"),
-        "style at hand (cached)": cost(encode="none"),
+        "guidance in one batch": cost(step="guidance in one batch"),
+        "no guidance": cost(step="no guidance"),
+        "style at hand (cached)": cost(encode=None),
         "our style encoder": cost(encode="encode, ours"),
+        "Swin at half size": cost(encode="encode, Swin at half size"),
         "Swin at the image's size": cost(encode="encode, Swin at the image's size"),
-        "style in every block": cost(step="sample, style in every block"),
-        "channels last, float32": cost(step="sample, channels last"),
+        "style in every block": cost(step="style in every block"),
+        "channels last, float32": cost(step="channels last"),
     }
-    gains = {name: cost() / value for name, value in switched.items()}
-    gains["bfloat16"] = cost() / cost(step="sample, bfloat16") if "sample, bfloat16" in part else "not available here"
-    whole_recipe = median(whole["recipe"]) / n
-    return gains | {"seconds_an_image_of_the_recipe": {"predicted": cost(), "measured": whole_recipe}}
+    if "sample, bfloat16" in seconds:
+        switched["bfloat16"] = cost(step="bfloat16")
+    gains = {"bfloat16": "not available here"} | {name: ratio(cost(), one) for name, one in switched.items()}
+    of_recipe = {"predicted": median(cost()) / n, "measured": median(whole["recipe"]) / n}
+    return gains | {"seconds_an_image_of_the_recipe": of_recipe}
 
 
 def training_gains(seconds: dict) -> dict:
