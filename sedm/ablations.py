@@ -213,11 +213,8 @@ def run_unit(unit: Unit, material: Material, folder: Path, out: Path) -> dict[st
     return found
 
 
-def ablation_table(folder: str | Path) -> pd.DataFrame:
-    """One row an arm, indexed by (question, arm), below the floors; columns (measure, summary).
-
-    Summaries: ``mean`` over seeds; ``half_range``, half of what lies between the highest and the lowest seed;
-    ``difference`` from the baseline, the mean over the seeds that both have. The column ``n_seeds`` counts.
+def read_units(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The measures of the finished units, one row each, indexed by (question, arm, seed); and those of real images.
 
     Raises:
         ValueError: no unit in ``folder``, or units of different data.
@@ -227,16 +224,33 @@ def ablation_table(folder: str | Path) -> pd.DataFrame:
         raise ValueError(f"{folder}: no values_*.json; python -m sedm.ablations writes them")
     if len({unit["data"] for unit in units}) > 1:
         raise ValueError(f"{folder}: units of different data; keep each in a folder of its own")
+    order = list(QUESTIONS)
+    units.sort(key=lambda unit: (order.index(unit["arm"]), unit["seed"]))
     found = pd.DataFrame([unit["measures"] for unit in units], dtype=float)
-    found.index = pd.MultiIndex.from_tuples([(unit["arm"], unit["seed"]) for unit in units])
-    summaries = {("real images", name): {"mean": pd.Series(one)} for name, one in units[0]["floors"].items()}
+    rows = [(QUESTIONS[unit["arm"]], unit["arm"], unit["seed"]) for unit in units]
+    found.index = pd.MultiIndex.from_tuples(rows, names=["question", "arm", "seed"])
+    return found, pd.DataFrame(units[0]["floors"]).T.astype(float)
+
+
+def ablation_table(folder: str | Path) -> pd.DataFrame:
+    """One row an arm, indexed by (question, arm), below the floors; columns (measure, summary).
+
+    Summaries: ``mean`` over seeds; ``half_range``, half of what lies between the highest and the lowest seed;
+    ``difference`` from the baseline, the mean over the seeds that both have. The column ``n_seeds`` counts.
+
+    Raises:
+        ValueError: as `read_units`.
+    """
+    found, floors = read_units(folder)
+    baseline = found.droplevel(["question", "arm"])[found.index.get_level_values("arm") == "baseline"]
+    summaries = {("real images", name): {"mean": row} for name, row in floors.iterrows()}
     n_seeds = {}
-    for question, arm in ((question, arm) for arm, question in QUESTIONS.items() if arm in found.index):
-        seeds = found.loc[arm]
-        summaries[question, arm] = {"mean": seeds.mean(), "half_range": (seeds.max() - seeds.min()) / 2}
-        if "baseline" in found.index:
-            summaries[question, arm]["difference"] = (seeds - found.loc["baseline"]).mean()
-        n_seeds[question, arm] = len(seeds)
+    for arm, rows in found.groupby(level=["question", "arm"], sort=False):
+        seeds = rows.droplevel(["question", "arm"])
+        summaries[arm] = {"mean": seeds.mean(), "half_range": (seeds.max() - seeds.min()) / 2}
+        if len(baseline):
+            summaries[arm]["difference"] = (seeds - baseline).mean()
+        n_seeds[arm] = len(seeds)
     table = pd.concat({row: pd.DataFrame(one).stack() for row, one in summaries.items()}, axis=1).T.astype(float)
     table = table.reindex(columns=found.columns, level=0)
     table["n_seeds", ""] = pd.Series(n_seeds)

@@ -167,6 +167,9 @@ def run_fingerprint(config: Config, patches: PatchTensors, n_classes: int, laten
     for pixels in (patches.images, patches.masks, *([] if latents is None else [latents])):
         digest.update(pixels.contiguous().numpy())
     digest.update("\n".join(patches.groups).encode())
+    if patches.places is not None:  # they decide which images are nearby
+        slides, corners, sides = patches.places
+        digest.update(repr((slides, corners.tolist(), sides.tolist())).encode())
     return digest.hexdigest()[:12]
 
 

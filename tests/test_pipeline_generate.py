@@ -10,11 +10,14 @@ from diffusers import DPMSolverMultistepScheduler
 from torch.testing import assert_close
 
 import sedm.generate
+from sedm.autoencoder import build_autoencoder, decode_latents, latent_shape
+from sedm.config import AutoencoderConfig, ModelConfig
 from sedm.data.patches import UNKNOWN, check_patches, load_patches
 from sedm.data.tensors import to_tensors
+from sedm.diffusion import Diffusion
 from sedm.generate import generate_patches, generate_shard, save_patches, weights_hash
 from sedm.layouts import EmpiricalPrior
-from sedm.model import build_model, noise_schedule
+from sedm.model import build_model
 from sedm.pipeline import SEDMPipeline, noise_generators, sample_images
 from sedm.styles import StyleBank
 
@@ -72,7 +75,7 @@ def sample_by_hand(denoiser, layouts, styles, n_steps, guidance_scale):
 
 def test_the_exact_answer_for_a_gaussian_carries_noise_to_that_gaussian(pipeline, layouts, monkeypatch):
     mean, spread = torch.tensor([0.3, -0.2, 0.0])[:, None, None], torch.tensor([0.1, 0.2, 0.05])[:, None, None]
-    alphas_bar = noise_schedule().alphas_cumprod
+    alphas_bar = Diffusion("x_0").alphas ** 2
 
     def exact(x_t, t, layout, style):
         """E[x_0 | x_t] where x_0 ~ N(mean, spread²)."""
@@ -422,3 +425,43 @@ def test_the_folder_says_what_its_images_were_made_with(make, config, tmp_path):
     facts = json.loads((tmp_path / "generation.json").read_text())
     assert facts.items() >= {**asdict(config.sampling), "seed": 3}.items()
     assert load_patches(tmp_path / "shard-00001.parquet")["index"][:] == [8, 9]
+
+
+# ------------------------------------------------------------------------------------ latents and tokens
+
+
+def test_a_pipeline_on_latents_decodes_them_and_survives_saving(tmp_path, layouts):
+    autoencoder = build_autoencoder(AutoencoderConfig((8, 8), latent_channels=2), seed=0).eval()
+    config = ModelConfig((8, 16), unshuffle=1, style_dim=8, style_channels=(8, 8))
+    model = build_model(config, n_classes=2, image_size=16, seed=0, latents=latent_shape(autoencoder, 16)).eval()
+    pipeline = SEDMPipeline.from_model(model, autoencoder)
+    pipeline.set_progress_bar_config(disable=True)
+    images = sample(pipeline, layouts, None, n_steps=1)
+    noise = torch.stack([torch.randn(2, 8, 8, generator=one) for one in noise_generators(0, range(4))])
+    null, last = model.denoiser.null_style.expand(4, -1), torch.full((4,), 999)
+    with torch.no_grad():  # the only step ends at the network's own answer
+        clean = decode_latents(autoencoder, model.denoiser(noise, last, layouts, null))
+    assert far(images, to_bytes(clean)) <= LEVEL
+    pipeline.save_pretrained(tmp_path)
+    loaded = SEDMPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert sample(loaded, layouts, None, n_steps=1).equal(images)
+
+
+@pytest.mark.parametrize("aggregation", ["attention", "linear", "tokens"])
+def test_every_kind_of_style_goes_through_saving_guidance_and_mixing(tmp_path, layouts, aggregation):
+    injection = "cross_attention" if aggregation == "tokens" else "film"
+    config = ModelConfig(
+        (8, 16), style_dim=8, style_channels=(8,), aggregation=aggregation, n_style_images=2, style_injection=injection
+    )
+    SEDMPipeline.from_model(build_model(config, n_classes=2, image_size=16, seed=0).eval()).save_pretrained(tmp_path)
+    pipeline = SEDMPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    lent = torch.randint(256, (4, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    styles = pipeline.encode_styles(lent)
+    assert styles.shape == ((4, 2, 8) if aggregation == "tokens" else (4, 8))
+    first = pipeline.mix_styles(styles, [1, 0, 0, 0])
+    assert first.equal(styles[0])
+    images = sample(pipeline, layouts, styles, guidance_scale=2.0)
+    assert sample(pipeline, layouts[:1], first[None], guidance_scale=2.0)[0].equal(images[0])
+    assert far(images, sample(pipeline, layouts, styles.flip(0), guidance_scale=2.0)) > 1
