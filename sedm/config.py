@@ -289,6 +289,28 @@ PRESETS = {
         "sampling": SamplingConfig(),
         "segmentation": SegmentationConfig(),
     },
+    "full": {  # the honest experiment, in hours on CPU cores or half an hour on a GPU
+        "data": DataConfig(64, 60, 8, 24, 24, n_shifted_groups=12),
+        "layouts": LayoutConfig(n_learning_steps=2000),
+        "model": ModelConfig((48, 96, 192)),
+        "autoencoder": AutoencoderConfig(),
+        "training": TrainingConfig(n_steps=5000, batch_size=16, warmup_steps=100, ema_decay=0.999),
+        "sampling": SamplingConfig(n_images=2000, n_steps=20),
+        "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, n_seeds=3),
+    },
+    "paper": {  # the reference's scale: 512 px, latents, a Swin-V2 encoder, several GPUs; never run so far
+        "data": DataConfig(512, 60, 8, 24, 24, n_shifted_groups=12),
+        "layouts": LayoutConfig(n_learning_steps=20_000),
+        "model": ModelConfig(
+            (128, 256, 512), n_blocks=2, unshuffle=1, style_dim=512, style_backbone="swinv2", autoencoder="own"
+        ),
+        "autoencoder": AutoencoderConfig((64, 128, 256), n_steps=50_000),
+        "training": TrainingConfig(
+            n_steps=60_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9999, checkpoint_every=1000
+        ),
+        "sampling": SamplingConfig(n_images=20_000, n_steps=20, n_style_images=4),
+        "segmentation": SegmentationConfig((32, 64, 128, 256), n_steps=10_000, batch_size=16, n_seeds=3),
+    },
 }
 """Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""
 
@@ -300,7 +322,9 @@ STUDY_CHANGES = {
         "training": {"n_steps": 1200},
     },
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}},
+    ("ebhi", "full"): {"data": {"n_annotated_groups": 8}},
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
+    ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},
     ("flowers102", "quick"): {"training": {"n_steps": 1200}},
     # two breeds are two styles, too few to learn what a style is: each photo lends its own
     ("pets", "quick"): {

@@ -183,11 +183,12 @@ def save_sample_sheet(
     from PIL import Image
 
     generator = seeded_generator("sample sheet", config.seed)
-    layout_rows = annotated.nonzero().flatten()
-    layout_rows = layout_rows[torch.randint(len(layout_rows), (N_SHOWN,), generator=generator)]
-    style_rows = torch.randint(len(patches.groups), (N_SHOWN,), generator=generator).tolist()
+    layout_rows, style_rows = (
+        rows[torch.randperm(len(rows), generator=generator)].repeat(N_SHOWN)[:N_SHOWN]  # few rows are shown again
+        for rows in (annotated.nonzero().flatten(), torch.arange(len(patches.groups)))
+    )
     lenders = StyleSampler(patches, config.training.style_sampling, config.model.n_style_images)
-    lenders = patches.images[lenders.draw_rows(style_rows, generator)]
+    lenders = patches.images[lenders.draw_rows(style_rows.tolist(), generator)]
     layouts = patches.masks[layout_rows]
     images = sample_images(
         pipeline, layouts, pipeline.encode_styles(lenders), config.sampling, config.seed, progress=False
