@@ -306,7 +306,12 @@ PRESETS = {
         ),
         "autoencoder": AutoencoderConfig((64, 128, 256), n_steps=50_000),
         "training": TrainingConfig(
-            n_steps=60_000, batch_size=16, learning_rate=2e-4, warmup_steps=1000, ema_decay=0.9999, checkpoint_every=1000
+            n_steps=60_000,
+            batch_size=16,
+            learning_rate=2e-4,
+            warmup_steps=1000,
+            ema_decay=0.9999,
+            checkpoint_every=1000,
         ),
         "sampling": SamplingConfig(n_images=20_000, n_steps=20, n_style_images=4),
         "segmentation": SegmentationConfig((32, 64, 128, 256), n_steps=10_000, batch_size=16, n_seeds=3),
