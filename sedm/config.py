@@ -167,12 +167,12 @@ class ModelConfig:
 class AutoencoderConfig:
     """The small autoencoder of ours, where ``model.autoencoder`` is "own"."""
 
-    channels: tuple[int, ...] = (32, 64, 128)  # width at each resolution; each but the first halves it
+    channels: tuple[int, ...] = (32, 64)  # width at each resolution; each but the first halves it
     latent_channels: int = 4
     kl_weight: float = 1e-6  # of the Kullback-Leibler term, which keeps latents near a unit Gaussian
-    n_steps: int = 2000
-    batch_size: int = 8
-    learning_rate: float = 5e-4  # peak, AdamW
+    n_steps: int = 1000
+    batch_size: int = 2  # images a step and process: many small steps learn faster here
+    learning_rate: float = 1e-3  # peak, AdamW
 
     def __post_init__(self):
         _positive(self, "latent_channels", "n_steps", "batch_size", "learning_rate")
@@ -304,7 +304,7 @@ PRESETS = {
         "model": ModelConfig(
             (128, 256, 512), n_blocks=2, unshuffle=1, style_dim=512, style_backbone="swinv2", autoencoder="own"
         ),
-        "autoencoder": AutoencoderConfig((64, 128, 256), n_steps=50_000),
+        "autoencoder": AutoencoderConfig((64, 128, 256), n_steps=50_000, batch_size=8, learning_rate=1e-4),
         "training": TrainingConfig(
             n_steps=60_000,
             batch_size=16,
