@@ -221,7 +221,13 @@ def test_a_disk_that_fills_up_is_told_in_one_sentence(server, tmp_path):
 def test_a_killed_download_goes_on_where_it_was(server, tmp_path, root, end):
     file, part = remote(server, "slow"), tmp_path / "a.bin.part"
     code = f"from sedm.data.download import *; fetch([{file!r}], {str(tmp_path)!r}, progress=False)"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=root,
+        stderr=subprocess.DEVNULL,
+        # a shell starts its background jobs, such as this test run, deaf to Ctrl-C, and they pass that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
