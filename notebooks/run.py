@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from sedm.config import STUDIES, build_config, known_name
+from sedm.config import build_config, known_name
+from sedm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": ""}

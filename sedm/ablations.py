@@ -22,14 +22,16 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from sedm.config import PRESETS, STUDIES, Config, build_config, flatten, known_name, pick_device
+from sedm.config import PRESETS, Config, build_config, flatten, known_name
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
 from sedm.data.tensors import PatchTensors, to_tensors
 from sedm.evaluation import Unseen, data_checksum, draw_unseen, kept_segmenter, measure_floors, measure_model
-from sedm.figures import Results
+from sedm.hardware import pick_device
 from sedm.pipeline import SEDMPipeline
+from sedm.results import Results
 from sedm.segment import predict
+from sedm.studies import STUDIES
 from sedm.train import train_model
 
 ABLATIONS = {  # question → arm → what it changes, by section of the configuration

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field, replace
 
-import torch
+from sedm.studies import STUDIES
 
 
 def _positive(config, *names: str) -> None:
@@ -33,65 +33,6 @@ def known_name(what: str, name: str, known) -> str:
     nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     raise ValueError(f"{what}={name!r}; choose one of {', '.join(known)}{hint}")
-
-
-@dataclass(frozen=True)
-class Study:
-    """A data set with its question."""
-
-    kind: str  # "natural" (notebook 01) or "tissue" (notebooks 02 to 06)
-    classes: tuple[str, ...]  # names of the mask values 0…K−1; class 0 is the background
-    group: str  # what a group is called in words
-    group_column: str = "group"  # what it is called in the table
-    embedded: bool = True  # drawn by sedm itself, so no data folder is needed
-    image_class: str = ""  # the column with a class of the whole image, where there is one
-    shared_groups: bool = False  # may a group of the training split also be in the test split?
-    redistributable: bool = True  # may a committed figure show its real images and masks?
-    attribution: str = ""  # printed with the study's figures
-
-
-STUDIES = {
-    "tissue": Study("tissue", ("stroma", "epithelium", "lumen"), group="patient", image_class="architecture"),
-    "flowers": Study("natural", ("background", "flower"), group="species"),
-    "ebhi": Study(
-        "tissue",
-        ("background", "epithelium"),
-        group="case",
-        group_column="case",
-        image_class="grade",
-        embedded=False,
-        redistributable=False,
-        attribution="EBHI-SEG, Shi et al. 2023, doi:10.3389/fmed.2023.1114673, CC BY 4.0",
-    ),
-    "pets": Study(
-        "natural",
-        ("background", "animal"),
-        group="breed",
-        group_column="breed",
-        shared_groups=True,  # what is held out is one breed, not the others' test photos
-        embedded=False,
-        redistributable=False,
-        attribution="Oxford-IIIT Pet, Parkhi et al. 2012, CC BY-SA 4.0",
-    ),
-    "flowers102": Study(
-        "natural",
-        ("background", "flower"),
-        group="species",
-        shared_groups=True,  # what is held out are the unseen species
-        embedded=False,
-        redistributable=False,
-        attribution="Flowers-102, Nilsback and Zisserman 2008, for research",
-    ),
-    "catch": Study(
-        "tissue",
-        ("other", "tumour"),
-        group="patient",
-        image_class="tumour_type",
-        embedded=False,
-        redistributable=False,
-        attribution="CATCH, Wilm et al. 2022, doi:10.1038/s41597-022-01692-w, TCIA",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -370,34 +311,3 @@ def flatten(config: Config) -> dict[str, object]:
     for name, value in dataclasses.asdict(config).items():
         flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
     return flat
-
-
-def pick_device() -> torch.device:
-    """The GPU where there is one, else the CPU.
-
-    >>> pick_device().type in {"cuda", "cpu"}
-    True
-    """
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where ``device`` computes with it natively, else None (stay in float32).
-
-    A CPU without avx512_bf16 or amx emulates bfloat16, several times slower than float32.
-
-    >>> autocast_dtype(torch.device("cpu")) in {torch.bfloat16, None}
-    True
-    """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else None
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        with open("/proc/cpuinfo") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:  # not Linux
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

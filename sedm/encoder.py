@@ -11,6 +11,7 @@ convolutional network. Their aggregation by a transformer over the stacked image
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ from sedm.backbones import ConvolutionalBackbone, open_backbone, rebuild_backbon
 from sedm.config import known_name
 
 
-class Aggregation(nn.Module):
+class Aggregation(nn.Module, ABC):
     """Several embeddings to one style.
 
     A batch may hold items with fewer images than others, padded with anything: ``present`` marks the real ones. An
@@ -57,9 +58,9 @@ class Aggregation(nn.Module):
             raise ValueError("an item without any style image; give it one, or the null style")
         return self.pool(embeddings.masked_fill(~present[..., None], 0), present)
 
+    @abstractmethod
     def pool(self, embeddings: Float[Tensor, "batch n dim"], present: Bool[Tensor, "batch n"]):
         """The style of embeddings that are zero where not ``present``."""
-        raise NotImplementedError
 
 
 class MeanPool(Aggregation):

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sedm.config import Config, SegmentationConfig, pick_device
+from sedm.config import Config, SegmentationConfig
 from sedm.data.tensors import PatchTensors
 from sedm.diffusion import Diffusion
 from sedm.fidelity import (
@@ -31,6 +31,7 @@ from sedm.fidelity import (
     style_correlation,
 )
 from sedm.files import replacing
+from sedm.hardware import pick_device
 from sedm.pipeline import SEDMPipeline, sample_images
 from sedm.seeds import seeded_generator
 from sedm.segment import UNet, predict, train_segmenter

@@ -20,8 +20,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sedm.config import TrainingConfig, autocast_dtype, pick_device
+from sedm.config import TrainingConfig
 from sedm.files import replacing
+from sedm.hardware import autocast_dtype, pick_device
 from sedm.seeds import seeded_generator
 
 EXPLOSION = 3.0  # times the mean loss at the beginning

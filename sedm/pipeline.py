@@ -15,10 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sedm.autoencoder import decode_latents
-from sedm.config import SamplingConfig, autocast_dtype
+from sedm.config import SamplingConfig
 from sedm.data.patches import UNKNOWN
 from sedm.diffusion import Diffusion
 from sedm.encoder import StyleEncoder
+from sedm.hardware import autocast_dtype
 from sedm.model import Denoiser
 from sedm.seeds import seeded_generator
 

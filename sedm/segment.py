@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
-from sedm.config import SegmentationConfig, autocast_dtype, pick_device
+from sedm.config import SegmentationConfig
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
+from sedm.hardware import autocast_dtype, pick_device
 from sedm.seeds import seeded_generator
 
 CROSS_ENTROPY_WEIGHT = 0.1  # the rest is Dice; Öttl et al. 2024

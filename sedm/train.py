@@ -202,10 +202,11 @@ def save_sample_sheet(
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains the generator of a study and saves its pipeline; under a launcher, on several processes."""
-    from sedm.config import PRESETS, STUDIES
+    from sedm.config import PRESETS
     from sedm.data.sources import load_study
     from sedm.data.splits import hide_annotations
     from sedm.data.tensors import to_tensors
+    from sedm.studies import STUDIES
 
     parser = argparse.ArgumentParser("python -m sedm.train", description=main.__doc__)
     parser.add_argument("--study", choices=list(STUDIES), required=True)

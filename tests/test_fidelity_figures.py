@@ -26,13 +26,13 @@ from sedm.fidelity import (
 from sedm.figures import (
     CLASS_COLOURS,
     UNKNOWN_COLOUR,
-    Results,
     ablation_plot,
     colour_layout,
     crossing_grid,
     image_grid,
     sample_history,
 )
+from sedm.results import Results
 
 
 def flat(*rgb):

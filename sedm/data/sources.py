@@ -6,11 +6,12 @@ from pathlib import Path
 
 import datasets
 
-from sedm.config import STUDIES, Config
+from sedm.config import Config
 from sedm.data.folders import load_hub_dataset as load_hub_dataset  # its home; the name is a source like the others
 from sedm.data.folders import load_image_folder as load_image_folder
 from sedm.data.patches import PatchTableError, check_patches, find_splits, load_patches
 from sedm.data.splits import check_splits
+from sedm.studies import STUDIES
 
 SPLITS = ("train", "validation", "test", "shifted")
 

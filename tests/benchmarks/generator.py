@@ -20,8 +20,9 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from sedm.config import ModelConfig, SamplingConfig, autocast_dtype, pick_device
+from sedm.config import ModelConfig, SamplingConfig
 from sedm.diffusion import N_TIMES, Diffusion
+from sedm.hardware import autocast_dtype, pick_device
 from sedm.model import build_model
 from sedm.pipeline import SEDMPipeline, noise_generators
 

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sedm.config import PRESETS, STUDIES, build_config
+from sedm.config import PRESETS, build_config
 from sedm.data.sources import load_study
 from sedm.data.tensors import to_tensors
 from sedm.evaluation import draw_unseen, kept_segmenter, measure_floors, measure_images
 from sedm.pipeline import SEDMPipeline, noise_generators, sample_images
+from sedm.studies import STUDIES
 
 from .measure import save_results
 from .reference import N_EVALUATIONS, sample_recipe

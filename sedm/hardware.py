@@ -1,0 +1,36 @@
+"""What this machine computes with: its device, and the precision that is fast on it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one, else the CPU.
+
+    >>> pick_device().type in {"cuda", "cpu"}
+    True
+    """
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where ``device`` computes with it natively, else None (stay in float32).
+
+    A CPU without avx512_bf16 or amx emulates bfloat16, several times slower than float32.
+
+    >>> autocast_dtype(torch.device("cpu")) in {torch.bfloat16, None}
+    True
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else None
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:  # not Linux
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

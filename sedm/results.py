@@ -1,0 +1,110 @@
+"""The one place where figures and values are written, each value with the run that made it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sedm.config import Config, flatten
+from sedm.files import replacing
+from sedm.studies import STUDIES
+
+PUBLISHED_PRESET = "quick"  # its results are committed; any other preset's stay in its run folder
+LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "numpy", "matplotlib")
+
+
+class Results:
+    """Where the figures and values of one notebook go, with the run that made them.
+
+    The committed folder holds the published preset. A figure that shows real pixels or masks of a study whose
+    images may not be redistributed goes to the run folder instead, whatever the preset.
+
+    Args:
+        config: of the run; stored with every value.
+        figures: the committed folder; results go to ``figures/<study>``.
+        run: the run folder; other results go to ``run/figures``.
+
+    >>> import tempfile
+    >>> from sedm.config import build_config
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     results = Results(build_config("tissue", "smoke"), Path(folder) / "figures", Path(folder) / "run")
+    ...     results.save_values("toy", {"answer": 42}).relative_to(folder).as_posix()
+    'run/figures/values_toy.json'
+    """
+
+    def __init__(self, config: Config, figures: str | Path, run: str | Path):
+        self.config = config
+        self.private = Path(run) / "figures"
+        self.folder = Path(figures) / config.study if config.preset == PUBLISHED_PRESET else self.private
+        self._started = time.monotonic()
+
+    def save_figure(self, figure: Figure, name: str, *, shows_data: bool) -> Path:
+        """The path of ``fig_<name>.png``.
+
+        Args:
+            shows_data: whether real pixels or masks can be seen in it.
+        """
+        hidden = shows_data and not STUDIES[self.config.study].redistributable
+        path = (self.private if hidden else self.folder) / f"fig_{name}.png"
+        with replacing(path) as temporary:
+            # no date or version in the file: the same picture gives the same bytes
+            figure.savefig(temporary, metadata={"Software": None})
+        return path
+
+    def save_values(self, name: str, values: dict) -> Path:
+        """The path of ``values_<name>.json``: the values, and the run that made them."""
+        path = self.folder / f"values_{name}.json"
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps({"values": _plain(values), "run": self._provenance()}, indent=1) + "\n")
+        return path
+
+    def _provenance(self) -> dict:
+        return {
+            "config": _plain(flatten(self.config)),
+            "commit": _commit(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+            "device": torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else f"CPU, {torch.get_num_threads()} threads",
+            "seconds": round(time.monotonic() - self._started, 1),
+            "attribution": STUDIES[self.config.study].attribution,
+        }
+
+
+def _plain(value):
+    """``value`` with tuples as lists, numpy and torch numbers as Python's, and what is not finite as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return None if not math.isfinite(value) else float(f"{value:.6g}")
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+
+
+def _commit() -> str:
+    """The commit of the code, with ``+changes`` when the library differs from it; ``unknown`` outside a checkout."""
+    root = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", str(root)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
