@@ -89,7 +89,7 @@ def train_model(
         pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
         save_sample_sheet(pipeline, patches, annotated, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
 
-    fingerprint = run_fingerprint(config, patches, n_classes, latents)
+    fingerprint = run_fingerprint(config, patches, n_classes, annotated, latents)
     options = {"progress": progress, "on_checkpoint": save_samples}
     optimise(accelerator, model, loss_of, settings, folder, fingerprint, **options)
     return model
@@ -160,12 +160,14 @@ def check_training_data(
             raise ValueError(f"a mask holds {known.max()}, which is outside the classes 0..{n_classes - 1}")
 
 
-def run_fingerprint(config: Config, patches: PatchTensors, n_classes: int, latents: Tensor | None = None) -> str:
+def run_fingerprint(
+    config: Config, patches: PatchTensors, n_classes: int, annotated: Bool[Tensor, " n"], latents: Tensor | None = None
+) -> str:
     """A hash of all that decides the trained weights: seed, model and training settings, and the data."""
     decisive = [n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
     digest = hashlib.sha256(json.dumps(decisive).encode())
-    for pixels in (patches.images, patches.masks, *([] if latents is None else [latents])):
-        digest.update(pixels.contiguous().numpy())
+    for values in (patches.images, patches.masks, annotated, *([] if latents is None else [latents])):
+        digest.update(values.contiguous().numpy())
     digest.update("\n".join(patches.groups).encode())
     if patches.places is not None:  # they decide which images are nearby
         slides, corners, sides = patches.places

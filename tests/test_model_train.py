@@ -460,6 +460,14 @@ def test_another_seed_configuration_or_data_starts_anew(config, patches, tmp_pat
     assert len(calls) == 6
 
 
+def test_other_rows_that_count_as_annotated_start_anew(config, patches, tmp_path, monkeypatch):
+    predicted = patches._replace(masks=patches.masks.where(patches.masks != UNKNOWN, 0))
+    train(config, predicted, tmp_path, annotated=patches.has_mask)
+    calls = count_batches(monkeypatch)
+    train(config, predicted, tmp_path, annotated=~patches.has_mask)
+    assert len(calls) == 6
+
+
 def test_another_number_of_classes_starts_anew(config, patches, tmp_path, monkeypatch):
     train(config, patches, tmp_path)
     calls = count_batches(monkeypatch)
