@@ -47,6 +47,10 @@ ABLATIONS = {  # question → arm → what it changes, by section of the configu
     "aggregation": {f"{name}_aggregation": {"model": {"aggregation": name}} for name in ("max", "linear", "attention")},
     "objective": {f"{name}_objective": {"model": {"objective": name}} for name in ("epsilon", "v", "flow")},
     "unannotated images": {name: {"training": {"unannotated": name}} for name in ("left_out", "pseudo_layouts")},
+    "augmentation": {
+        "no_symmetries": {"training": {"symmetries": "none"}},
+        "no_colour_jitter": {"training": {"colour_jitter": 0.0}},
+    },
     "layout": {
         "layout_every_scale": {"model": {"layout_injection": "every_scale"}},
         "no_layout_dropout": {"training": {"layout_dropout": 0.0}},

@@ -71,6 +71,7 @@ STYLE_INJECTIONS = ("film", "bottleneck", "cross_attention")
 LAYOUT_INJECTIONS = ("input", "every_scale")
 OBJECTIVES = ("x_0", "epsilon", "v", "flow")
 STYLE_SAMPLING = ("augmented", "nearby", "same_group", "multi", "none")
+SYMMETRIES = ("none", "mirror", "square")
 UNANNOTATED = ("null_layout", "pseudo_layouts", "left_out")
 
 
@@ -123,23 +124,26 @@ class AutoencoderConfig:
 class TrainingConfig:
     """How the generator is trained."""
 
-    n_steps: int = 1500
-    batch_size: int = 8  # images a step and process
+    n_steps: int = 3000
+    batch_size: int = 4  # images a step and process: many small steps learn faster here
     learning_rate: float = 8e-4  # peak, AdamW
-    warmup_steps: int = 50  # linear, then cosine to zero
+    warmup_steps: int = 100  # linear, then cosine to zero
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
     unannotated: str = "null_layout"  # what images without a mask are trained with; UNANNOTATED
     style_sampling: str = "multi"  # which images lend their style in training; STYLE_SAMPLING
     style_dropout: float = 0.1  # share of items that see the null style instead
     layout_dropout: float = 0.1  # share of annotated items that see the null layout instead
+    symmetries: str = "square"  # under which images and layouts are seen, and style images by themselves; SYMMETRIES
+    colour_jitter: float = 0.2  # of an item and its style images alike: their optical density times exp(±this)
     train_style_encoder: bool = True  # False leaves encoder and aggregation as they were initialised
     ema_decay: float = 0.998  # of the averaged weights that sampling uses
     max_grad_norm: float = 1.0
-    checkpoint_every: int = 200  # steps
+    checkpoint_every: int = 400  # steps
     n_checkpoints: int = 2  # the last ones, which are kept
 
     def __post_init__(self):
         _positive(self, "n_steps", "batch_size", "learning_rate", "checkpoint_every", "n_checkpoints")
+        known_name("symmetries", self.symmetries, SYMMETRIES)
         known_name("unannotated", self.unannotated, UNANNOTATED)
         known_name("style_sampling", self.style_sampling, STYLE_SAMPLING)
         if not 0 < self.annotated_fraction <= 1:
@@ -197,6 +201,11 @@ class Config:
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
 
     def __post_init__(self):
+        if self.model.autoencoder and (self.training.symmetries != "none" or self.training.colour_jitter):
+            raise ValueError(
+                f"symmetries={self.training.symmetries!r} and colour_jitter={self.training.colour_jitter} with "
+                f"model.autoencoder={self.model.autoencoder!r}; set them to 'none' and 0: latents are computed once"
+            )
         wanted, given = self.model.n_style_images, self.sampling.n_style_images
         if self.model.aggregation == "linear" and wanted != given:
             raise ValueError(f"sampling.n_style_images={given}; 'linear' aggregates exactly {wanted}, as in training")
@@ -235,7 +244,7 @@ PRESETS = {
         "layouts": LayoutConfig(n_learning_steps=2000),
         "model": ModelConfig((48, 96, 192)),
         "autoencoder": AutoencoderConfig(),
-        "training": TrainingConfig(n_steps=5000, batch_size=16, warmup_steps=100, ema_decay=0.999),
+        "training": TrainingConfig(n_steps=8000, batch_size=8, warmup_steps=200, ema_decay=0.999),
         "sampling": SamplingConfig(n_images=2000, n_steps=20),
         "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, n_seeds=3),
     },
@@ -251,6 +260,8 @@ PRESETS = {
             batch_size=16,
             learning_rate=2e-4,
             warmup_steps=1000,
+            symmetries="none",  # latents are computed once
+            colour_jitter=0.0,
             ema_decay=0.9999,
             checkpoint_every=1000,
         ),
@@ -265,16 +276,16 @@ STUDY_CHANGES = {
     ("tissue", "quick"): {"data": {"n_shifted_groups": 8}},
     ("flowers", "quick"): {
         "data": {"n_train_groups": 48, "n_validation_groups": 0, "n_test_groups": 8, "n_images_per_group": 12},
-        "training": {"n_steps": 1200},
+        "training": {"n_steps": 2400},
     },
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}},
     ("ebhi", "full"): {"data": {"n_annotated_groups": 8}},
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
     ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},
-    ("flowers102", "quick"): {"training": {"n_steps": 1200}},
+    ("flowers102", "quick"): {"training": {"n_steps": 2400}},
     # two breeds are two styles, too few to learn what a style is: each photo lends its own
     ("pets", "quick"): {
-        "training": {"style_sampling": "augmented", "n_steps": 1000},
+        "training": {"style_sampling": "augmented", "n_steps": 2000},
         "sampling": {"n_style_images": 1},
     },
 }
@@ -296,6 +307,8 @@ def build_config(study: str, preset: str, seed: int = 0) -> Config:
     known_name("study", study, STUDIES)
     known_name("preset", preset, PRESETS)
     sections = dict(PRESETS[preset])
+    if STUDIES[study].kind == "natural" and sections["training"].symmetries == "square":
+        sections["training"] = replace(sections["training"], symmetries="mirror")  # they have an upper end
     for section, changes in STUDY_CHANGES.get((study, preset), {}).items():
         sections[section] = replace(sections[section], **changes)
     return Config(study, preset, seed, **sections)

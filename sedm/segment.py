@@ -15,6 +15,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
 from sedm.config import SegmentationConfig
+from sedm.data.augment import apply_symmetries, draw_symmetries
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
 from sedm.hardware import autocast_dtype, pick_device
@@ -181,12 +182,9 @@ def augment(
     [torch.Size([2, 3, 8, 8]), torch.Size([2, 8, 8])]
     """
     n = len(images)
-    coins = torch.randint(2, (3, n, 1, 1), generator=generator).bool().to(images.device)
+    coins = draw_symmetries(n, "square", generator).to(images.device)
     stretch, shift = colour_jitter * (2 * torch.rand(2, n, 3, 1, 1, generator=generator).to(images.device) - 1)
-    for coin, turned in zip(coins, (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.mT), strict=True):
-        if turned(masks).shape == masks.shape:
-            images = torch.where(coin[:, None], turned(images), images)
-            masks = torch.where(coin, turned(masks), masks)
+    images, masks = apply_symmetries(images, coins), apply_symmetries(masks, coins)
     if colour_jitter:
         mean = images.mean((2, 3), keepdim=True)
         images = (mean + (images - mean) * (1 + stretch) + shift / 2).clamp(0, 1)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sedm.autoencoder import encode_images, latent_shape, load_autoencoder, train_autoencoder
 from sedm.config import Config, TrainingConfig, build_config
+from sedm.data.augment import apply_symmetries, draw_exponents, draw_symmetries, recolour
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
 from sedm.diffusion import N_TIMES, Diffusion
@@ -114,6 +115,15 @@ def training_batch(
     drop_style = sampler.draw_dropped(len(rows), settings.style_dropout, generator)
     drop_layout = torch.rand(len(rows), generator=generator) < settings.layout_dropout
     layout = patches.masks[rows].masked_fill(drop_layout[:, None, None], UNKNOWN)
+
+    symmetry = draw_symmetries(len(rows), settings.symmetries, generator)
+    x_0, layout = apply_symmetries(x_0, symmetry), apply_symmetries(layout, symmetry)
+    lent = draw_symmetries(style_images.shape[0] * style_images.shape[1], settings.symmetries, generator)
+    style_images = apply_symmetries(style_images.flatten(0, 1), lent).unflatten(0, style_images.shape[:2])
+    if settings.colour_jitter:
+        exponents = draw_exponents(len(rows), settings.colour_jitter, generator)
+        exponents[drop_style] = 1  # the null style is of colours that occur
+        x_0, style_images = recolour(x_0, exponents), recolour(style_images, exponents)
     x_t, target = diffusion.add_noise(x_0, noise, t), diffusion.target(x_0, noise, t)
     return (x_t, t, layout, style_images, drop_style), target
 

@@ -1,6 +1,6 @@
 """The U-Net: residual blocks of diffusers, wired so that style and layout can enter in the ways we compare.
 
-    style   film             scale and shift after the norm of every residual block, together with the time
+    style   film             scale and shift after a norm of every residual block and after the last norm, with the time
             bottleneck       one more residual block in the middle, to which the style is added (the reference's way)
             cross_attention  every residual block is followed by attention to one token a style image
     layout  input            channels beside x_t
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.normalization import AdaGroupNorm
 from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -109,7 +110,8 @@ class StyledUNet(nn.Module):
         if layout_injection == "every_scale":
             self.layout_down = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in (narrow, *channels[:-1]))
             self.layout_up = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in reversed(channels))
-        self.out = nn.Sequential(nn.GroupNorm(N_GROUPS, narrow), nn.SiLU(), nn.Conv2d(narrow, n_out, 3, padding=1))
+        self.out_norm = AdaGroupNorm(time_dim, narrow, N_GROUPS, act_fn="silu")
+        self.out = nn.Conv2d(narrow, n_out, 3, padding=1)
 
     def forward(
         self,
@@ -150,7 +152,7 @@ class StyledUNet(nn.Module):
                 h = block(torch.cat([h, skips.pop()], dim=1), condition, tokens)
             if level < len(self.enlarge):
                 h = self.enlarge[level](h)
-        return self.out(h)
+        return self.out(F.silu(self.out_norm(h, condition)))
 
 
 def _residual_block(n_in: int, n_out: int, condition_dim: int, how: str) -> ResnetBlock2D:

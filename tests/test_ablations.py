@@ -95,6 +95,7 @@ def test_every_question_of_the_plan_has_its_arms():
         "aggregation": 3,
         "objective": 3,
         "unannotated images": 2,
+        "augmentation": 2,
         "layout": 2,
     }
 

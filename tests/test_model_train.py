@@ -280,9 +280,11 @@ def test_the_loss_falls(config, patches, tmp_path):
 
 # ----------------------------------------------------------------------------------------- the batch
 
+AS_THEY_ARE = {"symmetries": "none", "colour_jitter": 0.0}
+
 
 def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
-    settings = changed(config, batch_size=32, style_dropout=0.5, layout_dropout=0.0).training
+    settings = changed(config, batch_size=32, style_dropout=0.5, layout_dropout=0.0, **AS_THEY_ARE).training
     sampler, diffusion = StyleSampler(patches, "multi", 2), Diffusion("x_0")
     pools, generator = batch_pools(patches.has_mask, settings), torch.Generator().manual_seed(0)
     given, x_0 = training_batch(patches, None, pools, sampler, diffusion, settings, generator)
@@ -302,7 +304,7 @@ def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
 
 
 def test_style_images_are_of_the_target_s_group(config, patches):
-    settings = changed(config, layout_dropout=0.0).training
+    settings = changed(config, layout_dropout=0.0, **AS_THEY_ARE).training
     sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.has_mask, settings)
     arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
     (_, _, layout, style_images, _), _ = training_batch(*arguments)
@@ -312,6 +314,45 @@ def test_style_images_are_of_the_target_s_group(config, patches):
         groups = {patches.groups[origin] for origin in origins}
         assert len(groups) == 1
         assert (row == UNKNOWN).all() == (groups <= {"group-2", "group-3"})
+
+
+def draw_batch(config, patches, **settings):
+    """The clean images, layouts, style images and dropped styles of a large batch."""
+    settings = changed(config, batch_size=256, layout_dropout=0.0, **settings).training
+    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.has_mask, settings)
+    arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
+    (_, _, layout, style_images, dropped), x_0 = training_batch(*arguments)
+    return x_0, layout, style_images, dropped
+
+
+@pytest.mark.parametrize(("kind", "n_views"), [("none", 1), ("mirror", 2), ("square", 8)])
+def test_image_and_layout_are_seen_under_the_same_symmetry(config, patches, kind, n_views):
+    drawn = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.5  # without any symmetry of its own
+    masks = drawn.to(torch.uint8).expand(16, -1, -1).contiguous()
+    images = (255 * masks)[:, None].expand(-1, 3, -1, -1).contiguous()
+    patches = patches._replace(images=images, masks=masks)
+    x_0, layout, style_images, _ = draw_batch(config, patches, symmetries=kind, colour_jitter=0.0)
+    assert_close(x_0[:, 0], layout * 2.0 - 1)
+    assert len(layout.unique(dim=0)) == n_views
+    seen = style_images.flatten(0, 1)[:, 0]
+    assert len(seen.unique(dim=0)) == n_views
+    if kind != "none":  # style images turn by themselves
+        assert not (style_images[:, 0, 0] == x_0[:, 0]).flatten(1).all()
+
+
+def test_an_image_and_what_lends_its_style_are_recoloured_alike(config, patches):
+    flat = torch.full_like(patches.images, 100)
+    patches = patches._replace(images=flat)
+    x_0, _, style_images, dropped = draw_batch(config, patches, colour_jitter=0.3, style_dropout=0.5)
+    assert_close(style_images, x_0[:, None].expand_as(style_images))
+    exponents = torch.log((x_0[:, :, 0, 0] + 1) / 2) / math.log(100 / 255)
+    assert 90 < dropped.sum() < 166
+    assert_close(exponents[dropped], torch.ones_like(exponents[dropped]))  # the null style is of colours that occur
+    exponents = exponents[~dropped]
+    assert math.exp(-0.3) - 1e-5 <= exponents.min() < 0.78
+    assert 1.29 < exponents.max() <= math.exp(0.3) + 1e-5
+    assert len(exponents.unique(dim=0)) == len(exponents)
+    assert exponents.std(dim=1).min() > 0  # every channel by itself
 
 
 def test_dropped_layouts_are_wholly_unknown_and_as_many_as_asked(config, patches):

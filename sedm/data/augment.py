@@ -1,4 +1,4 @@
-"""Geometric augmentation: random affine maps, and pictures or masks seen through them."""
+"""Augmentation: pictures or masks under random symmetries and affine maps, and pictures in other colours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,3 +70,53 @@ def warp(
     seen = F.grid_sample(picture[None].float(), grid, mode, "reflection", align_corners=False)
     seen = seen[0] if picture.is_floating_point() else seen[0].round()
     return seen.to(picture.dtype)
+
+
+def draw_symmetries(n: int, kind: str, generator: torch.Generator) -> Bool[Tensor, "3 n"]:
+    """Whether each of n pictures is mirrored left-right, then up-down, then along its diagonal, each half of the time.
+
+    Args:
+        kind: "square" for all three, so each of the eight symmetries of a square is as likely; "mirror" for the first
+            alone; "none".
+
+    >>> draw_symmetries(4, "mirror", torch.Generator().manual_seed(0)).int().tolist()
+    [[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    """
+    n_kept = {"none": 0, "mirror": 1, "square": 3}[kind]
+    coins = torch.randint(2, (3, n), generator=generator).bool()
+    coins[n_kept:] = False
+    return coins
+
+
+def apply_symmetries(pictures: Shaped[Tensor, "n ... h w"], coins: Bool[Tensor, "3 n"]) -> Shaped[Tensor, "n ... h w"]:
+    """Each picture under the symmetry of its coins; the diagonal is left out where h ≠ w.
+
+    >>> apply_symmetries(torch.tensor([[[1, 2], [3, 4]]]), torch.tensor([[True], [False], [False]])).tolist()
+    [[[2, 1], [4, 3]]]
+    """
+    for coin, mirror in zip(coins, (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.mT), strict=True):
+        mirrored = mirror(pictures)
+        if mirrored.shape == pictures.shape:
+            pictures = torch.where(coin.view(-1, *[1] * (pictures.ndim - 1)), mirrored, pictures)
+    return pictures
+
+
+def draw_exponents(n: int, jitter: float, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+    """Factors of the optical density for `recolour`, from exp(−jitter) to exp(jitter), uniform in their logarithm.
+
+    >>> draw_exponents(2, 0.0, torch.Generator()).tolist()
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+    return torch.exp(jitter * (2 * torch.rand(n, 3, generator=generator) - 1))
+
+
+def recolour(images: Float[Tensor, "n ... 3 h w"], exponents: Float[Tensor, "n 3"]) -> Float[Tensor, "n ... 3 h w"]:
+    """Images in [−1, 1] whose optical density is multiplied channel by channel: another stain; white stays white.
+
+    The optical density of a pixel of brightness I in (0, 1] is −log I, so a factor on it is a power of I.
+
+    >>> recolour(torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1), torch.full((1, 3), 2.0)).flatten().tolist()
+    [1.0, -0.5, -1.0]
+    """
+    exponents = exponents.view(len(images), *[1] * (images.ndim - 4), 3, 1, 1)
+    return 2 * ((images + 1) / 2).clamp(0, 1) ** exponents - 1

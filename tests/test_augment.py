@@ -1,0 +1,68 @@
+"""Symmetries and recolouring against brute force and closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sedm.config import build_config
+from sedm.data.augment import apply_symmetries, draw_exponents, draw_symmetries, recolour
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_the_eight_symmetries_of_the_square_are_turns_and_a_mirror_image():
+    picture = torch.rand(3, 5, 5, generator=generator())
+    turns = [torch.rot90(one, k, (-2, -1)) for one in (picture, picture.flip(-1)) for k in range(4)]
+    coins = torch.tensor([[bool(i & bit) for i in range(8)] for bit in (1, 2, 4)])
+    found = apply_symmetries(picture.expand(8, -1, -1, -1), coins)
+    matches = [[torch.equal(one, turn) for turn in turns] for one in found]
+    assert torch.tensor(matches).int().sum(0).tolist() == [1] * 8
+    assert torch.tensor(matches).int().sum(1).tolist() == [1] * 8
+
+
+def test_each_symmetry_is_as_likely():
+    coins = draw_symmetries(8000, "square", generator())
+    counts = torch.bincount(coins.int().T @ torch.tensor([1, 2, 4], dtype=torch.int32), minlength=8)
+    assert ((counts - 1000).abs() < 5 * math.sqrt(1000)).all()
+
+
+@pytest.mark.parametrize(("kind", "n_drawn"), [("none", 0), ("mirror", 1), ("square", 3)])
+def test_only_the_symmetries_of_the_kind_are_drawn(kind, n_drawn):
+    coins = draw_symmetries(100, kind, generator())
+    assert coins.any(dim=1).tolist() == [True] * n_drawn + [False] * (3 - n_drawn)
+
+
+def test_a_picture_that_is_not_square_keeps_its_shape():
+    pictures = torch.rand(4, 3, 5, generator=generator())
+    found = apply_symmetries(pictures, torch.ones(3, 4, dtype=torch.bool))
+    assert_close(found, pictures.flip(-1, -2))
+
+
+def test_recolouring_scales_the_optical_density():
+    images = torch.rand(2, 4, 3, 6, 6, generator=generator()) * 1.9 - 0.95
+    factors = torch.tensor([[0.5, 1.0, 2.0], [1.0, 1.5, 0.8]])
+    before, after = (-torch.log((x + 1) / 2) for x in (images, recolour(images, factors)))
+    assert_close(after, before * factors[:, None, :, None, None])
+
+
+def test_white_stays_white_and_black_black():
+    extremes = torch.tensor([1.0, -1.0, 1.0000001]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    found = recolour(extremes, draw_exponents(3, 0.5, generator()))
+    assert_close(found, extremes.clamp(-1, 1))
+
+
+def test_exponents_are_symmetric_about_one():
+    logs = draw_exponents(4000, 0.4, generator()).log()
+    assert logs.abs().max() <= 0.4
+    assert abs(logs.mean()) < 4 * 0.4 / math.sqrt(3 * 12000)
+    assert abs(logs.std() - 0.4 / math.sqrt(3)) < 0.01
+
+
+def test_photographs_are_never_turned_upside_down():
+    for study, kind in [("tissue", "square"), ("ebhi", "square"), ("flowers", "mirror"), ("pets", "mirror")]:
+        for preset in ("smoke", "quick", "full"):
+            assert build_config(study, preset).training.symmetries == kind
