@@ -126,7 +126,7 @@ class TrainingConfig:
 
     n_steps: int = 3000
     batch_size: int = 4  # images a step and process: many small steps learn faster here
-    learning_rate: float = 8e-4  # peak, AdamW
+    learning_rate: float = 1e-3  # peak, AdamW
     warmup_steps: int = 100  # linear, then cosine to zero
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
     unannotated: str = "null_layout"  # what images without a mask are trained with; UNANNOTATED
