@@ -25,12 +25,13 @@ import pandas as pd
 from sedm.config import PRESETS, Config, build_config, flatten, known_name
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
-from sedm.data.tensors import PatchTensors, to_tensors
-from sedm.evaluation import Unseen, data_checksum, draw_unseen, kept_segmenter, measure_floors, measure_model
+from sedm.data.tensors import PatchTensors, data_checksum, to_tensors
+from sedm.evaluation import Unseen, draw_unseen, measure_floors, measure_model
 from sedm.hardware import pick_device
 from sedm.pipeline import SEDMPipeline
+from sedm.pseudo_layouts import with_pseudo_layouts
 from sedm.results import Results
-from sedm.segment import predict
+from sedm.segment import kept_segmenter
 from sedm.studies import STUDIES
 from sedm.train import train_model
 
@@ -200,14 +201,10 @@ def load_material(baseline: Config, data: str | Path, runs: Path) -> Material:
 
 def run_unit(unit: Unit, material: Material, folder: Path, out: Path) -> dict[str, float]:
     """The measures of one unit, after training it in ``folder`` and writing them to ``out``."""
-    config, n_classes, train = unit.config, material.unseen.n_classes, material.train
+    config, n_classes = unit.config, material.unseen.n_classes
     results = Results(config, out, folder)
     results.folder = out  # where the user wants it, whatever the preset
-    annotated = train.has_mask
-    if config.training.unannotated == "pseudo_layouts":
-        segmenter = kept_segmenter(folder, "segmenter", train, config.segmentation, n_classes, config.seed)
-        predicted = predict(segmenter, train.images)
-        train = train._replace(masks=train.masks.where(annotated[:, None, None], predicted))
+    train, annotated = with_pseudo_layouts(material.train, config, n_classes, folder)
     progress = sys.stderr.isatty()
     model = train_model(config, train, n_classes, folder, material.held_out, annotated=annotated, progress=progress)
     found = measure_model(SEDMPipeline.from_model(model).to(pick_device()), config, material.unseen)

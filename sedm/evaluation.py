@@ -5,18 +5,15 @@ Everything that is drawn here (groups, layouts, noise) is drawn alike at every c
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sedm.config import Config, SegmentationConfig
+from sedm.config import Config
 from sedm.data.tensors import PatchTensors
 from sedm.diffusion import Diffusion
 from sedm.fidelity import (
@@ -30,11 +27,9 @@ from sedm.fidelity import (
     style_agreement,
     style_correlation,
 )
-from sedm.files import replacing
-from sedm.hardware import pick_device
 from sedm.pipeline import SEDMPipeline, sample_images
 from sedm.seeds import seeded_generator
-from sedm.segment import UNet, predict, train_segmenter
+from sedm.segment import UNet, predict
 from sedm.statistics import iou_per_group
 from sedm.styles import first_rows
 
@@ -77,39 +72,6 @@ def draw_unseen(test: PatchTensors, judge: UNet, n_classes: int) -> Unseen:
         rows += [int(others[order[i % len(others)]]) for i in range(N_LAYOUTS)]
     groups = [name for name in names for _ in range(N_LAYOUTS)]
     return Unseen(lenders, references, chosen.masks[rows], groups, judge, n_classes)
-
-
-def kept_segmenter(
-    folder: Path, name: str, patches: PatchTensors, config: SegmentationConfig, n_classes: int, seed: int
-) -> UNet:
-    """A segmentation network trained on ``patches``: the one kept in ``folder``, else it is trained and kept there."""
-    key = hashlib.sha256(repr((config, n_classes, seed, data_checksum(patches))).encode()).hexdigest()[:12]
-    path = folder / f"{name}-{key}.safetensors"
-    if not path.exists():
-        weights = train_segmenter(patches, config, n_classes, seed, progress=False).state_dict()
-        with replacing(path) as temporary:
-            save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, temporary)
-    with torch.device("meta"):  # no first weights, so no random numbers
-        network = UNet(n_classes, config.channels)
-    network.load_state_dict(load_file(path), assign=True)
-    return network.to(pick_device()).eval()
-
-
-def data_checksum(*tables: PatchTensors) -> str:
-    """Twelve hexadecimal digits that change with any pixel, mask or group of the tables.
-
-    >>> pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    >>> a, b = (PatchTensors(pixels, pixels[:, 0], [group]) for group in "ab")
-    >>> data_checksum(a) == data_checksum(a), data_checksum(a) == data_checksum(b)
-    (True, False)
-    """
-    digest = hashlib.sha256()
-    for patches in tables:
-        for pixels in (patches.images, patches.masks):
-            digest.update(repr(tuple(pixels.shape)).encode())
-            digest.update(pixels.contiguous().numpy())
-        digest.update(repr(patches.groups).encode())
-    return digest.hexdigest()[:12]
 
 
 def measure_images(

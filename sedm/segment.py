@@ -6,18 +6,22 @@ The network knows nothing about where its patches come from. Batch s of a traini
 
 from __future__ import annotations
 
+import hashlib
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sedm.config import SegmentationConfig
 from sedm.data.augment import apply_symmetries, draw_symmetries
 from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors
+from sedm.data.tensors import PatchTensors, data_checksum
+from sedm.files import replacing
 from sedm.hardware import autocast_dtype, pick_device
 from sedm.seeds import seeded_generator
 
@@ -107,6 +111,22 @@ def train_segmenter(
         optimiser.step()
         schedule.step()
     return network.eval()
+
+
+def kept_segmenter(
+    folder: Path, name: str, patches: PatchTensors, config: SegmentationConfig, n_classes: int, seed: int
+) -> UNet:
+    """A segmentation network trained on ``patches``: the one kept in ``folder``, else it is trained and kept there."""
+    key = hashlib.sha256(repr((config, n_classes, seed, data_checksum(patches))).encode()).hexdigest()[:12]
+    path = folder / f"{name}-{key}.safetensors"
+    if not path.exists():
+        weights = train_segmenter(patches, config, n_classes, seed, progress=False).state_dict()
+        with replacing(path) as temporary:
+            save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, temporary)
+    with torch.device("meta"):  # no first weights, so no random numbers
+        network = UNet(n_classes, config.channels)
+    network.load_state_dict(load_file(path), assign=True)
+    return network.to(pick_device()).eval()
 
 
 @torch.no_grad()

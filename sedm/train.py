@@ -57,7 +57,7 @@ def train_model(
         n_classes: layout values 0…n_classes−1.
         held_out: groups that must not be among ``patches``, such as those of the test split.
         autoencoder: the denoiser works on its latents; None for pixels.
-        annotated: which rows a person annotated, where masks of others were predicted ("pseudo_layouts").
+        annotated: which rows a person annotated, where masks of others were predicted (`sedm.pseudo_layouts`).
         progress: show a bar with images/s, loss and time left.
 
     Raises:
@@ -163,7 +163,7 @@ def check_training_data(
         raise ValueError("no annotated image: layouts cannot be learned; give at least one group its masks")
     if config.training.unannotated == "pseudo_layouts" and not patches.has_mask.all():
         row = int((~patches.has_mask).nonzero()[0])
-        raise ValueError(f"unannotated='pseudo_layouts', but row {row} has no mask; predict it with a segmenter first")
+        raise ValueError(f"unannotated='pseudo_layouts', but row {row} has no mask; see sedm.pseudo_layouts")
     for part in patches.masks.split(1024):  # a large table is mapped from a file: never all of it at once
         known = part[part != UNKNOWN]
         if len(known) and known.max() >= n_classes:
@@ -218,6 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     from sedm.data.sources import load_study
     from sedm.data.splits import hide_annotations
     from sedm.data.tensors import to_tensors
+    from sedm.pseudo_layouts import with_pseudo_layouts
     from sedm.studies import STUDIES
 
     parser = argparse.ArgumentParser("python -m sedm.train", description=main.__doc__)
@@ -240,7 +241,9 @@ def main(arguments: list[str] | None = None) -> None:
     elif config.model.autoencoder:
         autoencoder = load_autoencoder(config.model.autoencoder)
     held_out -= seen if study.shared_groups else set()
-    model = train_model(config, patches, len(study.classes), given.out, held_out, autoencoder=autoencoder)
+    patches, annotated = with_pseudo_layouts(patches, config, len(study.classes), given.out)
+    options = {"autoencoder": autoencoder, "annotated": annotated}
+    model = train_model(config, patches, len(study.classes), given.out, held_out, **options)
     if make_accelerator().is_main_process:
         SEDMPipeline.from_model(model, autoencoder).save_pretrained(given.out / "model")
 

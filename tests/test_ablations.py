@@ -25,7 +25,8 @@ from sedm.ablations import (
 from sedm.config import build_config, flatten
 from sedm.data.patches import UNKNOWN
 from sedm.data.sources import load_study
-from sedm.evaluation import data_checksum, draw_unseen
+from sedm.data.tensors import data_checksum
+from sedm.evaluation import draw_unseen
 from sedm.model import build_model
 from sedm.segment import UNet
 

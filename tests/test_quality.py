@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sedm.evaluation
+import sedm.segment
 from sedm.config import OBJECTIVES, SegmentationConfig
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
@@ -20,7 +21,6 @@ from sedm.evaluation import (
     NOISE_LEVELS,
     denoising_errors,
     draw_unseen,
-    kept_segmenter,
     measure_floors,
     measure_images,
     measure_model,
@@ -28,7 +28,7 @@ from sedm.evaluation import (
 from sedm.fidelity import frechet_distance, kernel_distance, stage_features
 from sedm.model import build_model
 from sedm.pipeline import SEDMPipeline
-from sedm.segment import UNet
+from sedm.segment import UNet, kept_segmenter
 
 SIZE = 16  # px a side
 COLOURS = ((170, 40, 40), (40, 150, 40), (40, 40, 170), (160, 150, 30))  # of the groups
@@ -191,8 +191,8 @@ def test_only_large_annotated_groups_are_drawn():
 
 
 def test_a_judge_is_trained_once_and_again_for_other_data(tmp_path, monkeypatch):
-    trained, train = [], sedm.evaluation.train_segmenter
-    monkeypatch.setattr(sedm.evaluation, "train_segmenter", lambda *args, **kw: trained.append(1) or train(*args, **kw))
+    trained, train = [], sedm.segment.train_segmenter
+    monkeypatch.setattr(sedm.segment, "train_segmenter", lambda *args, **kw: trained.append(1) or train(*args, **kw))
     config = SegmentationConfig(channels=(8, 16), n_steps=2, batch_size=4)
     state = torch.random.get_rng_state()
     networks = [kept_segmenter(tmp_path, "judge", planted(seed=seed), config, 2, seed=0) for seed in (0, 0, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import tempfile
 from collections.abc import Sequence
@@ -183,3 +184,20 @@ def _gather(pixels: Tensor, rows: list[int]) -> Tensor:
         for first in range(0, len(rows), 1024):
             file.write(pixels[rows[first : first + 1024]].numpy().tobytes())
         return _as_tensor(file, (len(rows), *pixels.shape[1:]), MEMORY_LIMIT)
+
+
+def data_checksum(*tables: PatchTensors) -> str:
+    """Twelve hexadecimal digits that change with any pixel, mask or group of the tables.
+
+    >>> pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    >>> a, b = (PatchTensors(pixels, pixels[:, 0], [group]) for group in "ab")
+    >>> data_checksum(a) == data_checksum(a), data_checksum(a) == data_checksum(b)
+    (True, False)
+    """
+    digest = hashlib.sha256()
+    for patches in tables:
+        for pixels in (patches.images, patches.masks):
+            digest.update(repr(tuple(pixels.shape)).encode())
+            digest.update(pixels.contiguous().numpy())
+        digest.update(repr(patches.groups).encode())
+    return digest.hexdigest()[:12]

@@ -22,8 +22,9 @@ from tqdm import tqdm
 from sedm.config import PRESETS, build_config
 from sedm.data.sources import load_study
 from sedm.data.tensors import to_tensors
-from sedm.evaluation import draw_unseen, kept_segmenter, measure_floors, measure_images
+from sedm.evaluation import draw_unseen, measure_floors, measure_images
 from sedm.pipeline import SEDMPipeline, noise_generators, sample_images
+from sedm.segment import kept_segmenter
 from sedm.studies import STUDIES
 
 from .measure import save_results
