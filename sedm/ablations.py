@@ -47,7 +47,7 @@ ABLATIONS = {  # question → arm → what it changes, by section of the configu
     },
     "aggregation": {f"{name}_aggregation": {"model": {"aggregation": name}} for name in ("max", "linear", "attention")},
     "objective": {f"{name}_objective": {"model": {"objective": name}} for name in ("epsilon", "v", "flow")},
-    "unannotated images": {name: {"training": {"unannotated": name}} for name in ("left_out", "pseudo_layouts")},
+    "unannotated images": {name: {"training": {"unannotated": name}} for name in ("null_layout", "left_out")},
     "augmentation": {
         "no_symmetries": {"training": {"symmetries": "none"}},
         "no_colour_jitter": {"training": {"colour_jitter": 0.0}},
@@ -204,7 +204,7 @@ def run_unit(unit: Unit, material: Material, folder: Path, out: Path) -> dict[st
     config, n_classes = unit.config, material.unseen.n_classes
     results = Results(config, out, folder)
     results.folder = out  # where the user wants it, whatever the preset
-    train, annotated = with_pseudo_layouts(material.train, config, n_classes, folder)
+    train, annotated = with_pseudo_layouts(material.train, config, n_classes, folder.parent)  # alike for many arms
     progress = sys.stderr.isatty()
     model = train_model(config, train, n_classes, folder, material.held_out, annotated=annotated, progress=progress)
     found = measure_model(SEDMPipeline.from_model(model).to(pick_device()), config, material.unseen)

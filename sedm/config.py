@@ -72,7 +72,9 @@ LAYOUT_INJECTIONS = ("input", "every_scale")
 OBJECTIVES = ("x_0", "epsilon", "v", "flow")
 STYLE_SAMPLING = ("augmented", "nearby", "same_group", "multi", "none")
 SYMMETRIES = ("none", "mirror", "square")
-UNANNOTATED = ("null_layout", "pseudo_layouts", "left_out")
+PAIRINGS = ("random", "composition", "class")
+STYLE_SOURCES = ("all", "unannotated", "annotated")
+UNANNOTATED = ("pseudo_layouts", "null_layout", "left_out")
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3  # peak, AdamW
     warmup_steps: int = 100  # linear, then cosine to zero
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
-    unannotated: str = "null_layout"  # what images without a mask are trained with; UNANNOTATED
+    unannotated: str = "pseudo_layouts"  # what images without a mask are trained with; UNANNOTATED
     style_sampling: str = "multi"  # which images lend their style in training; STYLE_SAMPLING
     style_dropout: float = 0.1  # share of items that see the null style instead
     layout_dropout: float = 0.1  # share of annotated items that see the null layout instead
@@ -161,6 +163,10 @@ class SamplingConfig:
     n_steps: int = 12  # network evaluations an image (twice that with guidance)
     guidance_scale: float = 1.0  # 1 = no guidance
     n_style_images: int = 4  # images that make up one style
+    pairing: str = "random"  # how layouts find their styles; PAIRINGS
+    style_sources: str = "all"  # groups whose styles are borrowed; STYLE_SOURCES
+    n_mixed_groups: int = 1  # groups whose styles are mixed into that of one image
+    filter_percentile: float = 0.0  # pairs below this percentile of the scores of a class are dropped; 0 keeps all
     micro_batch: int = 16  # images sampled together; part of what fixes an image's bytes
 
     def __post_init__(self):

@@ -77,7 +77,14 @@ def config() -> Config:
         smoke,
         data=replace(smoke.data, image_size=SIZE),
         model=ModelConfig((8, 16), style_dim=8, style_channels=(8, 8)),
-        training=TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=2, learning_rate=1e-3),
+        training=TrainingConfig(
+            n_steps=6,
+            batch_size=8,
+            warmup_steps=2,
+            checkpoint_every=2,
+            learning_rate=1e-3,
+            unannotated="null_layout",
+        ),
         sampling=SamplingConfig(n_images=10, n_steps=2, n_style_images=2, micro_batch=2),
     )
 

@@ -152,7 +152,7 @@ def test_a_unit_is_trained_measured_and_written_once(prepared, config, tmp_path,
     assert capsys.readouterr().out == "2 units, 2 of them finished\n"
 
 
-@pytest.mark.parametrize("arm", ["left_out", "pseudo_layouts", "no_style", "cross_attention", "flow_objective"])
+@pytest.mark.parametrize("arm", ["left_out", "null_layout", "no_style", "cross_attention", "flow_objective"])
 def test_arms_run_from_data_to_file(prepared, config, tmp_path, monkeypatch, arm):
     asked = {}
     train = sedm.ablations.train_model
@@ -167,7 +167,7 @@ def test_arms_run_from_data_to_file(prepared, config, tmp_path, monkeypatch, arm
     assert asked["annotated"].tolist() == [True] * 8 + [False] * 8
     assert asked["held_out"] == set(prepared.unseen.groups)
     assert asked["masks"][:8].equal(prepared.train.masks[:8])
-    assert bool((asked["masks"][8:] == UNKNOWN).any()) is (arm != "pseudo_layouts")
+    assert bool((asked["masks"][8:] == UNKNOWN).any()) is (arm in ("left_out", "null_layout"))
     assert (prepared.train.masks[8:] == UNKNOWN).all()  # the next unit sees none of it
 
 
