@@ -163,7 +163,7 @@ def check_training_data(
         raise ValueError("no annotated image: layouts cannot be learned; give at least one group its masks")
     if config.training.unannotated == "pseudo_layouts" and not patches.has_mask.all():
         row = int((~patches.has_mask).nonzero()[0])
-        raise ValueError(f"unannotated='pseudo_layouts', but row {row} has no mask; see sedm.pseudo_layouts")
+        raise ValueError(f"unannotated='pseudo_layouts', but row {row} has no mask; sedm.pseudo_layouts predicts it")
     for part in patches.masks.split(1024):  # a large table is mapped from a file: never all of it at once
         known = part[part != UNKNOWN]
         if len(known) and known.max() >= n_classes:

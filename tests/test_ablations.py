@@ -47,7 +47,7 @@ def config(config):
     """Fewer pictures on the way than elsewhere: they take most of the time."""
     return replace(
         config,
-        training=replace(config.training, checkpoint_every=6),
+        training=replace(config.training, checkpoint_every=6, unannotated="pseudo_layouts"),
         sampling=replace(config.sampling, micro_batch=32),
     )
 

@@ -196,7 +196,7 @@ config = replace(
     config,
     data=replace(config.data, image_size=16),
     model=ModelConfig((8, 16), style_dim=8, style_channels=(8, 8), aggregation="attention"),
-    training=TrainingConfig(n_steps=24, batch_size=4, warmup_steps=2, checkpoint_every=3),
+    training=TrainingConfig(n_steps=24, batch_size=4, warmup_steps=2, checkpoint_every=3, unannotated="null_layout"),
 )
 folder = Path(sys.argv[1])
 model = train_model(config, patches, 2, folder, held_out=(), progress=False)
