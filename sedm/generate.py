@@ -1,173 +1,271 @@
-"""Synthetic patch tables: layouts from a prior, styles from a bank, every image reproducible on its own."""
+"""Synthetic patch tables: layouts, styles, and images of which each can be made again on its own.
+
+python -m sedm.generate --model DIR --layouts DIR|FILE --styles FILE|DIR --n-images 2000 --seed 0 --out DIR
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import hashlib
 import json
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
+from accelerate import PartialState
 from tqdm import tqdm
 
-from sedm.config import SamplingConfig
-from sedm.data.patches import from_arrays, save_patches
-from sedm.files import replacing
-from sedm.pipeline import SEDMPipeline, noise_generators
-from sedm.seeds import seeded_generator
-from sedm.styles import StyleBank, draw_style_rows
+from sedm.config import PRESETS, SamplingConfig, build_config, known_name
+from sedm.data.patches import load_patches
+from sedm.data.tensors import PatchTensors, to_tensors
+from sedm.dataset_card import push_to_hub, write_card
+from sedm.hardware import pick_device
+from sedm.layouts import LayoutPrior, load_prior
+from sedm.pairing import GivenLayouts, Pairing, mean_shares
+from sedm.pipeline import SEDMPipeline
+from sedm.shards import (
+    SPLIT,
+    claim_folder,
+    generate_shard,
+    layout_ids,
+    mix_style,
+    save_shard,
+    shard_ranges,
+    tensor_hash,
+    text_hash,
+    weights_hash,
+)
+from sedm.studies import STUDIES
+from sedm.styles import StyleBank
 
-MICRO_BATCHES_PER_SHARD = 4
+MICRO_BATCHES_PER_SHARD = 4  # what kill -9 loses at most, for each process
+LONGEST_WAIT = timedelta(days=7)  # of a process that is done, for the others
 
 
 def generate_patches(
     pipeline: SEDMPipeline,
-    prior,
-    bank: StyleBank,
+    layouts: LayoutPrior | GivenLayouts,
+    styles: StyleBank,
     config: SamplingConfig,
     seed: int,
     folder: str | Path,
+    *,
+    pairing: Pairing | None = None,
+    study: str = "",
     replace_stale: bool = False,
     progress: bool = True,
 ) -> datasets.Dataset:
-    """A synthetic patch table of ``config.n_images``, whose groups are the patients that lent the style.
+    """A synthetic patch table of ``config.n_images``, whose groups are those that lent the style.
 
-    Image i takes layout i of ``prior``, a group drawn uniformly from the bank and ``config.n_style_images`` of its
-    images, all decided by (seed, i); sampling runs in micro-batches aligned on i. Every finished shard is a
-    parquet file in ``folder`` and is not made again.
+    Image i takes layout i of ``layouts`` and the style of the groups that ``pairing`` finds for it, all decided by
+    (seed, i). Its bytes depend on nothing else but model and configuration, on one kind of machine. Another
+    ``micro_batch`` or number of threads may round differently; seen: not one grey level (the `full` model in float32,
+    1, 4 and 16 images a batch, 1 and 2 threads). Under a launcher every process makes its share of the shards. Finished
+    shards in ``folder`` are not made again.
 
     Args:
-        prior: a layout prior of `sedm.layouts`, giving (n, h, w) class indices.
-        bank: styles to borrow.
+        layouts: a prior of `sedm.layouts`, or masks to be used as they are.
+        styles: what may be lent; ``embed_bank`` makes it from patches.
+        folder: seen by all processes.
+        pairing: of ``styles`` under ``config``; needed when it must know more than these tell.
+        study: a name in ``STUDIES``, for the attribution in the dataset card.
         replace_stale: delete shards that another model or configuration left in ``folder``.
 
     Raises:
-        ValueError: ``folder`` holds such shards, and ``replace_stale`` is not set; they are left alone.
+        ValueError: layouts, styles and model that do not fit each other, or shards of another configuration in
+            ``folder``; they are left alone unless ``replace_stale`` is set.
+        OSError: the disk is full; finished shards stay.
 
-    Columns beside ``image``, ``mask``, ``group``: ``index``, ``layout_id``, ``style_images`` (ids), ``weights``,
-    ``seed``, ``guidance_scale``, ``n_steps``, ``model`` (a hash of its weights).
+    The columns are those of ``sedm.dataset_card.COLUMNS``.
     """
+    state = PartialState(cpu=pick_device().type == "cpu", timeout=LONGEST_WAIT)
     folder, model_name = Path(folder), weights_hash(pipeline)
-    decisive = {**dataclasses.asdict(config), "seed": seed, "model": model_name}
-    decisive["layouts"] = tensor_hash(prior.sample(4, seed=seed))
-    decisive["styles"] = tensor_hash(bank.embeddings) + text_hash("\n".join([*bank.groups, *bank.image_ids]))
-    claim_folder(folder, decisive, replace_stale)
-    n_shard = config.micro_batch * MICRO_BATCHES_PER_SHARD
+    if study:
+        known_name("study", study, STUDIES)
+    pairing = pairing or Pairing(styles, config)
+    check_inputs(pipeline, layouts, styles, config, pairing, model_name)
+    decisive = _decisive(layouts, styles, config, pairing, seed, model_name)
+    claim_folder(folder, decisive, replace_stale, write=state.is_main_process)
+    state.wait_for_everyone()
+    pipeline.to(state.device)
     pipeline.set_progress_bar_config(disable=True)
-    shards = []
-    with tqdm(total=config.n_images, desc="generating", unit="image", disable=not progress) as bar:
-        for first in range(0, config.n_images, n_shard):
-            indices = range(first, min(first + n_shard, config.n_images))
-            path = folder / f"shard-{first // n_shard:05d}.parquet"
+    shards = shard_ranges(folder, config.n_images, decisive["images_per_shard"])
+
+    def n_finished() -> int:
+        return sum(len(indices) for path, indices in shards.items() if path.exists())
+
+    hidden = not (progress and state.is_main_process)
+    with tqdm(total=config.n_images, initial=n_finished(), desc="generating", unit="image", disable=hidden) as bar:
+        for path, indices in list(shards.items())[state.process_index :: state.num_processes]:
             if not path.exists():
-                save_patches(generate_shard(pipeline, prior, bank, config, seed, indices, model_name), path)
-            shards.append(str(path))
-            bar.update(len(indices))
-    return datasets.Dataset.from_parquet(shards)
+                save_shard(generate_shard(pipeline, layouts, pairing, seed, indices, model_name), path)
+            bar.update(n_finished() - bar.n)  # of all processes
+        state.wait_for_everyone()
+        bar.update(n_finished() - bar.n)
+    with state.main_process_first():
+        if state.is_main_process:
+            write_card(folder, study)
+        return load_patches(folder, SPLIT)
 
 
-def generate_shard(
+def embed_bank(pipeline: SEDMPipeline, patches: PatchTensors, image_ids: Sequence[str] | None = None) -> StyleBank:
+    """The styles of these images, ready to be lent; their ids are their row numbers when left out."""
+    ids = map(str, range(len(patches.groups))) if image_ids is None else image_ids
+    return StyleBank(pipeline.embed(patches.images), patches.groups, list(ids), weights_hash(pipeline))
+
+
+def check_inputs(
     pipeline: SEDMPipeline,
-    prior,
-    bank: StyleBank,
+    layouts: LayoutPrior | GivenLayouts,
+    styles: StyleBank,
     config: SamplingConfig,
-    seed: int,
-    indices: range,
+    pairing: Pairing,
     model_name: str,
-) -> datasets.Dataset:
-    """Images ``indices`` of the synthetic table; they are the same in whatever shard they are asked for."""
-    layouts = prior.sample(len(indices), seed=seed, first=indices[0])
-    style_rows = [choose_style(bank, config.n_style_images, seed, index) for index in indices]
-    styles = pipeline.aggregate(bank.embeddings[torch.tensor(style_rows)])
-    images = []
-    for start in range(0, len(indices), config.micro_batch):
-        part = slice(start, start + config.micro_batch)
-        images.append(_sample_padded(pipeline, layouts[part], styles[part], indices[part], config, seed))
-    weights = [1 / config.n_style_images] * config.n_style_images
-    return from_arrays(
-        torch.cat(images).permute(0, 2, 3, 1).numpy(),
-        layouts.numpy(),
-        [bank.groups[rows[0]] for rows in style_rows],
-        index=list(indices),
-        layout_id=[f"{seed}-{index}" for index in indices],
-        style_images=[[bank.image_ids[row] for row in rows] for rows in style_rows],
-        weights=[weights for _ in indices],
-        seed=[seed] * len(indices),
-        guidance_scale=[config.guidance_scale] * len(indices),
-        n_steps=[config.n_steps] * len(indices),
-        model=[model_name] * len(indices),
-    )
-
-
-def choose_style(bank: StyleBank, n_images: int, seed: int, index: int) -> list[int]:
-    """Rows of the bank that make the style of image ``index``: one group, several of its images.
-
-    >>> bank = StyleBank(torch.eye(4), ["a", "a", "b", "b"], list("0123"))
-    >>> rows = choose_style(bank, 2, seed=0, index=7)
-    >>> rows == choose_style(bank, 2, seed=0, index=7), len({bank.groups[row] for row in rows})
-    (True, 1)
-    """
-    generator = seeded_generator("style of a synthetic image", seed, index)
-    group = bank.names[int(torch.randint(len(bank.names), (), generator=generator))]
-    return draw_style_rows(bank, group, n_images, generator)
-
-
-def claim_folder(folder: Path, configuration: dict, replace_stale: bool = False) -> None:
-    """None, when ``folder`` is new, holds shards of this very configuration, or its stale ones were deleted.
+) -> None:
+    """None, when layouts, styles, their pairing and the model fit each other.
 
     Raises:
-        ValueError: names the first setting that differs.
+        ValueError: says what does not.
     """
-    path, wanted = folder / "generation.json", json.loads(json.dumps(configuration))
-    shards = list(folder.glob("shard-*.parquet"))
-    found = json.loads(path.read_text()) if path.exists() else {} if shards else wanted
-    differing = [key for key in wanted | found if wanted.get(key) != found.get(key)]
-    if differing and not replace_stale:
-        key = differing[0]
+    size, n_classes = pipeline.denoiser.config.image_size, pipeline.denoiser.config.n_classes
+    found, wanted = styles.embeddings.shape[1], pipeline.style_encoder.config.style_dim
+    if found != wanted:
+        raise ValueError(f"style embeddings of length {found}; this model's have {wanted}, so embed the images with it")
+    if styles.model not in ("", model_name):
+        raise ValueError(f"the styles were embedded by the model {styles.model}, not by {model_name}; embed them again")
+    if pairing.bank is not styles or pairing.config != config:
+        raise ValueError("the pairing was made for other styles or another configuration; make it from these")
+    if tuple(layouts.size) != (size, size):
+        raise ValueError(f"layouts of {layouts.size[0]}×{layouts.size[1]} px; this model takes {size}×{size}")
+    if isinstance(layouts, LayoutPrior) and len(layouts.classes) != n_classes:
         raise ValueError(
-            f"{folder}: holds images made with {key} = {found.get(key)!r}, not {wanted.get(key)!r}; "
-            "choose another folder or delete this one"
+            f"layouts of {len(layouts.classes)} classes ({', '.join(layouts.classes)}), but a model of {n_classes}; "
+            "take both from the same study"
         )
-    if differing:
-        for shard in shards:
-            shard.unlink()
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=1))
+    if isinstance(layouts, GivenLayouts):
+        highest = layouts.masks.flatten(1).amax(1)
+        for row in (highest >= n_classes).nonzero().flatten().tolist():
+            raise ValueError(
+                f"layout {layouts.ids[row]!r} holds {highest[row]}, outside the classes 0..{n_classes - 1} of this "
+                "model; give fully annotated masks of the study it was trained on"
+            )
+        pairing.check_layouts(layouts.ids)
+    # the first style of all, so that what the aggregation refuses is refused now
+    layout, name = layouts.sample(1, seed=0)[0], layout_ids(layouts, 1, seed=0)[0]
+    mix_style(pipeline, styles, pairing.choose(0, 0, layout, name))
 
 
-def weights_hash(pipeline: SEDMPipeline) -> str:
-    """Twelve hexadecimal digits that change with any weight of the model."""
-    parts = (pipeline.style_encoder, pipeline.denoiser)
-    return tensor_hash(
-        torch.cat([weight.detach().float().flatten().cpu() for part in parts for weight in part.state_dict().values()])
+def _decisive(layouts, styles: StyleBank, config: SamplingConfig, pairing: Pairing, seed: int, model_name: str) -> dict:
+    """All that decides the bytes of the shards."""
+    settings = {field.name: getattr(config, field.name) for field in _settings()}
+    given = isinstance(layouts, GivenLayouts)
+    of_layouts = (layouts.masks, layouts.weights) if given else (layouts.sample(4, seed=seed),)
+    return {
+        **settings,
+        "seed": seed,
+        "model": model_name,
+        "layout_source": "given, used as they are" if given else f"drawn from a prior ({layouts.kind})",
+        "layouts": tensor_hash(*of_layouts) + (text_hash(json.dumps(layouts.ids)) if given else ""),
+        "styles": tensor_hash(styles.embeddings) + text_hash(json.dumps([styles.groups, styles.image_ids])),
+        "lenders": text_hash(json.dumps(pairing.facts)),
+        "images_per_shard": config.micro_batch * MICRO_BATCHES_PER_SHARD,
+    }
+
+
+class _Source(NamedTuple):
+    """A patch table named on the command line."""
+
+    patches: PatchTensors
+    ids: list[str]  # of its rows
+    classes: list[str] | None  # of its images, where the study has any
+
+
+def _read_table(path: Path, given: argparse.Namespace, image_size: int) -> _Source:
+    study = STUDIES.get(given.study)
+    table = load_patches(path, given.split, study.group_column if study else "group")
+    patches, column = to_tensors(table, image_size), study and study.image_class
+    classes = list(map(str, table[column])) if column in table.column_names else None
+    return _Source(patches, [f"{path.stem}/{row}" for row in range(len(patches.groups))], classes)
+
+
+def _read_layouts(
+    given: argparse.Namespace, image_size: int
+) -> tuple[LayoutPrior | GivenLayouts, dict[str, str] | None]:
+    """A fitted prior or the masks of a patch table, and their image classes by id."""
+    if (given.layouts / "layout_prior.safetensors").exists():
+        return load_prior(given.layouts), None
+    source = _read_table(given.layouts, given, image_size)
+    rows = source.patches.has_mask.nonzero().flatten().tolist()
+    ids = [source.ids[row] for row in rows]
+    classes = source.classes and {source.ids[row]: source.classes[row] for row in rows}
+    return GivenLayouts(source.patches.masks[rows], ids), classes
+
+
+def _read_styles(given: argparse.Namespace, pipeline: SEDMPipeline, config: SamplingConfig) -> tuple[StyleBank, dict]:
+    """A stored style bank or that of a patch table, and what such a table tells a ``Pairing`` of its groups."""
+    if given.styles.suffix == ".safetensors":
+        return StyleBank.load(given.styles), {}
+    source = _read_table(given.styles, given, pipeline.denoiser.config.image_size)
+    patches, of_groups = source.patches, None
+    if config.pairing == "composition":
+        of_groups = mean_shares(patches, pipeline.denoiser.config.n_classes)
+    if config.pairing == "class" and source.classes:
+        of_groups = {name: set() for name in patches.groups}
+        for name, image_class in zip(patches.groups, source.classes, strict=True):
+            of_groups[name].add(image_class)
+    annotated = {patches.groups[row] for row in patches.has_mask.nonzero().flatten().tolist()}
+    return embed_bank(pipeline, patches, source.ids), {"of_groups": of_groups, "annotated_groups": annotated}
+
+
+def _settings() -> list[dataclasses.Field]:
+    """What decides the images; filtering comes after them."""
+    return [field for field in dataclasses.fields(SamplingConfig) if field.name != "filter_percentile"]
+
+
+def _generate(given: argparse.Namespace) -> datasets.Dataset:
+    settings = build_config(given.study, given.preset).sampling if given.study else PRESETS[given.preset]["sampling"]
+    changes = {field.name: getattr(given, field.name) for field in _settings()}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    config = dataclasses.replace(settings, **changes)
+    pipeline = SEDMPipeline.from_pretrained(given.model)
+    pipeline.to(PartialState(cpu=pick_device().type == "cpu", timeout=LONGEST_WAIT).device)
+    layouts, of_layouts = _read_layouts(given, pipeline.denoiser.config.image_size)
+    styles, facts = _read_styles(given, pipeline, config)
+    pairing = Pairing(styles, config, of_layouts=of_layouts, **facts)
+    return generate_patches(
+        pipeline, layouts, styles, config, given.seed, given.out, pairing=pairing, study=given.study
     )
 
 
-def tensor_hash(values: Tensor) -> str:
-    """Twelve hexadecimal digits that change with any value.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Makes a synthetic patch table; under a launcher, on several processes. Goes on where it was stopped."""
+    parser = argparse.ArgumentParser("python -m sedm.generate", description=main.__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder that SEDMPipeline.save_pretrained wrote")
+    parser.add_argument("--layouts", type=Path, required=True, help="folder of a fitted prior, or a patch table")
+    parser.add_argument("--styles", type=Path, required=True, help="a style bank (.safetensors), or a patch table")
+    # torchrun takes "--n" for one of its own options
+    parser.add_argument(
+        "--n-images", "--n", type=int, required=True, help="in the table; write it in full for torchrun"
+    )
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table; all processes must see it")
+    parser.add_argument("--study", choices=list(STUDIES), default="", help="for the attribution, and its settings")
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick", help="whose settings hold")
+    parser.add_argument("--split", help="of patch tables that have several")
+    parser.add_argument("--push-to", metavar="REPO", help="afterwards, to this private data set of the Hub")
+    for field in _settings():  # instead of those of the preset
+        if field.name != "n_images":
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default))
+    given = parser.parse_args(arguments)
+    try:
+        print(f"{given.out}: {len(_generate(given))} images")
+        if given.push_to and PartialState().is_main_process:
+            print(push_to_hub(given.out, given.push_to))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
 
-    >>> tensor_hash(torch.zeros(2)) == tensor_hash(torch.ones(2))
-    False
-    """
-    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()[:12]
 
-
-def text_hash(text: str) -> str:
-    """Twelve hexadecimal digits that change with any character.
-
-    >>> text_hash("a") == text_hash("b")
-    False
-    """
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _sample_padded(pipeline, layouts, styles, indices, config: SamplingConfig, seed: int) -> UInt8[Tensor, "n 3 h w"]:
-    """A micro-batch, filled up to its full size: rounding depends on the batch shape, and so would the bytes."""
-    n, missing = len(layouts), config.micro_batch - len(layouts)
-    layouts = torch.cat([layouts, layouts[-1:].repeat(missing, 1, 1)])
-    styles = torch.cat([styles, styles[-1:].repeat(missing, 1)])
-    generators = noise_generators(seed, [*indices, *range(indices[-1] + 1, indices[-1] + 1 + missing)])
-    return pipeline(layouts, styles, generators, config.n_steps, config.guidance_scale, output_type="pt").images[:n]
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -127,6 +129,9 @@ def _members(names: Sequence[Hashable]) -> list[tuple[Int[Tensor, " members"], i
 class StyleBank:
     """Style embeddings with the group and the image each came from: what is needed of images that may not travel.
 
+    Raises:
+        ValueError: another number of groups or image ids than embeddings, or an embedding that is no number.
+
     >>> bank = StyleBank(torch.eye(3), ["a", "a", "b"], ["0", "1", "2"])
     >>> bank.rows_of("a"), bank.names
     ([0, 1], ['a', 'b'])
@@ -135,11 +140,27 @@ class StyleBank:
     embeddings: Float[Tensor, "n dim"]
     groups: list[str]
     image_ids: list[str]
+    model: str = ""  # hash of the model that embedded the images, where it is known
+
+    def __post_init__(self):
+        n = len(self.embeddings)
+        if (len(self.groups), len(self.image_ids)) != (n, n):
+            raise ValueError(f"{n} style embeddings with {len(self.groups)} groups and {len(self.image_ids)} image ids")
+        if not self.embeddings.isfinite().all():
+            row = int((~self.embeddings.isfinite().all(1)).nonzero()[0])
+            raise ValueError(f"the style embedding of {self.image_ids[row]} is not finite; embed its image again")
 
     @property
     def names(self) -> list[str]:
         """The distinct groups, in the order of their first image."""
-        return list(dict.fromkeys(self.groups))
+        return list(self._rows)
+
+    @cached_property
+    def _rows(self) -> dict[str, list[int]]:
+        rows = defaultdict(list)
+        for row, name in enumerate(self.groups):
+            rows[name].append(row)
+        return dict(rows)
 
     def rows_of(self, group: str) -> list[int]:
         """The rows of one group.
@@ -147,16 +168,16 @@ class StyleBank:
         Raises:
             ValueError: a group that is not in the bank.
         """
-        rows = [row for row, name in enumerate(self.groups) if name == group]
-        if not rows:
+        if group not in self._rows:
             raise ValueError(f"style group {group!r} is not in the bank; it has {', '.join(self.names[:12])}")
-        return rows
+        return self._rows[group]
 
     def save(self, path: str | Path) -> Path:
         """The path of the safetensors file that now holds the bank; written whole or not at all."""
-        metadata = {"groups": "\n".join(self.groups), "image_ids": "\n".join(self.image_ids)}
+        facts = {"groups": self.groups, "image_ids": self.image_ids, "model": self.model}
+        # one key: safetensors writes several in an order that changes from process to process
         with replacing(path) as temporary:
-            save_file({"embeddings": self.embeddings.contiguous()}, temporary, metadata=metadata)
+            save_file({"embeddings": self.embeddings.contiguous()}, temporary, {"style_bank": json.dumps(facts)})
         return Path(path)
 
     @classmethod
@@ -177,9 +198,13 @@ class StyleBank:
                 metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-        if "embeddings" not in tensors or not {"groups", "image_ids"} <= metadata.keys():
+        if "style_bank" in metadata:
+            facts = json.loads(metadata["style_bank"])
+        else:  # files of version 0.1.0 had a key for each list
+            facts = {name: metadata[name].split("\n") for name in ("groups", "image_ids") if name in metadata}
+        if "embeddings" not in tensors or not {"groups", "image_ids"} <= facts.keys():
             raise ValueError(f"{path}: not a style bank (no embeddings with groups and image_ids)")
-        return cls(tensors["embeddings"], metadata["groups"].split("\n"), metadata["image_ids"].split("\n"))
+        return cls(tensors["embeddings"], **facts)
 
 
 def first_rows(groups: list[str], names: list[str], n_images: int) -> Int[Tensor, "groups n"]:

@@ -1,10 +1,14 @@
 """Which images lend their style, the style bank, and pictures seen through affine maps."""
 
 import math
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import ndimage, stats
 from torch.testing import assert_close
@@ -239,6 +243,38 @@ def test_a_bank_comes_back_as_it_was_saved(bank, tmp_path):
     assert loaded.embeddings.equal(bank.embeddings)
     assert (loaded.groups, loaded.image_ids) == (bank.groups, bank.image_ids)
     assert loaded.names == ["b", "a", "ö 1"]
+    assert (loaded.model, bank.model) == ("", "")
+    named = replace(bank, model="abc", groups=["b\nc", *bank.groups[1:]])
+    assert StyleBank.load(named.save(tmp_path / "bank.safetensors")).model == "abc"
+    assert StyleBank.load(tmp_path / "bank.safetensors").groups == named.groups
+
+
+def test_the_same_bank_is_the_same_file_in_every_process(bank, tmp_path):
+    """Two keys of metadata would be written in an order drawn anew by each process."""
+    code = "import sys; from sedm.styles import StyleBank; StyleBank.load(sys.argv[1]).save(sys.argv[2])"
+    path = bank.save(tmp_path / "bank.safetensors")
+    with safe_open(path, "pt") as file:
+        assert list(file.metadata()) == ["style_bank"]
+    subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path / "again.safetensors")], check=True)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_bank_of_the_first_version_is_still_read(bank, tmp_path):
+    metadata = {"groups": "\n".join(bank.groups), "image_ids": "\n".join(bank.image_ids)}
+    save_file({"embeddings": bank.embeddings}, tmp_path / "old.safetensors", metadata=metadata)
+    loaded = StyleBank.load(tmp_path / "old.safetensors")
+    assert (loaded.groups, loaded.image_ids, loaded.model) == (bank.groups, bank.image_ids, "")
+
+
+def test_a_bank_whose_lists_do_not_fit_or_that_holds_no_numbers_is_refused(bank):
+    with pytest.raises(ValueError, match="5 style embeddings with 4 groups and 5 image ids"):
+        replace(bank, groups=bank.groups[:4])
+    with pytest.raises(ValueError, match="5 style embeddings with 5 groups and 0 image ids"):
+        replace(bank, image_ids=[])
+    broken = bank.embeddings.clone()
+    broken[2, 1] = torch.nan
+    with pytest.raises(ValueError, match="style embedding of 2 is not finite"):
+        replace(bank, embeddings=broken)
 
 
 def test_another_safetensors_file_is_not_a_bank(tmp_path):

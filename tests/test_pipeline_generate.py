@@ -1,24 +1,35 @@
 """Sampling against exact solutions and a loop written by hand; synthetic tables that survive anything."""
 
+import errno
+import inspect
 import json
 from dataclasses import asdict, replace
+from fnmatch import fnmatch
+from types import SimpleNamespace
 
 import datasets
+import pyarrow.parquet
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from huggingface_hub import HfApi
 from torch.testing import assert_close
 
 import sedm.generate
+import sedm.shards
 from sedm.autoencoder import build_autoencoder, decode_latents, latent_shape
 from sedm.config import AutoencoderConfig, ModelConfig
-from sedm.data.patches import UNKNOWN, check_patches, load_patches
+from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
 from sedm.data.tensors import to_tensors
+from sedm.dataset_card import COLUMNS, push_to_hub
 from sedm.diffusion import Diffusion
-from sedm.generate import generate_patches, generate_shard, save_patches, weights_hash
+from sedm.generate import embed_bank, generate_patches, main
 from sedm.layouts import EmpiricalPrior
 from sedm.model import build_model
+from sedm.pairing import GivenLayouts, Pairing, StyleChoice
 from sedm.pipeline import SEDMPipeline, noise_generators, sample_images
+from sedm.shards import generate_shard, mix_style, weights_hash
+from sedm.studies import STUDIES
 from sedm.styles import StyleBank
 
 LEVEL = 1.001  # of 255: rounding may move a value across a border
@@ -290,7 +301,7 @@ def make(pipeline, prior, bank, config):
     """``generate_patches`` of the tiny things, into a folder."""
 
     def make(folder, **changes):
-        arguments = {"pipeline": pipeline, "prior": prior, "bank": bank, "config": config.sampling, "seed": 3}
+        arguments = {"pipeline": pipeline, "layouts": prior, "styles": bank, "config": config.sampling, "seed": 3}
         return generate_patches(**(arguments | {"folder": folder, "progress": False} | changes))
 
     return make
@@ -300,48 +311,97 @@ def shards(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
+def pictures(table):
+    return [image.tobytes() for image in table["image"]]
+
+
 def test_a_synthetic_table_is_a_patch_table_with_its_provenance(make, pipeline, bank, tmp_path):
     table = make(tmp_path)
     check_patches(table, n_classes=2)
+    assert table.column_names == load_patches(tmp_path).column_names
+    assert sorted(table.column_names) == sorted(COLUMNS)
     assert table["index"][:] == list(range(10))
     assert len(set(table["layout_id"])) == 10
     assert set(table["model"]) == {weights_hash(pipeline)}
     group_of = dict(zip(bank.image_ids, bank.groups, strict=True))
     for row in table.remove_columns(["image", "mask"]):
-        assert {group_of[image_id] for image_id in row["style_images"]} == {row["group"]}
+        assert {group_of[image_id] for image_id in row["style_images"]} == {row["group"]} == set(row["style_groups"])
         assert len(row["style_images"]) == len(set(row["style_images"])) == 2
         assert row["weights"] == [0.5, 0.5]
-        assert (row["seed"], row["guidance_scale"], row["n_steps"]) == (3, 1.0, 2)
+        assert (row["seed"], row["guidance_scale"], row["n_steps"], row["pairing"]) == (3, 1.0, 2, "random")
     assert len(set(table["group"])) > 1
-    assert sorted(shards(tmp_path)) == ["shard-00000.parquet", "shard-00001.parquet"]
+    assert sorted(shards(tmp_path)) == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
 
 
 def test_one_image_is_made_again_alone_byte_for_byte(make, pipeline, prior, bank, config, tmp_path):
     table = make(tmp_path)
     for i in (5, 9):
-        alone = generate_shard(pipeline, prior, bank, config.sampling, 3, range(i, i + 1), "m")
+        alone = generate_shard(pipeline, prior, Pairing(bank, config.sampling), 3, range(i, i + 1), "m")
+        assert alone["index"][:] == [i]
         assert alone["image"][0].tobytes() == table["image"][i].tobytes()
         assert alone["mask"][0].tobytes() == table["mask"][i].tobytes()
         assert alone["style_images"][0] == table["style_images"][i]
 
 
-def test_every_micro_batch_is_of_full_size(make, config, pipeline, prior, bank, tmp_path, monkeypatch):
-    sizes, forward = [], pipeline.denoiser.forward
-    monkeypatch.setattr(pipeline.denoiser, "forward", lambda x_t, *rest: sizes.append(len(x_t)) or forward(x_t, *rest))
-    make(tmp_path, config=replace(config.sampling, n_images=7, micro_batch=3))
-    assert set(sizes) == {3}  # rounding depends on it, and at larger sizes so do the bytes
+def test_every_micro_batch_is_full_and_begins_at_a_multiple_of_its_size(
+    make, config, pipeline, prior, bank, tmp_path, monkeypatch
+):
+    """On this machine rounding may not depend on the shape of a batch or on where it begins; elsewhere it does."""
+    batches, generators_of = [], sedm.shards.noise_generators
+    monkeypatch.setattr(sedm.shards, "noise_generators", lambda *which: batches.append(which) or generators_of(*which))
+    sampling = replace(config.sampling, n_images=7, micro_batch=3)
+    make(tmp_path, config=sampling)
+    assert batches == [(3, range(first, first + 3)) for first in (0, 3, 6)]
+    batches.clear()
+    generate_shard(pipeline, prior, Pairing(bank, sampling), 3, range(4, 7), "m")
+    assert batches == [(3, range(first, first + 3)) for first in (3, 6)]
 
 
-def test_a_row_alone_says_how_its_image_was_made(make, pipeline, prior, bank, tmp_path):
-    for row in make(tmp_path).select([0, 5]):
+@pytest.mark.parametrize("micro_batches", [1, 3, 100])
+def test_the_size_of_a_shard_changes_no_byte_of_an_image(make, tmp_path, monkeypatch, micro_batches):
+    whole = make(tmp_path / "whole")
+    monkeypatch.setattr(sedm.generate, "MICRO_BATCHES_PER_SHARD", micro_batches)
+    other = make(tmp_path / "other")
+    assert shards(tmp_path / "other") != shards(tmp_path / "whole")
+    assert pictures(other) == pictures(whole)
+    assert other.remove_columns("image").to_list() == whole.remove_columns("image").to_list()
+
+
+def test_another_micro_batch_gives_the_same_table_up_to_rounding(make, config, tmp_path):
+    whole = make(tmp_path / "whole")
+    for micro_batch in (1, 5, 16):
+        other = make(tmp_path / str(micro_batch), config=replace(config.sampling, micro_batch=micro_batch))
+        assert far(to_tensors(other).images, to_tensors(whole).images) <= LEVEL
+        assert other.remove_columns("image").to_list() == whole.remove_columns("image").to_list()
+
+
+@pytest.mark.parametrize("n_mixed_groups", [1, 3])
+def test_a_row_alone_says_how_its_image_was_made(make, pipeline, prior, bank, config, tmp_path, n_mixed_groups):
+    sampling = replace(config.sampling, n_mixed_groups=n_mixed_groups)
+    for row in make(tmp_path, config=sampling).select([0, 5]):
         layout = prior.sample(1, seed=row["seed"], first=row["index"])
         assert row["mask"].tobytes() == layout[0].numpy().tobytes()
         lenders = [bank.image_ids.index(image_id) for image_id in row["style_images"]]
-        style = pipeline.mix_styles(bank.embeddings[lenders], row["weights"])
+        assert list(dict.fromkeys(bank.groups[lender] for lender in lenders)) == row["style_groups"]
+        assert row["group"] == bank.groups[lenders[int(torch.tensor(row["weights"]).argmax())]]
+        assert len(row["style_groups"]) == n_mixed_groups
+        style = pipeline.mix_styles(bank.embeddings[lenders], row["weights"])  # what "mean" aggregates to
         generators = noise_generators(row["seed"], [row["index"]])
         image = pipeline(layout, style[None], generators, row["n_steps"], row["guidance_scale"], "pt").images[0]
         stored = to_tensors(datasets.Dataset.from_list([row])).images[0]
         assert far(image, stored) <= LEVEL
+
+
+@pytest.mark.parametrize("aggregation", ["attention", "tokens"])
+def test_groups_are_aggregated_one_by_one_and_then_mixed(config, patches, aggregation):
+    injection = "cross_attention" if aggregation == "tokens" else "film"
+    model = replace(config.model, aggregation=aggregation, style_injection=injection)
+    pipeline = SEDMPipeline.from_model(build_model(model, n_classes=2, image_size=16, seed=0).eval())
+    bank = embed_bank(pipeline, patches)
+    both = mix_style(pipeline, bank, StyleChoice([0, 3, 9, 10], [0.375, 0.375, 0.125, 0.125]))
+    one, other = (pipeline.encode_styles(patches.images[rows][None])[0] for rows in ([0, 3], [9, 10]))
+    assert_close(both, 0.75 * one + 0.25 * other, rtol=1e-4, atol=1e-5)
+    assert (one - other).abs().max() > 1e-3
 
 
 def test_the_same_seed_gives_the_same_table_and_another_seed_another(make, tmp_path):
@@ -356,27 +416,193 @@ def test_the_same_seed_gives_the_same_table_and_another_seed_another(make, tmp_p
 def test_asking_for_more_images_does_not_change_the_first(make, config, tmp_path):
     table = make(tmp_path / "a")
     more = make(tmp_path / "b", config=replace(config.sampling, n_images=11))
-    assert [image.tobytes() for image in more["image"]][:10] == [image.tobytes() for image in table["image"]]
+    assert pictures(more)[:10] == pictures(table)
+
+
+def test_given_layouts_come_as_they_are_and_as_often_as_their_weights_say(make, patches, config, tmp_path):
+    masks = patches.masks[:3]
+    layouts = GivenLayouts(masks, ["a", "b", "c"], weights=[1, 0, 3])
+    table = make(tmp_path, layouts=layouts, config=replace(config.sampling, n_images=40, n_steps=1))
+    for mask, name in zip(to_tensors(table).masks, table["layout_id"], strict=True):
+        assert mask.equal(masks["abc".index(name)])
+    counts = {name: table["layout_id"][:].count(name) for name in "abc"}
+    assert counts["b"] == 0
+    assert 4 <= counts["a"] <= 17  # of 40, 10 expected; outside once in 200 seeds
+
+
+# ------------------------------------------------------------------------------------ what cannot go well
+
+
+def other_pipeline(config, n_classes=2, image_size=16, seed=1):
+    return SEDMPipeline.from_model(build_model(config.model, n_classes, image_size, seed).eval())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {"styles": StyleBank(torch.zeros(0, 8), [], [])}, "the style bank is empty"),
+        (
+            lambda t: {"styles": replace(t.bank, embeddings=torch.zeros(16, 9))},
+            "style embeddings of length 9; this model's have 8",
+        ),
+        (
+            lambda t: {"styles": replace(t.bank, model="abc")},
+            "styles were embedded by the model abc, not by [0-9a-f]{12}; embed them again",
+        ),
+        (
+            lambda t: {"layouts": EmpiricalPrior.fit(t.prior.masks[:, :8, :8], ("background", "foreground"))},
+            "layouts of 8×8 px; this model takes 16×16",
+        ),
+        (lambda t: {"layouts": GivenLayouts(t.prior.masks[:, :8], list("01234567"))}, "layouts of 8×16 px"),
+        (
+            lambda t: {"layouts": GivenLayouts(t.prior.masks * 2, list("01234567"))},
+            r"layout '0' holds 2, outside the classes 0\.\.1",
+        ),
+        (
+            lambda t: {"layouts": GivenLayouts(torch.full((1, 16, 16), UNKNOWN).byte(), ["x"])},
+            "layout 'x' holds 255, .* give fully annotated masks",
+        ),
+        (
+            lambda t: {"layouts": EmpiricalPrior.fit(t.prior.masks, ("a", "b", "c"))},
+            r"layouts of 3 classes \(a, b, c\), but a model of 2; take both from the same study",
+        ),
+        (lambda t: {"pipeline": other_pipeline(t.config, 3)}, "layouts of 2 classes .*, but a model of 3"),
+        (lambda t: {"pipeline": other_pipeline(t.config, 2, 32)}, "layouts of 16×16 px; this model takes 32×32"),
+        (
+            lambda t: {"pairing": Pairing(t.bank, replace(t.config.sampling, n_mixed_groups=2))},
+            "pairing was made for other styles or another configuration",
+        ),
+        (
+            lambda t: {"pairing": Pairing(replace(t.bank), t.config.sampling)},
+            "pairing was made for other styles or another configuration",
+        ),
+        (lambda t: {"config": replace(t.config.sampling, pairing="composition")}, "needs of_groups"),
+        (lambda t: {"study": "tisue"}, "study='tisue'; choose one of"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_made(
+    make, config, bank, prior, tmp_path, monkeypatch, unchecked, change, message
+):
+    monkeypatch.setattr(sedm.generate, "generate_shard", None)
+    with pytest.raises(ValueError, match=message) as caught:
+        make(tmp_path / "new", **change(SimpleNamespace(config=config, bank=bank, prior=prior)))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_styles_that_the_aggregation_refuses_are_refused_first(make, config, patches, prior, tmp_path):
+    model = replace(config.model, aggregation="linear", n_style_images=3)
+    pipeline = SEDMPipeline.from_model(build_model(model, n_classes=2, image_size=16, seed=0).eval())
+    with pytest.raises(ValueError, match="2 style images; 'linear' aggregates exactly 3"):
+        make(tmp_path / "new", pipeline=pipeline, styles=embed_bank(pipeline, patches))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_bank_knows_the_model_that_embedded_it(make, pipeline, patches, config, tmp_path):
+    bank = embed_bank(pipeline, patches)
+    assert (bank.model, bank.groups, bank.image_ids[:2]) == (weights_hash(pipeline), patches.groups, ["0", "1"])
+    assert_close(bank.embeddings, pipeline.embed(patches.images))
+    assert len(make(tmp_path, styles=bank)) == 10
+    with pytest.raises(ValueError, match=f"embedded by the model {bank.model}, not by"):
+        make(tmp_path / "other", styles=bank, pipeline=other_pipeline(config))
+
+
+def test_every_weight_counts_in_the_name_of_a_model(config):
+    autoencoders = [build_autoencoder(AutoencoderConfig((8, 8), latent_channels=2), seed=seed) for seed in (0, 1)]
+    model = build_model(replace(config.model, unshuffle=1), 2, 16, seed=0, latents=latent_shape(autoencoders[0], 16))
+    names = {weights_hash(SEDMPipeline.from_model(model, one)) for one in (None, *autoencoders)}
+    model.style_encoder.state_dict()[next(iter(model.style_encoder.state_dict()))][0] += 1
+    names |= {weights_hash(SEDMPipeline.from_model(model))}
+    model.denoiser.null_style.data[0] += 1
+    assert len(names | {weights_hash(SEDMPipeline.from_model(model))}) == 5
+
+
+def test_a_layout_without_the_class_that_pairing_needs_is_refused_first(make, config, bank, patches, tmp_path):
+    sampling = replace(config.sampling, pairing="class")
+    facts = {"of_layouts": {"a": "x"}, "of_groups": {"group-0": "x"}}
+    given = {"config": sampling, "pairing": Pairing(bank, sampling, **facts)}
+    layouts = GivenLayouts(patches.masks[:2], ["a", "b"], weights=[1, 0.001])
+    with pytest.raises(ValueError, match="layout 'b' has no image class"):
+        make(tmp_path, layouts=layouts, **given)
+    assert set(make(tmp_path, layouts=GivenLayouts(patches.masks[:1], ["a"]), **given)["group"]) == {"group-0"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_whole_shards_only_and_says_so_in_one_sentence(make, tmp_path, monkeypatch, number):
+    make(tmp_path / "whole")
+    written = []
+
+    def write_table(writer, batch):
+        if written:
+            raise OSError(number, "No space left on device")
+        written.append(write(writer, batch))
+
+    write = pyarrow.parquet.ParquetWriter.write_table
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "write_table", write_table)
+    with pytest.raises(OSError, match=r"-00001-of-00002.parquet: the disk is full; .* make room and start") as caught:
+        make(tmp_path / "full")
+    assert caught.value.errno == number
+    assert sorted(path.name for path in (tmp_path / "full").iterdir()) == [
+        "generation.json",
+        "train-00000-of-00002.parquet",
+    ]
+    monkeypatch.undo()
+    make(tmp_path / "full")
+    assert shards(tmp_path / "full") == shards(tmp_path / "whole")
+
+
+def test_any_other_failure_to_write_is_not_called_a_full_disk(make, tmp_path, monkeypatch):
+    def refuse(table, path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(sedm.shards, "save_patches", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        make(tmp_path)
+
+
+# ----------------------------------------------------------------------------------- the folder of a table
 
 
 def test_an_interrupted_table_is_continued_and_ends_as_an_undisturbed_one(make, tmp_path, monkeypatch):
     make(tmp_path / "whole")
     saved = []
 
-    def stop(table, path):
+    def interrupted(table, path):
         if saved:
             raise KeyboardInterrupt
         saved.append(save_patches(table, path))
 
-    monkeypatch.setattr(sedm.generate, "save_patches", stop)
+    monkeypatch.setattr(sedm.shards, "save_patches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "cut")
-    assert list(shards(tmp_path / "cut")) == ["shard-00000.parquet"]
-    monkeypatch.setattr(sedm.generate, "save_patches", lambda table, path: saved.append(save_patches(table, path)))
+    assert list(shards(tmp_path / "cut")) == ["train-00000-of-00002.parquet"]
+    with pytest.raises(PatchTableError, match="number 1 is missing"):  # half a table is not taken for a table
+        load_patches(tmp_path / "cut", "train")
+    monkeypatch.setattr(sedm.shards, "save_patches", lambda table, path: saved.append(save_patches(table, path)))
     table = make(tmp_path / "cut")
-    assert [path.name for path in saved] == ["shard-00000.parquet", "shard-00001.parquet"]  # none made twice
+    assert [path.name[:11] for path in saved] == ["train-00000", "train-00001"]  # none made twice
     assert shards(tmp_path / "cut") == shards(tmp_path / "whole")
     assert len(table) == 10
+
+
+def test_what_a_killed_run_left_half_written_is_removed(make, tmp_path):
+    make(tmp_path / "whole")
+    make(tmp_path / "cut")
+    (tmp_path / "cut" / "train-00001-of-00002.parquet").rename(tmp_path / "cut" / ".train-00001-of-00002.7.tmp.parquet")
+    make(tmp_path / "cut")
+    assert shards(tmp_path / "cut") == shards(tmp_path / "whole")
+
+
+def test_the_bar_counts_from_what_is_there_to_the_whole_table(make, tmp_path, capsys):
+    make(tmp_path)
+    (tmp_path / "train-00001-of-00002.parquet").unlink()
+    make(tmp_path, progress=True)
+    said = capsys.readouterr().err
+    assert "8/10" in said
+    assert "10/10" in said
+    assert "image/s" in said
+    make(tmp_path)
+    assert "generating" not in capsys.readouterr().err
 
 
 def test_a_finished_table_is_not_made_again(make, tmp_path, monkeypatch):
@@ -385,46 +611,190 @@ def test_a_finished_table_is_not_made_again(make, tmp_path, monkeypatch):
     assert len(make(tmp_path)) == 10
 
 
-@pytest.mark.parametrize("setting", ["guidance_scale", "n_images", "seed", "model", "layouts", "styles", "groups"])
+@pytest.mark.parametrize(
+    "setting", ["guidance_scale", "n_images", "seed", "model", "layouts", "styles", "groups", "lenders", "weights"]
+)
 def test_images_of_another_configuration_are_named_and_kept_until_replaced(
     make, config, pipeline, bank, prior, patches, tmp_path, setting
 ):
-    folder = tmp_path / "old"
-    make(folder)
+    folder, sampling = tmp_path / "old", replace(config.sampling, pairing="composition")
+    given = {"layouts": GivenLayouts(prior.masks, list("01234567"))} if setting == "weights" else {}
+    if setting == "lenders":
+        given = {"config": sampling, "pairing": Pairing(bank, sampling, of_groups={"group-0": [0, 1]})}
+    make(folder, **given)
     before = shards(folder)
-    other_model = SEDMPipeline.from_model(build_model(config.model, n_classes=2, image_size=16, seed=1).eval())
     change = {
         "guidance_scale": {"config": replace(config.sampling, guidance_scale=2.0)},
         "n_images": {"config": replace(config.sampling, n_images=9)},
         "seed": {"seed": 4},
-        "model": {"pipeline": other_model},
-        "layouts": {"prior": EmpiricalPrior.fit(1 - prior.masks, ("background", "foreground"))},
-        "styles": {"bank": replace(bank, embeddings=bank.embeddings + 1)},
-        "groups": {"bank": replace(bank, groups=["group-9", *bank.groups[1:]])},
+        "model": {"pipeline": other_pipeline(config)},
+        "layouts": {"layouts": EmpiricalPrior.fit(1 - prior.masks, ("background", "foreground"))},
+        "styles": {"styles": replace(bank, embeddings=bank.embeddings + 1)},
+        "groups": {"styles": replace(bank, groups=["group-9", *bank.groups[1:]])},
+        "lenders": {"config": sampling, "pairing": Pairing(bank, sampling, of_groups={"group-0": [1, 0]})},
+        "weights": {"layouts": GivenLayouts(prior.masks, list("01234567"), weights=range(8))},
     }[setting]
-    name = setting.replace("groups", "")  # of which the message may say what it likes
+    name = {"groups": "styles", "weights": "layouts"}.get(setting, setting)
     with pytest.raises(ValueError, match=f"^{folder}: holds images made with {name}"):
         make(folder, **change)
     assert shards(folder) == before
-    make(folder, replace_stale=True, **change)
-    make(tmp_path / "fresh", **change)
+    replaced, fresh = make(folder, replace_stale=True, **change), make(tmp_path / "fresh", **change)
     assert shards(folder) == shards(tmp_path / "fresh")
+    assert pictures(replaced) == pictures(fresh)  # and not what was cached of the old files
 
 
-def test_shards_of_unknown_origin_are_not_taken_for_ours(make, tmp_path):
+def test_filtering_comes_later_and_makes_no_image_stale(make, config, tmp_path, monkeypatch):
+    make(tmp_path)
+    monkeypatch.setattr(sedm.generate, "generate_shard", None)
+    assert len(make(tmp_path, config=replace(config.sampling, filter_percentile=10.0))) == 10
+
+
+@pytest.mark.parametrize("replace_stale", [False, True])
+def test_tables_of_unknown_origin_are_neither_taken_for_ours_nor_deleted(make, tmp_path, replace_stale):
     make(tmp_path, seed=4)
     (tmp_path / "generation.json").unlink()
     before = shards(tmp_path)
-    with pytest.raises(ValueError, match=str(tmp_path)):
-        make(tmp_path)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: holds train-.*parquet, and no generation\.json"):
+        make(tmp_path, replace_stale=replace_stale)
     assert shards(tmp_path) == before
 
 
 def test_the_folder_says_what_its_images_were_made_with(make, config, tmp_path):
     make(tmp_path)
     facts = json.loads((tmp_path / "generation.json").read_text())
-    assert facts.items() >= {**asdict(config.sampling), "seed": 3}.items()
-    assert load_patches(tmp_path / "shard-00001.parquet")["index"][:] == [8, 9]
+    assert facts.items() >= ({**asdict(config.sampling), "seed": 3}.items() - {"filter_percentile": 0.0}.items())
+    assert load_patches(tmp_path / "train-00001-of-00002.parquet")["index"][:] == [8, 9]
+
+
+def test_the_card_lets_a_stranger_load_the_table_and_names_whose_data_it_comes_from(make, pipeline, tmp_path):
+    table = make(tmp_path, study="ebhi")
+    make(tmp_path / "filtered")  # what else lies in the folder is no part of the table
+    (tmp_path / "filtered" / next(iter(shards(tmp_path / "filtered")))).rename(tmp_path / "filter.parquet")
+    loaded = datasets.load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.remove_columns(["image", "mask"]).to_list() == table.remove_columns(["image", "mask"]).to_list()
+    assert pictures(loaded) == pictures(table)
+    card = (tmp_path / "README.md").read_text()
+    for fact in ("10 synthetic patches", weights_hash(pipeline), STUDIES["ebhi"].attribution, "- `seed`: 3"):
+        assert fact in card
+    for column in table.column_names:
+        assert f"- `{column}`: " in card
+    assert card == (make(tmp_path, study="ebhi"), (tmp_path / "README.md").read_text())[1]
+
+
+class FakeHub:
+    """Notes what is asked of it."""
+
+    def __init__(self, private=True):
+        self.private, self.asked = private, []
+
+    def create_repo(self, repo_id, **options):
+        self.asked.append(("create", repo_id, options))
+        return f"hub/{repo_id}"
+
+    def repo_info(self, repo_id, **options):
+        return SimpleNamespace(private=self.private)
+
+    def upload_folder(self, **options):
+        self.asked.append(("upload", options))
+
+
+def test_pushing_sends_table_claim_and_card_to_a_private_data_set(make, tmp_path):
+    make(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    hub = FakeHub()
+    assert push_to_hub(tmp_path, "me/synthetic", api=hub) == "hub/me/synthetic"
+    (_, repo, created), (_, sent) = hub.asked
+    assert (repo, created["private"], created["repo_type"]) == ("me/synthetic", True, "dataset")
+    assert (sent["repo_id"], sent["repo_type"]) == ("me/synthetic", "dataset")
+    files = {path.name for path in tmp_path.iterdir()}
+    chosen = {name for name in files if any(fnmatch(name, pattern) for pattern in sent["allow_patterns"])}
+    assert chosen == files - {"notes.txt"}
+    inspect.signature(HfApi.upload_folder).bind(None, **sent)  # the real one takes what the fake was given
+    inspect.signature(HfApi.create_repo).bind(None, repo, **created)
+
+
+def test_nothing_is_pushed_that_is_unfinished_or_would_become_public(make, tmp_path):
+    hub = FakeHub(private=False)
+    make(tmp_path)
+    with pytest.raises(ValueError, match="me/synthetic: exists already and is public"):
+        push_to_hub(tmp_path, "me/synthetic", api=hub)
+    (tmp_path / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(PatchTableError, match="number 1 is missing"):
+        push_to_hub(tmp_path, "me/synthetic", api=hub)
+    with pytest.raises(ValueError, match="no finished synthetic table"):
+        push_to_hub(tmp_path / "empty", "me/synthetic", api=hub)
+    assert [what for what, *_ in hub.asked if what == "upload"] == []
+
+
+# ----------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def command(pipeline, prior, bank, table, tmp_path):
+    """The command line on stored things; gives the folder that it wrote to."""
+    pipeline.save_pretrained(tmp_path / "model")
+    prior.save(tmp_path / "prior")
+    bank.save(tmp_path / "bank.safetensors")
+    classes = ["x" if row % 4 < 2 else "y" for row in range(len(table))]
+    save_patches(table.add_column("architecture", classes), tmp_path / "patches.parquet")
+    named = {"model": "model", "layouts": "prior", "styles": "bank.safetensors", "out": "out"}
+    settings = {"n": 6, "seed": 3, "preset": "smoke", "n-steps": 2, "n-style-images": 2, "micro-batch": 2}
+
+    def command(**changes):
+        given = {name: tmp_path / path for name, path in (named | changes).items() if name in named}
+        given |= settings | {name: value for name, value in changes.items() if name not in named}
+        main([word for name, value in given.items() for word in (f"--{name}", str(value))])
+        return tmp_path / named["out"]
+
+    return command
+
+
+def test_the_command_line_makes_what_the_function_makes(command, make, config, tmp_path, capsys):
+    table = make(tmp_path / "expected", config=replace(config.sampling, n_images=6))
+    assert shards(command(study="tissue")) == shards(tmp_path / "expected")
+    assert f"{tmp_path / 'out'}: 6 images" in capsys.readouterr().out
+    assert "drawn by sedm itself" in (tmp_path / "out" / "README.md").read_text()
+    assert len(table) == 6
+
+
+def test_the_command_line_takes_layouts_and_styles_from_patch_tables(command, patches, bank):
+    options = {"pairing": "composition", "style-sources": "annotated", "n-mixed-groups": 2}
+    table = load_patches(command(layouts="patches.parquet", styles="patches.parquet", **options))
+    rows = [int(name.removeprefix("patches/")) for name in table["layout_id"]]
+    assert to_tensors(table).masks.equal(patches.masks[rows])
+    assert {name for groups in table["style_groups"] for name in groups} == {"group-0", "group-1"}
+    assert {int(name.removeprefix("patches/")) for names in table["style_images"] for name in names} <= set(range(8))
+
+
+def test_the_command_line_pairs_by_the_image_class_of_the_study(command):
+    options = {"study": "tissue", "pairing": "class"}
+    table = load_patches(command(layouts="patches.parquet", styles="patches.parquet", **options))
+    assert set(table["pairing"]) == {"class"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "prior"}, "no model_index.json"),
+        ({"layouts": "nowhere"}, "nowhere: no such file or folder"),
+        ({"styles": "nowhere.safetensors"}, "nowhere.safetensors: not a readable safetensors file"),
+        ({"styles": "nowhere"}, "nowhere: no such file or folder"),
+        ({"n": 0}, "n_images=0; it must be greater than 0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"n-mixed-groups": 5}, "n_mixed_groups=5, but only 4 groups"),
+        ({"pairing": "composition"}, "pairing='composition' needs of_groups"),
+        ({"pairing": "class"}, "pairing='class' needs of_layouts and of_groups"),
+        ({"style-sources": "unannotated"}, "give annotated_groups"),
+    ],
+)
+def test_the_command_line_ends_a_mistake_with_status_2_and_one_sentence(command, capsys, tmp_path, changes, message):
+    with pytest.raises(SystemExit) as caught:
+        command(**changes)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("python -m sedm.generate: ")
+    assert message in said
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------ latents and tokens

@@ -25,7 +25,7 @@ from sedm.evaluation import (
     measure_images,
     measure_model,
 )
-from sedm.fidelity import frechet_distance, kernel_distance, stage_features
+from sedm.fidelity import frechet_distance, kernel_distance, precision_recall, stage_features
 from sedm.model import build_model
 from sedm.pipeline import SEDMPipeline
 from sedm.segment import UNet, kept_segmenter
@@ -149,6 +149,12 @@ def test_a_unit_that_is_dead_on_real_images_does_not_decide(distance):
     assert distance(generated, real) == pytest.approx(distance(other, real), rel=0.01)
 
 
+def test_the_frechet_distance_of_repeated_features_is_repeated_also_beyond_the_number_of_images():
+    generated, real = normal(20, 4), normal(25, 4, seed=1)
+    wide = [np.tile(one, 10) for one in (generated, real)]
+    assert frechet_distance(*wide) == pytest.approx(10 * frechet_distance(generated, real))
+
+
 @pytest.mark.parametrize("distance", [kernel_distance, frechet_distance])
 def test_features_that_cannot_be_compared_are_refused(distance, unchecked):
     with pytest.raises(ValueError, match=r"features \(1, 3\) and \(5, 3\); two or more rows"):
@@ -157,6 +163,42 @@ def test_features_that_cannot_be_compared_are_refused(distance, unchecked):
         distance(normal(5, 4), normal(5, 3))
     with pytest.raises(ValueError, match="none of the 3 features varies"):
         distance(normal(5, 3), np.ones((5, 3)))
+
+
+# ------------------------------------------------------------------------------------ precision and recall
+
+
+def test_precision_and_recall_are_those_counted_ball_by_ball():
+    generated, real = normal(30, 3) + 1, normal(25, 3, seed=1)
+    x, y = ((one - real.mean(0)) / real.std(0) for one in (generated, real))
+
+    def covered(points, others):
+        radii = [sorted(math.dist(a, b) for b in others)[3] for a in others]  # the first is the point itself
+        return np.mean([any(math.dist(p, a) <= r for a, r in zip(others, radii, strict=True)) for p in points])
+
+    expected = covered(x, y), covered(y, x)
+    assert 0 < min(expected) < max(expected) < 1  # else any share would pass
+    assert precision_recall(generated, real) == pytest.approx(expected)
+
+
+def test_what_is_left_out_costs_recall_and_what_is_invented_costs_precision():
+    two = np.concatenate([normal(60, 4), normal(60, 4) + 40])
+    again = np.concatenate([normal(60, 4, seed=1), normal(60, 4, seed=1) + 40])
+    assert min(precision_recall(again, two)) > 0.7
+    precision, recall = precision_recall(again[:60], two)
+    assert (precision > 0.7, recall <= 0.5) == (True, True)
+    precision, recall = precision_recall(two, again[:60])
+    assert (precision <= 0.5, recall > 0.7) == (True, True)
+
+
+def test_constant_images_recall_nothing():
+    real = normal(40, 4)
+    assert precision_recall(np.repeat(real.mean(0, keepdims=True), 40, axis=0), real) == (1, 0)
+
+
+def test_too_few_images_have_no_neighbours():
+    with pytest.raises(ValueError, match="3 generated and 9 real images"):
+        precision_recall(normal(3, 2), normal(9, 2))
 
 
 # -------------------------------------------------------------------------------------- what is measured on

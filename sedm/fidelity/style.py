@@ -1,18 +1,13 @@
-"""How far generated images follow the style they were given, and how far they are from real images.
-
-Distances from real images are taken between features of a network that the caller names. With a network of our own
-they say which of two models is nearer; they are not comparable with published FID or KID values.
-"""
+"""How far generated images have the colours of the group that lent their style, and how much colours vary."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from scipy.spatial.distance import cdist, pdist
+from torch import Tensor
 
 STATISTICS = ("mean_l", "mean_a", "mean_b", "sd_l", "sd_a", "sd_b")
 
@@ -140,95 +135,56 @@ def intraclass_correlation(values: Float[np.ndarray, " n"], groups: list[str]) -
     return float((between - within) / (between + (typical - 1) * within))
 
 
-@torch.no_grad()
-def stage_features(
-    network: nn.Module, stages: Iterable[nn.Module], images: UInt8[Tensor, "n 3 h w"], batch_size: int = 64
-) -> Float[np.ndarray, "n d"]:
-    """The mean and the standard deviation over the picture of every channel that leaves each of the stages.
+def own_and_others(distances: pd.DataFrame) -> pd.DataFrame:
+    """One row a group: its distance to itself (``own``), and the mean over all other groups (``others``).
 
     Args:
-        network: takes images in [0, 1], such as a segmentation network; it is left in evaluation mode.
-        stages: modules inside it, each run once an image, whose output is (batch, channels, h, w).
+        distances: one row a group, one column a group; every row's group has a column.
 
-    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    >>> stage_features(network, network, torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).shape
-    (2, 16)
+    >>> own_and_others(pd.DataFrame([[1.0, 3.0, 5.0]], index=["b"], columns=["b", "a", "c"])).loc["b"].to_dict()
+    {'own': 1.0, 'others': 4.0}
     """
-    outputs, rows = [], []
-    hooks = [stage.register_forward_hook(lambda *call: outputs.append(call[-1].flatten(2))) for stage in stages]
-    try:
-        device = next(network.eval().parameters()).device
-        for chunk in images.split(batch_size):
-            outputs.clear()
-            network(chunk.to(device, torch.float32) / 255)
-            rows.append(
-                torch.cat([torch.cat([one.mean(2), one.std(2, correction=0)], dim=1) for one in outputs], dim=1).cpu()
-            )
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.cat(rows).double().numpy()
+    itself = distances.index.to_numpy()[:, None] == distances.columns.to_numpy()
+    own, others = distances.where(itself).mean(axis=1), distances.mask(itself).mean(axis=1)
+    return pd.DataFrame({"own": own, "others": others}).rename_axis("group")
 
 
-def kernel_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]) -> float:
-    """The unbiased squared maximum mean discrepancy of two sets of features: near 0, also below it, where they agree.
+def colour_distances(
+    images: Float[np.ndarray, "n 6"], groups: list[str], real: Float[np.ndarray, "m 6"], real_groups: list[str]
+) -> pd.DataFrame:
+    """CIE 1976 difference of the mean colours of a group's images and of real ones, as `own_and_others`.
 
-    Its expectation does not depend on n and m, so a floor from other numbers of real images is a fair one.
+    Args:
+        images, real: `colour_statistics`.
 
-    Source: kernel (x·y / d + 1)³ of Bińkowski et al. 2018 (arXiv 1801.01401), there averaged over random subsets,
-    here over all pairs; features are first centred and scaled by ``real``.
-
-    Raises:
-        ValueError: fewer than two rows on a side, or no feature that varies over ``real``.
-
-    >>> random = np.random.default_rng(0)
-    >>> real, same, other = random.normal(size=(90, 4)), random.normal(size=(90, 4)), random.normal(1, 1, size=(90, 4))
-    >>> abs(kernel_distance(same, real)) < 0.1 < kernel_distance(other, real)
-    True
+    >>> real = np.array([[50.0, 0, 0, 9, 9, 9], [50, 30, 0, 9, 9, 9]])
+    >>> colour_distances(real + [0, 4, 3, 0, 0, 0], ["a", "b"], real, ["a", "b"]).round(1).loc["a"].tolist()
+    [5.0, 26.2]
     """
-    x, y = _standardised(generated, real)
-    within = [_kernel(one, one) for one in (x, y)]
-    within = [(one.sum() - one.trace()) / (len(one) * (len(one) - 1)) for one in within]
-    return float(sum(within) - 2 * _kernel(x, y).mean())
+    means = [
+        pd.DataFrame(one[:, :3]).groupby(np.array(of)).mean() for one, of in ((images, groups), (real, real_groups))
+    ]
+    return own_and_others(pd.DataFrame(cdist(*means), means[0].index, means[1].index))
 
 
-def frechet_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]) -> float:
-    """The squared Fréchet distance of the Gaussians fitted to two sets of features; 0 where both are the same.
+def spread_within(values: Float[np.ndarray, "n d"], groups: list[str]) -> pd.Series:
+    """The mean distance between two images of each group; NaN for a group of one.
 
-    Biased upwards, and strongly so with fewer images than features: compare only at equal n, and with a floor at that
-    n. `kernel_distance` has no such bias.
-
-    Source: Dowson & Landau 1982, as used by Heusel et al. 2017 (arXiv 1706.08500); features are scaled as in
-    `kernel_distance`. The trace of the root of both covariances is taken from singular values, which stay real.
-
-    Raises:
-        ValueError: as `kernel_distance`.
-
-    >>> features = np.random.default_rng(0).normal(size=(50, 4))
-    >>> frechet_distance(features, features) < 1e-9
-    True
+    >>> spread_within(np.array([[0.0], [2.0], [7.0]]), ["a", "a", "b"]).tolist()
+    [2.0, nan]
     """
-    x, y = _standardised(generated, real)
-    a, b = ((one - one.mean(0)) / np.sqrt(len(one) - 1) for one in (x, y))  # covariances aᵀa and bᵀb
-    # tr (aᵀa bᵀb)^½ is the sum of the singular values of a bᵀ
-    common = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return float(np.square(x.mean(0) - y.mean(0)).sum() + np.square(a).sum() + np.square(b).sum() - 2 * common)
+    members = np.array(groups)
+    rows = {name: pdist(values[members == name]) for name in dict.fromkeys(groups)}
+    return pd.Series({name: distances.mean() if len(distances) else np.nan for name, distances in rows.items()})
 
 
-def _standardised(generated: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both in double precision, in units of the mean and the standard deviation of ``real``.
+def spread_between(values: Float[np.ndarray, "n d"], groups: list[str]) -> float:
+    """The mean distance between the means of two groups; NaN for a single group.
 
-    A unit of a network that hardly ever fires on real images would count a thousandfold where it does, so no standard
-    deviation is taken below a tenth of their mean.
+    Means of few images lie apart by chance already: compare at equal numbers of images a group.
+
+    >>> spread_between(np.array([[0.0], [2.0], [7.0]]), ["a", "a", "b"])
+    6.0
     """
-    if min(len(generated), len(real)) < 2 or generated.shape[1] != real.shape[1]:
-        raise ValueError(f"features {generated.shape} and {real.shape}; two or more rows of each are needed, as wide")
-    mean, scale = real.mean(0, dtype=np.float64), real.std(0, dtype=np.float64)
-    if not scale.any():
-        raise ValueError(f"none of the {real.shape[1]} features varies over the real images")
-    scale = np.maximum(scale, 0.1 * scale.mean())
-    return (generated - mean) / scale, (real - mean) / scale
-
-
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    means = pd.DataFrame(values).groupby(np.array(groups)).mean()
+    return float(pdist(means).mean()) if len(means) > 1 else float("nan")

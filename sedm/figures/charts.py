@@ -1,130 +1,17 @@
-"""One plot style for picture grids and charts."""
+"""Charts of numbers: points, bars and lines."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import UInt8
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from PIL import Image
-from torch import Tensor
-
-CLASS_COLOURS = np.array(
-    [[236, 231, 242], [208, 70, 106], [66, 129, 164], [240, 175, 74], [110, 160, 90], [120, 90, 160]]
-)
-UNKNOWN_COLOUR = (170, 170, 170)
 
 
-def set_plot_style() -> None:
-    """None, after setting the one style of all figures."""
-    import seaborn
-
-    seaborn.set_theme(context="paper", style="ticks", palette="deep", font_scale=1.0)
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "savefig.dpi": 160,
-            "savefig.bbox": "tight",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": "medium",
-            "image.interpolation": "nearest",
-        }
-    )
-
-
-def colour_layout(layouts: UInt8[Tensor, "n h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """Layouts as pictures, one colour a class, grey where unknown.
-
-    >>> colour_layout(torch.tensor([[[0, 255]]], dtype=torch.uint8))[0, :, 0, 1].tolist()
-    [170, 170, 170]
-    """
-    table = np.tile(np.array(UNKNOWN_COLOUR), (256, 1))
-    table[: len(CLASS_COLOURS)] = CLASS_COLOURS
-    return torch.from_numpy(table.astype(np.uint8))[layouts.long()].permute(0, 3, 1, 2)
-
-
-def image_grid(
-    pictures: UInt8[Tensor, "n 3 h w"],
-    n_columns: int,
-    *,
-    row_labels: Sequence[str] = (),
-    column_labels: Sequence[str] = (),
-    title: str = "",
-    classes: Sequence[str] = (),
-    size: float = 1.0,
-) -> Figure:
-    """A figure of pictures in rows, labelled at the left and the top.
-
-    Args:
-        pictures: filled row by row.
-        classes: names of the layout's classes, for a key of their colours below.
-        size: inches a picture.
-
-    >>> figure = image_grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), n_columns=2, row_labels=["a", "b"])
-    >>> len(figure.axes)
-    4
-    """
-    n_rows = math.ceil(len(pictures) / n_columns)
-    figure, axes = plt.subplots(
-        n_rows,
-        n_columns,
-        squeeze=False,
-        figsize=(size * n_columns, size * n_rows),
-        gridspec_kw={"wspace": 0.04, "hspace": 0.04, "left": 0, "right": 1, "bottom": 0, "top": 1},
-    )
-    for index, axis in enumerate(axes.flat):
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        if index < len(pictures):
-            axis.imshow(pictures[index].permute(1, 2, 0).numpy())
-    for axis, label in zip(axes[:, 0], row_labels, strict=False):
-        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
-    for axis, label in zip(axes[0], column_labels, strict=False):
-        axis.set_title(label, fontsize="small")
-    if classes:
-        keys = [Patch(color=CLASS_COLOURS[k] / 255, label=name) for k, name in enumerate(classes)]
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.04 / n_rows)}
-        figure.legend(handles=keys, ncols=len(keys), frameon=False, fontsize="small", **place)
-    if title:
-        figure.suptitle(title, y=1.0 + 0.1 / n_rows, va="bottom", fontsize="medium")
-    return figure
-
-
-def crossing_grid(
-    top: UInt8[Tensor, "m 3 h w"], left: UInt8[Tensor, "n 3 h w"], images: UInt8[Tensor, "n m 3 h w"], **options
-) -> Figure:
-    """A figure of n × m images, with what their columns share above and what their rows share at the left.
-
-    >>> pictures = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    >>> len(crossing_grid(pictures, pictures[:1], pictures[None]).axes)
-    6
-    """
-    corner = torch.full_like(top[:1], 255)
-    rows = [corner, top, *(part for one, row in zip(left, images, strict=True) for part in (one[None], row))]
-    return image_grid(torch.cat(rows), n_columns=len(top) + 1, **options)
-
-
-def paired_grid(above: UInt8[Tensor, "n 3 h w"], below: UInt8[Tensor, "n 3 h w"], n_columns: int, **options) -> Figure:
-    """A figure of rows of pictures, with each picture's partner right under it; only whole rows are shown.
-
-    >>> pictures = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
-    >>> len(paired_grid(pictures, pictures, n_columns=2).axes)
-    8
-    """
-    n_rows = len(above) // n_columns
-    pairs = torch.stack([above, below])[:, : n_rows * n_columns].unflatten(1, (n_rows, n_columns))
-    return image_grid(pairs.transpose(0, 1).flatten(0, 2), n_columns, **options)
-
-
-def scatter_by_group(points: dict[str, tuple[Tensor, Sequence[str]]], n_named: int = 8) -> Figure:
+def scatter_by_group(points: dict[str, tuple[torch.Tensor, Sequence[str]]], n_named: int = 8) -> Figure:
     """A figure of 2-D points, one panel for each kind, one colour a group; at most ``n_named`` groups a panel.
 
     Args:
@@ -142,27 +29,6 @@ def scatter_by_group(points: dict[str, tuple[Tensor, Sequence[str]]], n_named: i
         axis.set(title=f"{kind}: {min(n_named, len(names))} of {len(names)} groups", xlabel="axis 1")
     axes[0, 0].set_ylabel("axis 2")
     return figure
-
-
-def sample_history(folder: str | Path, n_shown: int = 5) -> Figure:
-    """A figure of the sample sheets that training left in ``folder``: layouts, images of some steps, styles.
-
-    Args:
-        n_shown: sheets, evenly spaced from the first to the last.
-
-    Raises:
-        ValueError: no sheets in ``folder``.
-    """
-    paths = sorted(Path(folder).glob("step-*.png"))
-    if not paths:
-        raise ValueError(f"{folder}: no sample sheets; training writes them")
-    chosen = [paths[round(i)] for i in np.linspace(0, len(paths) - 1, min(n_shown, len(paths)))]
-    sheets = [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in chosen]
-    size = sheets[0].shape[1] // 3  # three rows of square pictures
-    rows = [sheets[0][:, :size], *(sheet[:, size : 2 * size] for sheet in sheets), sheets[0][:, 2 * size :]]
-    labels = ["layout", *(f"step {int(path.stem[5:])}" for path in chosen), "style"]
-    pictures = torch.cat([torch.stack(row.split(size, dim=2)) for row in rows])
-    return image_grid(pictures, len(pictures) // len(rows), row_labels=labels)
 
 
 def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, str]) -> Figure:

@@ -1,0 +1,60 @@
+"""How far generated images can be trusted: each question a module, each number beside what real images reach.
+
+* ``quality``       distances from real images, precision and recall, on ``features`` of a named network,
+* ``content``       does the image show its layout, and does it show its style image's content instead?
+* ``style``         colours, and how much they vary; ``stains`` for tissue,
+* ``memorisation``  is the image a copy of a training image?
+* ``table``         all of it: ``estimates`` with their ``intervals``, and floors at the same number of images.
+"""
+
+from sedm.fidelity.content import agreement_beyond_chance, content_agreement, other_layouts
+from sedm.fidelity.features import Extractor, open_extractor, segmenter_extractor, stage_features
+from sedm.fidelity.intervals import jackknife_groups
+from sedm.fidelity.memorisation import NearestTraining, closer_than_held_out
+from sedm.fidelity.quality import frechet_distance, kernel_distance, precision_recall
+from sedm.fidelity.stains import stain_angles, stain_vectors
+from sedm.fidelity.style import (
+    STATISTICS,
+    colour_distances,
+    colour_statistics,
+    intraclass_correlation,
+    retrieve_groups,
+    retrieve_one_left_out,
+    split_halves,
+    spread_between,
+    spread_within,
+    style_agreement,
+    style_correlation,
+)
+from sedm.fidelity.table import MEASURES, fidelity_table
+
+__all__ = [
+    "MEASURES",
+    "STATISTICS",
+    "Extractor",
+    "NearestTraining",
+    "agreement_beyond_chance",
+    "closer_than_held_out",
+    "colour_distances",
+    "colour_statistics",
+    "content_agreement",
+    "fidelity_table",
+    "frechet_distance",
+    "intraclass_correlation",
+    "jackknife_groups",
+    "kernel_distance",
+    "open_extractor",
+    "other_layouts",
+    "precision_recall",
+    "retrieve_groups",
+    "retrieve_one_left_out",
+    "segmenter_extractor",
+    "split_halves",
+    "spread_between",
+    "spread_within",
+    "stage_features",
+    "stain_angles",
+    "stain_vectors",
+    "style_agreement",
+    "style_correlation",
+]

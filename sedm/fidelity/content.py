@@ -1,0 +1,103 @@
+"""Does an image show the layout it was given, and nothing of the content of the images that lent its style?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from sedm.data.patches import UNKNOWN
+from sedm.data.tensors import PatchTensors
+
+
+def agreement_beyond_chance(
+    predictions: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"], n_classes: int
+) -> Float[np.ndarray, "n m"]:
+    """Cohen's κ of every prediction with every mask: 1 where they are the same, about 0 where they share nothing.
+
+    Chance is what two maps of these class shares agree on when their pixels do not know of each other. NaN where both
+    hold one class only, the same one, or where nothing is known: there is nothing to agree on.
+
+    Source: Cohen 1960, doi:10.1177/001316446002000104.
+
+    Args:
+        predictions: class indices.
+        masks: class indices; UNKNOWN pixels count nowhere.
+
+    >>> masks = torch.tensor([[[0, 0], [1, 1]], [[0, 1], [0, 1]], [[1, 1], [0, 0]]], dtype=torch.uint8)
+    >>> agreement_beyond_chance(masks[:1], masks, n_classes=2).tolist()
+    [[1.0, 0.0, -1.0]]
+    """
+    known = (masks != UNKNOWN).flatten(1).double()
+    of_masks = F.one_hot(masks.long().where(masks != UNKNOWN, n_classes), n_classes + 1)[..., :n_classes]
+    of_masks, of_predictions = (
+        one.flatten(1, 2).double() for one in (of_masks, F.one_hot(predictions.long(), n_classes))
+    )
+    n_pixels = known.sum(1)
+    observed = of_predictions.flatten(1) @ of_masks.flatten(1).T / n_pixels
+    shares = torch.einsum("npc,mp->nmc", of_predictions, known) / n_pixels[:, None]
+    chance = (shares * of_masks.sum(1) / n_pixels[:, None]).sum(2)
+    return ((observed - chance) / (1 - chance)).numpy()  # 0 / 0 is NaN
+
+
+def content_agreement(
+    predictions: UInt8[Tensor, "n h w"],
+    groups: Sequence[str],
+    style_rows: Int[Tensor, "n k"],
+    lenders: PatchTensors,
+    references: PatchTensors,
+    n_classes: int,
+) -> pd.DataFrame:
+    """One row an image: Cohen's κ of its prediction with the masks of its own style images, and with others.
+
+    ``own`` is the mean over the style images, ``others`` over the references of the same group, which never lent. A
+    style image that leaves its content behind makes ``own`` the higher one; what all images of a group share, such as
+    a gland in the middle, raises both alike. NaN where no mask has anything to agree on.
+
+    Args:
+        predictions: what a segmentation network sees in the images.
+        style_rows: rows of ``lenders`` that lent the style of each image.
+
+    >>> masks = torch.tensor([[[0, 0], [1, 1]], [[0, 1], [0, 1]]], dtype=torch.uint8)
+    >>> lenders, references = (PatchTensors(torch.zeros(1, 3, 2, 2).byte(), one[None], ["a"]) for one in masks)
+    >>> content_agreement(masks[:1], ["a"], torch.tensor([[0]]), lenders, references, n_classes=2)
+      group  own  others
+    0     a  1.0     0.0
+    """
+    own, others = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
+    for name in dict.fromkeys(groups):
+        rows = [row for row, group in enumerate(groups) if group == name]
+        lent, which = style_rows[rows].unique(return_inverse=True)
+        of_lent = agreement_beyond_chance(predictions[rows], lenders.masks[lent], n_classes)
+        own[rows] = _mean(np.take_along_axis(of_lent, which.numpy(), axis=1))
+        never_lent = [row for row, group in enumerate(references.groups) if group == name]
+        others[rows] = _mean(agreement_beyond_chance(predictions[rows], references.masks[never_lent], n_classes))
+    return pd.DataFrame({"group": list(groups), "own": own, "others": others})
+
+
+def other_layouts(layouts: UInt8[Tensor, "n h w"], seed: int) -> UInt8[Tensor, "n h w"]:
+    """For each layout another one of them, at random, that differs from it.
+
+    Raises:
+        ValueError: all layouts are the same.
+
+    >>> layouts = torch.tensor([[[0]], [[0]], [[1]]], dtype=torch.uint8)
+    >>> other_layouts(layouts, seed=0).flatten().tolist()
+    [1, 1, 0]
+    """
+    distinct, which = layouts.flatten(1).unique(dim=0, return_inverse=True)
+    if len(distinct) < 2:
+        raise ValueError("all layouts are the same; two or more are needed to tell what a wrong one scores")
+    step = np.random.default_rng(seed).integers(1, len(distinct), len(layouts))
+    return distinct[(which + torch.from_numpy(step)) % len(distinct)].view_as(layouts)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Over each row's numbers; NaN where it has none."""
+    numbers = ~np.isnan(values)
+    return np.divide(np.nansum(values, 1), numbers.sum(1), out=np.full(len(values), np.nan), where=numbers.any(1))

@@ -1,0 +1,113 @@
+"""Features of images, and the name of the network that they come from: no distance is stated without it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from sedm.backbones import open_backbone
+from sedm.hardware import pick_device
+from sedm.segment import UNet
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A function from images (n, 3, h, w) uint8 to features (n, d), and its name, to be stored with every number.
+
+    >>> network = UNet(2, (8, 16)).eval()
+    >>> extractor = segmenter_extractor(network, "24 real training groups")
+    >>> extractor.name
+    'encoder of a segmentation U-Net (8, 16) trained on 24 real training groups'
+    >>> extractor(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape
+    (2, 48)
+    """
+
+    name: str
+    read: Callable[[UInt8[Tensor, "n 3 h w"]], Float[np.ndarray, "n d"]]
+
+    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n d"]:
+        """The features of ``images``, double precision, one row an image."""
+        return self.read(images)
+
+
+def segmenter_extractor(network: UNet, trained_on: str) -> Extractor:
+    """The stages of a segmentation network's encoder; ``trained_on`` says in words what it was trained on."""
+    stages = [network.stem, *network.down]
+    widths = tuple(stage[0].out_channels for stage in stages)
+    name = f"encoder of a segmentation U-Net {widths} trained on {trained_on}"
+    return Extractor(name, lambda images: stage_features(network, stages, images))
+
+
+def open_extractor(folder: str | Path, batch_size: int = 64) -> Extractor:
+    """A vision model of the ``transformers`` library, such as DINOv2, from a folder on this machine.
+
+    Its name holds the model's type, the folder's name and a checksum of the weights, so that two numbers with the
+    same name are comparable.
+
+    Args:
+        folder: as `sedm.backbones.open_backbone` takes it; never a name to be downloaded.
+
+    Raises:
+        ValueError: not a folder with a whole vision model.
+
+    >>> open_extractor("facebook/dinov2-small")
+    Traceback (most recent call last):
+    ...
+    ValueError: extractor='facebook/dinov2-small': no such folder; give one with config.json and the model's weights
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(
+            f"extractor={str(folder)!r}: no such folder; give one with config.json and the model's weights"
+        )
+    device = pick_device()
+    backbone = open_backbone(str(folder)).to(device)
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+
+    @torch.no_grad()
+    def read(images: UInt8[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n d"]:
+        chunks = (chunk.to(device, torch.float32) / 127.5 - 1 for chunk in images.split(batch_size))
+        return torch.cat([backbone(chunk).cpu() for chunk in chunks]).double().numpy()
+
+    kind = backbone.network.config.model_type
+    return Extractor(f"{kind} of folder {folder.resolve().name}, weights {digest.hexdigest()[:12]}", read)
+
+
+@torch.no_grad()
+def stage_features(
+    network: nn.Module, stages: Iterable[nn.Module], images: UInt8[Tensor, "n 3 h w"], batch_size: int = 64
+) -> Float[np.ndarray, "n d"]:
+    """The mean and the standard deviation over the picture of every channel that leaves each of the stages.
+
+    Args:
+        network: takes images in [0, 1], such as a segmentation network; it is left in evaluation mode.
+        stages: modules inside it, each run once an image, whose output is (batch, channels, h, w).
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> stage_features(network, network, torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).shape
+    (2, 16)
+    """
+    outputs, rows = [], []
+    hooks = [stage.register_forward_hook(lambda *call: outputs.append(call[-1].flatten(2))) for stage in stages]
+    try:
+        device = next(network.eval().parameters()).device
+        for chunk in images.split(batch_size):
+            outputs.clear()
+            network(chunk.to(device, torch.float32) / 255)
+            rows.append(
+                torch.cat([torch.cat([one.mean(2), one.std(2, correction=0)], dim=1) for one in outputs], dim=1).cpu()
+            )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat(rows).double().numpy()

@@ -1,0 +1,170 @@
+"""The one table: how far a set of generated images is to be trusted, each number beside what real images reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from jaxtyping import Int
+from torch import Tensor
+
+from sedm.data.patches import UNKNOWN
+from sedm.data.tensors import PatchTensors
+from sedm.fidelity.estimates import (
+    estimate_content,
+    estimate_diversity,
+    estimate_layout,
+    estimate_memorisation,
+    estimate_quality,
+    estimate_stains,
+    estimate_style,
+)
+from sedm.fidelity.features import Extractor
+from sedm.segment import UNet
+
+MEASURES = {
+    "kernel_distance": "kernel distance from real images ↓",
+    "frechet_distance": "Fréchet distance from real images ↓",
+    "precision": "precision: generated images among real ones ↑",
+    "recall": "recall: real images among generated ones ↑",
+    "layout_iou": "layout: foreground IoU of the judge ↑",
+    "retrieval_top1": "style: own group is the nearest of all ↑",
+    "retrieval_top5": "style: own group is among the nearest five ↑",
+    "colour_distance": "style: difference of mean colours, CIE 1976 ↓",
+    "haematoxylin_angle": "style: haematoxylin, degrees ↓",
+    "eosin_angle": "style: eosin, degrees ↓",
+    "content_agreement": "content: κ with masks of the style images",
+    "content_leakage": "content: that κ, less the one with others of the group ↓",
+    "spread_between": "diversity: colour distance between groups, as real",
+    "spread_within": "diversity: colour distance within a group, as real",
+    "nearest_features": "memorisation: distance to training images by features, as real",
+    "nearest_pixels": "memorisation: distance to training images by pixels, as real",
+    "copied_features": "memorisation: closer by features than held-out images ↓",
+    "copied_pixels": "memorisation: closer by pixels than held-out images ↓",
+}
+"""What the rows of the table say, and which way is better; ``layout_iou_<class>`` are the classes one by one."""
+
+OF = ("generated", "real", "chance", "copy")
+
+
+def fidelity_table(
+    generated: PatchTensors,
+    style_rows: Int[Tensor, "n k"],
+    lenders: PatchTensors,
+    references: PatchTensors,
+    train: PatchTensors,
+    judge: UNet,
+    extractor: Extractor,
+    classes: Sequence[str],
+    *,
+    stained: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row a number, indexed by (measure, of): ``value, low, high, n_images, n_groups, measured_on``.
+
+    ``MEASURES`` says what the measures are. ``of`` is "generated"; "real", the same of ``lenders``, which is the best
+    that can be asked for; "chance", what images reach that do not know of their layout or style; and for the content
+    of style images "copy", what a copy of the style image would reach.
+
+    Except for memorisation, "generated" and "real" are measured on equal numbers of images, the first ones of each
+    group, because distances, precision, recall and spread depend on them. Copies may be rare, so they are looked for
+    among all generated images; what counts as near is fixed by ``references`` (`closer_than_held_out`).
+
+    Intervals are 95 %, over groups. Those of scores that are means over groups are bootstrapped, which with few groups
+    is too narrow (`sedm.statistics.summarise_groups`); the others are jackknifed (`jackknife_groups`). NaN where there
+    is none, or where there are too few images.
+
+    Args:
+        generated: masks are the layouts that were asked for, groups those that lent the style.
+        style_rows: rows of ``lenders`` that lent the style of each generated image.
+        lenders: real annotated images of groups that the generator never saw.
+        references: other real annotated images of these groups, which are compared with. More groups make retrieval
+            harder.
+        train: all that the generator was trained on.
+        judge: a segmentation network that was trained on the real images of yet other groups.
+        extractor: of the features that distances are measured on.
+        classes: their names, the background first.
+        stained: whether images show haematoxylin and eosin.
+        seed: of shuffled layouts and groups, and of the bootstrap.
+
+    Raises:
+        ValueError: a generated group without lenders or references, fewer than two groups, images of several sizes,
+            rows that ``lenders`` does not have, layouts that are all the same, masks or a judge of other classes, or a
+            held-out image in ``train``.
+
+    >>> import torch
+    >>> from sedm.fidelity.features import segmenter_extractor
+    >>> images = torch.randint(256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    >>> patches = PatchTensors(images, (images[:, 0] > 127).to(torch.uint8), list("abab") * 6)
+    >>> generated, lenders, references, train = (patches.select(range(i, i + 6)) for i in (0, 6, 12, 18))
+    >>> judge = UNet(2, (8, 16))
+    >>> extractor = segmenter_extractor(judge, "nothing")
+    >>> style_rows = torch.tensor([[0, 2], [1, 3]] * 3)
+    >>> table = fidelity_table(
+    ...     generated, style_rows, lenders, references, train, judge, extractor, ("background", "flower")
+    ... )
+    >>> table.loc["retrieval_top1", "value"].index.tolist(), table.loc[("retrieval_top1", "chance"), "value"]
+    (['generated', 'real', 'chance'], np.float64(0.5))
+    """
+    _check(generated, style_rows, lenders, references, train, judge, len(classes))
+    rows, real_rows = _equal_rows(generated.groups, lenders.groups)
+    found = {"generated": generated.select(rows), "real": lenders.select(real_rows)}
+    estimates = [
+        *estimate_quality(found, references, extractor),
+        *estimate_layout(found, judge, classes, seed),
+        *estimate_style(found, references, seed),
+        *(estimate_stains(found, references, seed) if stained else ()),
+        *estimate_content(found["generated"], style_rows[rows], lenders, references, judge, len(classes), seed),
+        *estimate_diversity(found, references, seed),
+        *estimate_memorisation(generated, lenders, references, train, extractor, seed),
+    ]
+    order = list(dict.fromkeys(one.measure for one in estimates))
+    estimates.sort(key=lambda one: (order.index(one.measure), OF.index(one.of)))
+    return pd.DataFrame(estimates).set_index(["measure", "of"])
+
+
+def _equal_rows(first: Sequence[str], second: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Rows of both with equal numbers of each group: the first ones of it."""
+    chosen: tuple[list[int], list[int]] = [], []
+    for name in dict.fromkeys(first):
+        members = [[row for row, group in enumerate(groups) if group == name] for groups in (first, second)]
+        n = min(map(len, members))
+        for rows, own in zip(chosen, members, strict=True):
+            rows.extend(own[:n])
+    return chosen
+
+
+def _check(
+    generated: PatchTensors,
+    style_rows: Tensor,
+    lenders: PatchTensors,
+    references: PatchTensors,
+    train: PatchTensors,
+    judge: UNet,
+    n_classes: int,
+) -> None:
+    for what, patches in {"lenders": lenders, "references": references}.items():
+        missing = sorted(set(generated.groups) - set(patches.groups))
+        if missing:
+            raise ValueError(f"images were generated in the style of {missing[0]!r}, of which there are no {what}")
+    if (n_groups := len(set(generated.groups))) < 2:
+        raise ValueError(f"images of {n_groups} groups were generated; two or more are needed to compare styles")
+    sizes = sorted({tuple(patches.images.shape[2:]) for patches in (generated, lenders, references, train)})
+    if len(sizes) > 1:
+        raise ValueError(f"images of sizes {', '.join(map(str, sizes))}; decode all tables at one size")
+    n, n_lenders = len(generated.groups), len(lenders.groups)
+    if len(style_rows) != n or not ((style_rows >= 0) & (style_rows < n_lenders)).all():
+        raise ValueError(f"style_rows must be rows of the {n_lenders} lenders, for each of {n} generated images")
+    for what, patches in {"generated": generated, "lender": lenders, "reference": references}.items():
+        highest = int(patches.masks.where(patches.masks != UNKNOWN, 0).max())
+        if highest >= n_classes:
+            raise ValueError(f"a {what} mask holds {highest}, outside the classes 0..{n_classes - 1}")
+    if (generated.masks == generated.masks[:1]).all():
+        raise ValueError("all layouts are the same; two or more are needed to tell what a wrong one scores")
+    if (answers := judge.head.out_channels) != n_classes:
+        raise ValueError(f"the judge tells {answers} classes apart, there are {n_classes}; train it on this study")
+    trained_on = {image.numpy().tobytes(): row for row, image in enumerate(train.images)}
+    for what, patches in {"lender": lenders, "reference": references}.items():
+        for row, image in enumerate(patches.images):
+            if (seen := trained_on.get(image.numpy().tobytes())) is not None:
+                raise ValueError(f"{what} {row} is training image {seen}; held-out images must not be trained on")

@@ -1,0 +1,43 @@
+"""One plot style for picture grids and charts."""
+
+from sedm.figures.charts import (
+    ablation_plot,
+    agreement_plot,
+    paired_groups_plot,
+    scatter_by_group,
+    strip_plot,
+    table_plot,
+)
+from sedm.figures.grids import (
+    CLASS_COLOURS,
+    UNKNOWN_COLOUR,
+    colour_layout,
+    crossing_grid,
+    image_grid,
+    paired_grid,
+    pairs_grid,
+    sample_history,
+    scored_grid,
+    style_layout_grid,
+)
+from sedm.figures.plot_style import set_plot_style
+
+__all__ = [
+    "CLASS_COLOURS",
+    "UNKNOWN_COLOUR",
+    "ablation_plot",
+    "agreement_plot",
+    "colour_layout",
+    "crossing_grid",
+    "image_grid",
+    "paired_grid",
+    "paired_groups_plot",
+    "pairs_grid",
+    "sample_history",
+    "scatter_by_group",
+    "scored_grid",
+    "set_plot_style",
+    "strip_plot",
+    "style_layout_grid",
+    "table_plot",
+]
