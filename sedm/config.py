@@ -170,7 +170,11 @@ class SamplingConfig:
     micro_batch: int = 16  # images sampled together; part of what fixes an image's bytes
 
     def __post_init__(self):
-        _positive(self, "n_images", "n_steps", "n_style_images", "micro_batch")
+        _positive(self, "n_images", "n_steps", "n_style_images", "n_mixed_groups", "micro_batch")
+        known_name("pairing", self.pairing, PAIRINGS)
+        known_name("style_sources", self.style_sources, STYLE_SOURCES)
+        if not 0 <= self.filter_percentile < 100:
+            raise ValueError(f"filter_percentile={self.filter_percentile}; it must lie in [0, 100), and 0 keeps all")
 
 
 @dataclass(frozen=True)

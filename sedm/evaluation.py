@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -17,7 +16,7 @@ from sedm.config import Config
 from sedm.data.tensors import PatchTensors
 from sedm.diffusion import Diffusion
 from sedm.fidelity import (
-    STATISTICS,
+    colour_distances,
     colour_statistics,
     kernel_distance,
     retrieve_groups,
@@ -93,15 +92,14 @@ def measure_images(
     of_images, of_real = colour_statistics(images), colour_statistics(real.images)
     ranks = retrieve_groups(of_images, groups, of_real, real.groups)["rank"]
     agreement = style_agreement(of_images, groups, of_real, real.groups)
-    centres = [agreement[[f"{kind}_{name}" for name in STATISTICS[:3]]].to_numpy() for kind in ("generated", "real")]
-    distances = np.linalg.norm(centres[0][:, None] - centres[1], axis=2)
+    distances = colour_distances(of_images, groups, of_real, real.groups).mean()
     answer = predict(unseen.judge, images)
     stages = [unseen.judge.stem, *unseen.judge.down]
     features = [stage_features(unseen.judge, stages, one) for one in (images, real.images)]
     return {
         "retrieval_top1": float((ranks == 1).mean()),
-        "colour_distance": float(distances.diagonal().mean()),
-        "colour_distance_to_others": float(distances[~np.eye(len(distances), dtype=bool)].mean()),
+        "colour_distance": float(distances["own"]),
+        "colour_distance_to_others": float(distances["others"]),
         **style_correlation(agreement).add_prefix("correlation_").to_dict(),
         "layout_iou": _mean_iou(answer, layouts, groups, unseen.n_classes),
         "wrong_layout_iou": _mean_iou(answer, layouts.roll(1, 0), groups, unseen.n_classes),

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from sedm.config import PAIRINGS, STYLE_SOURCES, SamplingConfig, known_name
+from sedm.config import SamplingConfig
 from sedm.data.tensors import PatchTensors
 from sedm.seeds import seeded_generator
 from sedm.styles import StyleBank, draw_style_rows
@@ -130,7 +130,6 @@ class Pairing:
         of_groups: Mapping[str, Collection] | pd.DataFrame | None = None,
         annotated_groups: Collection[str] | None = None,
     ):
-        known_name("pairing", config.pairing, PAIRINGS)
         self.bank, self.config = bank, config
         self.groups = _lenders(bank, config, annotated_groups)
         self._of_layouts = dict(of_layouts or {})
@@ -247,7 +246,7 @@ def mean_shares(patches: PatchTensors, n_classes: int) -> dict[str, list[float]]
 
 def _lenders(bank: StyleBank, config: SamplingConfig, annotated_groups: Collection[str] | None) -> list[str]:
     """The groups that may lend their style."""
-    sources = known_name("style_sources", config.style_sources, STYLE_SOURCES)
+    sources = config.style_sources
     if not bank.groups:
         raise ValueError("the style bank is empty; embed the images of at least one group")
     if sources != "all" and annotated_groups is None:

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput, VQModel
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from sedm.autoencoder import decode_latents
@@ -64,7 +64,7 @@ class SEDMPipeline(DiffusionPipeline):
         """The pipeline that ``save_pretrained`` wrote to ``folder``; reads safetensors only.
 
         Raises:
-            ValueError: a folder without a model, or with another library's.
+            ValueError: a folder without a model, or with one of another library or another version's architecture.
 
         >>> SEDMPipeline.from_pretrained("no/such/folder")
         Traceback (most recent call last):
@@ -83,9 +83,17 @@ class SEDMPipeline(DiffusionPipeline):
         if name != cls.__name__:
             raise ValueError(f"{folder}: holds a {name}, not a {cls.__name__}")
         try:
-            return super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
+            pipeline = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{folder}: its weights are missing or damaged ({error})") from error
+        networks = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+        for name, network in networks.items():
+            if absent := [key for key, weight in network.state_dict().items() if weight.is_meta]:  # nothing was loaded
+                raise ValueError(
+                    f"{folder}/{name}: holds no {absent[0]} and {len(absent) - 1} more weights of this version's "
+                    "network; train the model again, or read it with the version that wrote it"
+                )
+        return pipeline
 
     @torch.no_grad()
     def embed(self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 256) -> Float[Tensor, "n dim"]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 import sedm.generate
@@ -246,6 +247,17 @@ def test_a_model_whose_weights_are_damaged_is_named(pipeline, tmp_path, unchecke
         weights.write_bytes(content[:-100])
     with pytest.raises(ValueError, match=str(tmp_path)):
         SEDMPipeline.from_pretrained(tmp_path)
+
+
+def test_a_model_of_another_architecture_is_not_filled_up_with_weights_at_random(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    path = tmp_path / "denoiser" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    name = next(iter(weights))
+    save_file({f"old.{key}" if key == name else key: weight for key, weight in weights.items()}, path)
+    with pytest.raises(ValueError, match=f"^{tmp_path}/denoiser: holds no {name} and 0 more weights") as caught:
+        SEDMPipeline.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------- bad input

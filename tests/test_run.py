@@ -156,7 +156,7 @@ def test_a_notebook_that_only_plots_does_not_depend_on_training(run, root):
     assert {
         "layouts/__init__.py",
         "layouts/random_field.py",
-        "figures.py",
+        "figures/grids.py",
         "data/patches.py",
         "data/tissue.py",
         "config.py",
