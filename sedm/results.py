@@ -20,19 +20,20 @@ from sedm.config import Config, flatten
 from sedm.files import replacing
 from sedm.studies import STUDIES
 
-PUBLISHED_PRESET = "quick"  # its results are committed; any other preset's stay in its run folder
+FOLDERS = {"quick": "", "full": "full", "paper": "paper"}  # of the presets whose results are committed
 LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "numpy", "matplotlib")
 
 
 class Results:
     """Where the figures and values of one notebook go, with the run that made them.
 
-    The committed folder holds the published preset. A figure that shows real pixels or masks of a study whose
-    images may not be redistributed goes to the run folder instead, whatever the preset.
+    Results of ``smoke`` stay in the run folder. So does a figure that shows real pixels or masks of a study whose
+    images may not be redistributed, whatever the preset.
 
     Args:
         config: of the run; stored with every value.
-        figures: the committed folder; results go to ``figures/<study>``.
+        figures: the committed folder; results of ``quick`` go to ``figures/<study>``, those of ``full`` to
+            ``figures/<study>/full``.
         run: the run folder; other results go to ``run/figures``.
 
     >>> import tempfile
@@ -46,7 +47,8 @@ class Results:
     def __init__(self, config: Config, figures: str | Path, run: str | Path):
         self.config = config
         self.private = Path(run) / "figures"
-        self.folder = Path(figures) / config.study if config.preset == PUBLISHED_PRESET else self.private
+        committed = config.preset in FOLDERS
+        self.folder = Path(figures, config.study, FOLDERS[config.preset]) if committed else self.private
         self._started = time.monotonic()
 
     def save_figure(self, figure: Figure, name: str, *, shows_data: bool) -> Path:

@@ -199,6 +199,8 @@ def results(tmp_path):
         ("tissue", "quick", False, "figures/tissue"),
         ("flowers", "quick", True, "figures/flowers"),
         ("ebhi", "quick", False, "figures/ebhi"),
+        ("ebhi", "full", False, "figures/ebhi/full"),
+        ("ebhi", "full", True, "run/figures"),
         ("ebhi", "quick", True, "run/figures"),
         ("pets", "quick", True, "run/figures"),
         ("tissue", "smoke", True, "run/figures"),

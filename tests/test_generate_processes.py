@@ -39,6 +39,10 @@ def make(folder):
 """
 
 ALONE = """
+import threading
+from tqdm import tqdm
+
+tqdm.set_lock(threading.RLock())  # a forked child that is killed must not take the lock of its parent's bars with it
 started = time.monotonic()
 make(folder / "whole")
 duration = time.monotonic() - started

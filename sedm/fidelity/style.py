@@ -30,7 +30,7 @@ def retrieve_groups(
     references: Float[np.ndarray, "m d"],
     reference_groups: list[str],
 ) -> pd.DataFrame:
-    """One row a query: its group, and the rank of that group among all groups by distance of their means.
+    """One row a query: its ``group``, the ``distance`` to that group's mean, and its ``rank`` among all groups.
 
     Each column is divided by its standard deviation over the references first. Rank 1 means: the query looks more
     like its own group than like any other.
@@ -51,7 +51,8 @@ def retrieve_groups(
     centres = np.stack([references[members == name].mean(0) for name in names]) / scale
     distances = np.linalg.norm(queries[:, None] / scale - centres[None], axis=2)
     own = distances[np.arange(len(queries)), [names.index(group) for group in query_groups]]
-    return pd.DataFrame({"group": query_groups, "rank": 1 + (distances < own[:, None]).sum(1), "n_groups": len(names)})
+    ranks = 1 + (distances < own[:, None]).sum(1)
+    return pd.DataFrame({"group": query_groups, "distance": own, "rank": ranks, "n_groups": len(names)})
 
 
 def retrieve_one_left_out(values: Float[np.ndarray, "n d"], groups: list[str]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from sedm.figures.charts import (
     paired_groups_plot,
     scatter_by_group,
     strip_plot,
+    sweep_plot,
     table_plot,
 )
 from sedm.figures.grids import (
@@ -39,5 +40,6 @@ __all__ = [
     "set_plot_style",
     "strip_plot",
     "style_layout_grid",
+    "sweep_plot",
     "table_plot",
 ]

@@ -139,3 +139,31 @@ def strip_plot(scores: dict[str, Sequence[float]], xlabel: str) -> Figure:
     axis.set(yticks=range(len(scores)), yticklabels=list(scores), xlabel=xlabel, xlim=(0, 1))
     axis.invert_yaxis()
     return figure
+
+
+def sweep_plot(
+    sweeps: dict[str, pd.DataFrame], measures: dict[str, str], floor: pd.Series | dict[str, float]
+) -> Figure:
+    """A figure with a row for each setting that was swept and a column for each measure.
+
+    Args:
+        sweeps: what the setting is called → one row a run; ``value`` is the setting, other columns are measures.
+        measures: column → what it is called.
+        floor: the measures of real images, drawn as dotted lines.
+
+    >>> steps = pd.DataFrame({"value": [5, 10], "iou": [0.5, 0.6]})
+    >>> sweep_plot({"steps": steps}, {"iou": "IoU ↑"}, {"iou": 0.8}).axes[0].get_xlabel()
+    'steps'
+    """
+    figure, axes = plt.subplots(
+        len(sweeps), len(measures), figsize=(2.2 * len(measures), 1.9 * len(sweeps)), sharex="row", squeeze=False
+    )
+    for row, (setting, table) in zip(axes, sweeps.items(), strict=True):
+        for axis, name in zip(row, measures, strict=True):
+            axis.plot(table["value"], table[name], marker="o", markersize=4)
+            axis.axhline(floor[name], color="0.3", linewidth=1, linestyle=":")
+            axis.set(xlabel=setting, xticks=table["value"])
+    for axis, title in zip(axes[0], measures.values(), strict=True):
+        axis.set(title=title)
+    figure.tight_layout()
+    return figure
