@@ -178,7 +178,8 @@ class Pairing:
     def _by_composition(self) -> Odds:
         if not self._of_groups:
             raise ValueError(
-                "pairing='composition' needs of_groups, the class shares of at least one group in the bank"
+                "pairing='composition' needs of_groups, the class shares of groups that may lend: give their masks, "
+                "drawn or predicted"
             )
         lengths = {len(shares) for shares in self._of_groups.values()}
         if len(lengths) > 1:

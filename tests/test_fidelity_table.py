@@ -120,6 +120,7 @@ def test_a_perfect_model_is_as_good_as_real_images(perfect):
         assert max(perfect[measure, "generated"], perfect[measure, "real"]) < 0.5 * perfect[measure, "chance"]
     assert abs(perfect["content_leakage", "generated"]) < 0.1 < 0.7 < perfect["content_leakage", "copy"]
     assert perfect["layout_iou", "chance"] < 0.4 < 0.8 < perfect["layout_iou", "real"]
+    assert perfect["spread_between", "chance"] < 0.6 * perfect["spread_between", "generated"]
 
 
 def test_shuffled_layouts_are_seen_by_layouts_alone(world, asked, perfect):
@@ -253,6 +254,15 @@ def test_generated_and_real_are_measured_on_equal_numbers(world, asked):
     alike = [name for name in MEASURES if not name.startswith(("content", "nearest", "copied"))]
     assert set(table.loc[alike, "n_images"]) == {len(GROUPS) * N_IMAGES - 3}
     assert table.loc[("copied_pixels", "generated"), "n_images"] == len(more)
+
+
+def test_the_order_of_images_does_not_matter(world, asked, perfect):
+    layouts, groups = asked
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(0)).tolist()
+    generated = PatchTensors(paint(layouts, groups, seed=6), layouts, groups).select(order)
+    values = fidelity_table(generated, **{**world, "style_rows": world["style_rows"][order]})["value"]
+    drawn = [key for key in values.index if key[1] == "chance"]  # at random, by the order
+    assert values.drop(drawn).to_dict() == pytest.approx(perfect.drop(drawn)[values.drop(drawn).index].to_dict())
 
 
 def test_stains_are_looked_for_only_where_there_are_some_and_small_sets_have_no_neighbours(world, asked):
