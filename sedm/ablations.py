@@ -130,14 +130,14 @@ def is_finished(unit: Unit, out: Path) -> bool:
     """Whether ``out`` holds this unit.
 
     Raises:
-        ValueError: it holds one of other settings.
+        ValueError: it holds one of other settings, those of layout priors aside: no unit draws from them.
     """
     path = out / f"values_{unit.name}.json"
     if not path.exists():
         return False
     found, wanted = json.loads(path.read_text())["run"]["config"], json.loads(json.dumps(flatten(unit.config)))
     for key in wanted:
-        if key in found and found[key] != wanted[key]:
+        if key in found and found[key] != wanted[key] and not key.startswith("layouts."):
             raise ValueError(f"{path}: made with {key} = {found[key]!r}, not {wanted[key]!r}; choose another folder")
     return True
 
