@@ -33,7 +33,7 @@ _HOME = {  # public name → module; imported on first use, because diffusers al
     "fidelity_table": "fidelity",
     "train_segmenter": "segment",
     "predict": "segment",
-    "iou_per_group": "statistics",
+    "score_groups": "statistics",
     "render_mix": "demo",
 }
 __all__ = sorted(_HOME)

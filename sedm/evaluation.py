@@ -29,7 +29,7 @@ from sedm.fidelity import (
 from sedm.pipeline import SEDMPipeline, sample_images
 from sedm.seeds import seeded_generator
 from sedm.segment import UNet, predict
-from sedm.statistics import iou_per_group
+from sedm.statistics import score_groups
 from sedm.styles import first_rows
 
 N_GROUPS, N_LAYOUTS = 12, 8  # every unseen group lends its style to as many layouts
@@ -166,4 +166,4 @@ def denoising_errors(
 
 
 def _mean_iou(answer: Tensor, layouts: Tensor, groups: list[str], n_classes: int) -> float:
-    return float(iou_per_group(answer, layouts, groups, n_classes)["mean_iou"].mean())
+    return float(score_groups(answer, layouts, groups, n_classes)["mean_iou"].mean())

@@ -23,7 +23,7 @@ from sedm.fidelity import (
     stain_angles,
 )
 from sedm.segment import predict, train_segmenter
-from sedm.statistics import iou_per_group, summarise_groups
+from sedm.statistics import score_groups, summarise_groups
 from sedm.styles import first_rows
 
 SIZE = 16  # px a side
@@ -210,7 +210,7 @@ def test_numbers_are_those_of_the_measures_alone(perfect_table, world, asked):
     layouts, groups = asked
     images, references = paint(layouts, groups, seed=6), world["references"]
     answer = predict(world["judge"], images)
-    scores = iou_per_group(answer, layouts, groups, 2).set_index("group")["mean_iou"]
+    scores = score_groups(answer, layouts, groups, 2).set_index("group")["mean_iou"]
     summary = summarise_groups(scores, seed=0)
     row = perfect_table.loc[("layout_iou", "generated")]
     assert row[["value", "low", "high"]].tolist() == [summary["mean"], summary["ci_low"], summary["ci_high"]]

@@ -12,7 +12,7 @@ from sedm.data.tensors import PatchTensors
 from sedm.filtering import filter_patches, hard_layout_weights, keep_pairs, score_pairs
 from sedm.pairing import GivenLayouts
 from sedm.segment import train_segmenter
-from sedm.statistics import iou_per_group
+from sedm.statistics import score_groups
 
 CLASSES = ("stroma", "epithelium", "lumen")
 N, SIZE = 100, 12
@@ -76,7 +76,7 @@ def test_scores_are_those_counted_pixel_by_pixel():
 def test_many_scores_are_those_of_each_pair_as_a_group_of_its_own():
     layouts, seen = random_layouts(600), random_layouts(600, seed=1)
     scores = score_pairs(Reader(), pairs(show(seen), layouts), n_classes=3)
-    expected = iou_per_group(seen, layouts, [f"{row:03d}" for row in range(600)], n_classes=3)
+    expected = score_groups(seen, layouts, [f"{row:03d}" for row in range(600)], n_classes=3)
     columns = ["iou_0", "iou_1", "iou_2"]
     np.testing.assert_allclose(scores[columns], expected[columns])
 

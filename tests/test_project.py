@@ -46,6 +46,7 @@ ALLOWED = {  # the arrows of the design: a module, and whom it may import beside
     "fidelity": {"segment", "backbones", "statistics", "data"},
     "evaluation": {"pipeline", "diffusion", "segment", "fidelity", "statistics", "styles", "data"},
     "ablations": {"evaluation", "train", "segment", "pseudo_layouts", "pipeline", "results", "data"},
+    "colour_transfer": {"fidelity"},
     "statistics": set(),
     "figures": set(),
     "results": set(),

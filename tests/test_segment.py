@@ -10,7 +10,7 @@ from sedm.config import SegmentationConfig
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
 from sedm.segment import UNet, _batch, _sources, augment, predict, segmentation_loss, train_segmenter
-from sedm.statistics import iou_per_group
+from sedm.statistics import score_groups
 
 CONFIG = SegmentationConfig(channels=(8, 16), n_steps=80, batch_size=8, learning_rate=1e-2)
 
@@ -45,7 +45,7 @@ def train(real, config=CONFIG, seed=0, synthetic=None):
 
 def score(network):
     test = squares(seed=1)
-    table = iou_per_group(predict(network, test.images), test.masks, test.groups, n_classes=2)
+    table = score_groups(predict(network, test.images), test.masks, test.groups, n_classes=2)
     return table["mean_iou"].mean()
 
 

@@ -10,7 +10,7 @@ import torch
 
 import sedm.data.patches
 import sedm.statistics
-from sedm.statistics import compare_groups, iou_per_group, summarise_groups
+from sedm.statistics import compare_groups, holm, score_groups, summarise_groups
 
 
 def iou_by_loops(predictions, masks, k):
@@ -20,6 +20,13 @@ def iou_by_loops(predictions, masks, k):
             intersection += predicted == k and true == k
             union += predicted == k or true == k
     return intersection / union if union else math.nan
+
+
+def dice_by_loops(predictions, masks, k):
+    pixels = zip(predictions.flatten().tolist(), masks.flatten().tolist(), strict=True)
+    pairs = [(predicted == k, true == k) for predicted, true in pixels if true != 255]
+    both, sizes = sum(p and m for p, m in pairs), sum(p + m for p, m in pairs)
+    return 2 * both / sizes if sizes else math.nan
 
 
 def named(values):
@@ -38,13 +45,16 @@ def test_iou_is_the_one_counted_pixel_by_pixel(dtype):
     masks[torch.rand(6, 7, 5, generator=generator) < 0.2] = 255
     masks[masks == 3] = 0
     groups = ["b", "a", "b", "c", "a", "b"]
-    table = iou_per_group(predictions.to(dtype), masks.to(dtype), groups, n_classes=5)
+    table = score_groups(predictions.to(dtype), masks.to(dtype), groups, n_classes=5)
     assert table["group"].tolist() == ["a", "b", "c"]
     assert table["n_images"].tolist() == [2, 3, 1]
     for row in table.to_dict("records"):
         members = [i for i, group in enumerate(groups) if group == row["group"]]
         expected = [iou_by_loops(predictions[members], masks[members], k) for k in range(5)]
         np.testing.assert_allclose([row[f"iou_{k}"] for k in range(5)], expected)
+        dice = [dice_by_loops(predictions[members], masks[members], k) for k in range(5)]
+        np.testing.assert_allclose([row[f"dice_{k}"] for k in range(5)], dice)
+        np.testing.assert_allclose(row["mean_dice"], np.mean(dice[1:4]))
         assert expected[3] == 0
         assert math.isnan(expected[4])
         np.testing.assert_allclose(row["mean_iou"], np.mean(expected[1:4]))
@@ -53,22 +63,22 @@ def test_iou_is_the_one_counted_pixel_by_pixel(dtype):
 def test_pixels_are_pooled_within_a_group():
     masks = torch.tensor([[[1, 1, 1, 1]], [[1, 0, 0, 0]]])
     predictions = torch.tensor([[[1, 1, 1, 1]], [[0, 0, 0, 0]]])
-    assert iou_per_group(predictions, masks, ["a", "a"], 2)["mean_iou"].tolist() == [0.8]  # not (1 + 0) / 2
-    assert iou_per_group(predictions, masks, ["a", "b"], 2)["mean_iou"].tolist() == [1.0, 0.0]
+    assert score_groups(predictions, masks, ["a", "a"], 2)["mean_iou"].tolist() == [0.8]  # not (1 + 0) / 2
+    assert score_groups(predictions, masks, ["a", "b"], 2)["mean_iou"].tolist() == [1.0, 0.0]
 
 
 def test_foreground_nowhere_is_left_out_and_foreground_invented_scores_zero():
     masks = torch.zeros(2, 3, 3, dtype=torch.long)
     predictions = masks.clone()
     predictions[1, 0, 0] = 1
-    left_out, invented = iou_per_group(predictions, masks, ["a", "b"], 2)["mean_iou"]
+    left_out, invented = score_groups(predictions, masks, ["a", "b"], 2)["mean_iou"]
     assert math.isnan(left_out)
     assert invented == 0
 
 
 def test_a_group_that_nobody_annotated_has_no_score_and_no_images():
     masks = torch.full((1, 3, 3), 255)
-    row = iou_per_group(torch.zeros_like(masks), masks, ["a"], 2).iloc[0]
+    row = score_groups(torch.zeros_like(masks), masks, ["a"], 2).iloc[0]
     assert row["n_images"] == 0
     assert row[["iou_0", "iou_1", "mean_iou"]].isna().all()
 
@@ -92,7 +102,7 @@ def test_a_group_that_nobody_annotated_has_no_score_and_no_images():
 )
 def test_bad_input_ends_in_one_sentence(unchecked, predictions, masks, groups, n_classes, message):
     with pytest.raises(ValueError, match=message):
-        iou_per_group(predictions.long(), masks.long(), groups, n_classes)
+        score_groups(predictions.long(), masks.long(), groups, n_classes)
 
 
 def percentile_bootstrap(values, seed, n_resamples=20_000):
@@ -109,6 +119,7 @@ def test_the_summary_is_the_textbook_one():
     assert summary["mean"] == pytest.approx(values.mean())
     assert summary["sd"] == pytest.approx(math.sqrt(((values - values.mean()) ** 2).sum() / 29))
     assert summary["worst"] == values.min()
+    assert summary["tenth_percentile"] == pytest.approx(np.percentile(values, 10))
     assert summary["worst_group"] == f"case-{values.argmin():03}"
     expected = percentile_bootstrap(values, seed=1)
     tolerance = 0.04 * (expected[1] - expected[0])
@@ -195,6 +206,7 @@ def test_comparisons_of_equal_few_or_unlike_groups():
     assert one["mean_difference"] == pytest.approx(0.1)
     assert math.isnan(one["ci_low"])
     assert math.isnan(one["sd_ratio"])
+    assert math.isnan(one["sd_ratio_low"])
     missing = compare_groups({"a": 0.6, "b": math.nan, "c": 0.9}, {"a": 0.5, "b": 0.1, "c": 0.7}, seed=0)
     assert missing["n_groups"] == 2
     assert missing["mean_difference"] == pytest.approx(0.15)
@@ -203,3 +215,52 @@ def test_comparisons_of_equal_few_or_unlike_groups():
         compare_groups({"a": 0.6, "b": 0.5}, {"a": 0.5}, seed=0)
     with pytest.raises(ValueError, match="nothing to compare"):
         compare_groups({"a": 0.6}, {"a": math.nan}, seed=0)
+
+
+def test_the_interval_of_the_sd_ratio_is_the_one_of_a_loop_over_resamples():
+    rng = np.random.default_rng(2)
+    control = rng.normal(0.7, 0.1, 30)
+    scores = 0.3 + 0.5 * control + rng.normal(0, 0.03, 30)
+    comparison = compare_groups(named(scores), named(control), seed=0)
+    ratios = []
+    for _ in range(20_000):
+        rows = rng.integers(30, size=30)
+        ratios.append(np.std(scores[rows]) / np.std(control[rows]))
+    expected = np.percentile(ratios, [2.5, 97.5])
+    found = [comparison["sd_ratio_low"], comparison["sd_ratio_high"]]
+    np.testing.assert_allclose(found, expected, atol=0.04 * (expected[1] - expected[0]))
+    few = compare_groups(named([0.1, 0.5, 0.6]), named([0.2, 0.5, 0.7]), seed=0)  # resamples of one group only occur
+    assert 0 <= few["sd_ratio_low"] <= few["sd_ratio"] <= few["sd_ratio_high"] < math.inf
+
+
+def test_the_interval_of_the_sd_ratio_covers_the_truth_as_often_as_the_other():
+    rng, covered = np.random.default_rng(0), []
+    for i in range(150):
+        shared = rng.normal(0, 0.08, 25)
+        control, scores = 0.7 + shared + rng.normal(0, 0.06, 25), 0.7 + shared / 2 + rng.normal(0, 0.03, 25)
+        comparison = compare_groups(named(scores), named(control), seed=i)
+        covered.append(comparison["sd_ratio_low"] <= 0.5 <= comparison["sd_ratio_high"])
+    assert 0.87 <= np.mean(covered) <= 0.99
+
+
+def test_holm_rejects_what_the_step_down_procedure_rejects():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p_values = named(rng.uniform(0, 0.2, 6))
+        adjusted = holm(p_values)
+        assert list(adjusted) == list(p_values)
+        for alpha in (0.01, 0.05, 0.2):
+            rejected, waiting = set(), sorted(p_values, key=p_values.get)
+            while waiting and p_values[waiting[0]] <= alpha / len(waiting):
+                rejected.add(waiting.pop(0))
+            assert {name for name, p in adjusted.items() if p <= alpha} == rejected
+    assert holm({}) == {}
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+def test_holm_keeps_the_chance_of_any_false_finding_below_alpha():
+    rng = np.random.default_rng(0)
+    uniform = rng.uniform(size=(2000, 5))
+    found = [min(holm(named(p)).values()) <= 0.05 for p in uniform]
+    assert np.mean(found) <= 0.065  # two standard errors above 0.05
+    assert np.mean(uniform.min(axis=1) <= 0.05) > 0.2  # uncorrected

@@ -22,7 +22,7 @@ from sedm.fidelity.quality import N_NEIGHBOURS, frechet_distance, kernel_distanc
 from sedm.fidelity.stains import stain_angles
 from sedm.fidelity.style import colour_distances, colour_statistics, retrieve_groups, spread_between, spread_within
 from sedm.segment import UNet, predict
-from sedm.statistics import iou_per_group, summarise_groups
+from sedm.statistics import score_groups, summarise_groups
 
 
 class Estimate(NamedTuple):
@@ -73,7 +73,7 @@ def estimate_layout(
     answers["chance"], layouts["chance"] = answers["generated"], other_layouts(layouts["generated"], seed)
     for of, answer in answers.items():
         patches = found.get(of, found["generated"])
-        scores = iou_per_group(answer, layouts[of], patches.groups, len(classes)).set_index("group")
+        scores = score_groups(answer, layouts[of], patches.groups, len(classes)).set_index("group")
         columns = {"layout_iou": "mean_iou", **{f"layout_iou_{name}": f"iou_{k}" for k, name in enumerate(classes)}}
         for measure, column in columns.items():
             yield _over_groups(measure, of, scores[column], len(patches.groups), "the judge's answers", seed)
