@@ -317,6 +317,15 @@ def test_a_history_shows_layouts_chosen_steps_and_styles(tmp_path):
         sample_history(tmp_path / "none")
 
 
+def test_an_arm_that_failed_is_named_at_the_edge_and_does_not_hide_the_others():
+    index = pd.MultiIndex.from_product([["objective"], ["x_0", "v", "epsilon"], [0, 1]]).droplevel(2)
+    points = pd.DataFrame({"distance": [1.0, 1.2, 1.1, 1.3, 3.0, 500.0]}, index=index)
+    axis = ablation_plot(points, pd.Series({"distance": 0.0}), {"distance": "distance ↓"}).axes[0]
+    assert np.allclose(axis.collections[0].get_offsets()[:, 0], [1.0, 1.2, 1.1, 1.3, 3.0])
+    assert [text.get_text() for text in axis.texts] == ["500 →"]
+    assert axis.get_xlim()[1] < 5
+
+
 def test_an_ablation_plot_has_a_point_a_seed_and_lines_for_baseline_and_real_images():
     index = pd.MultiIndex.from_tuples([("baseline", "ours"), ("baseline", "ours"), ("style", "no_style")])
     points = pd.DataFrame({"iou": [0.5, 0.7, 0.1], "error": [1.0, 2.0, 3.0]}, index=index)

@@ -34,7 +34,8 @@ def scatter_by_group(points: dict[str, tuple[torch.Tensor, Sequence[str]]], n_na
 def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, str]) -> Figure:
     """A figure of ablations: one panel a measure, one row an arm, one point a seed.
 
-    A line marks the mean of the first arm, the baseline, and a dotted one what real images reach.
+    A line marks the mean of the first arm, the baseline, and a dotted one what real images reach. Of a measure that
+    should be low, values above four times the median are named at the edge: one failed arm would hide the others.
 
     Args:
         points: one row a seed; index (question, arm), columns the measures.
@@ -55,7 +56,13 @@ def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, st
     for axis, (name, title) in zip(axes[0], measures.items(), strict=True):
         axis.axvline(points.loc[[arms[0]], name].mean(), color="0.7", linewidth=1)
         axis.axvline(floor[name], color="0.3", linewidth=1, linestyle=":")
-        axis.scatter(points[name], rows, s=14, color=[colours[question] for question, _ in points.index], zorder=2)
+        limit = 4 * points[name].median() if "↓" in title else np.inf
+        shown = points[name] <= limit
+        kinds = [colours[question] for question, _ in points.index[shown]]
+        axis.scatter(points[name][shown], rows[shown], s=14, color=kinds, zorder=2)
+        for arm, value in points[name][~shown].groupby(level=[0, 1]).max().items():
+            place = {"xy": (1, arms.index(arm)), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
+            axis.annotate(f"{value:.3g} →", **place, fontsize="small", color=colours[arm[0]])
         axis.set(title=title)
         axis.grid(axis="y", alpha=0.3)
     axes[0, 0].set(yticks=range(len(arms)), yticklabels=[arm.replace("_", " ") for _, arm in arms])
