@@ -74,6 +74,11 @@ STYLE_SAMPLING = ("augmented", "nearby", "same_group", "multi", "none")
 SYMMETRIES = ("none", "mirror", "square")
 PAIRINGS = ("random", "composition", "class")
 STYLE_SOURCES = ("all", "unannotated", "annotated")
+SEGFORMERS = {  # Xie et al. 2021, table 6
+    "segformer_b0": {"depths": [2, 2, 2, 2], "hidden_sizes": [32, 64, 160, 256], "decoder_hidden_size": 256},
+    "segformer_b1": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 256},
+    "segformer_b2": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
+}
 UNANNOTATED = ("pseudo_layouts", "null_layout", "left_out")
 
 
@@ -181,12 +186,14 @@ class SamplingConfig:
 class SegmentationConfig:
     """How a segmentation network is trained."""
 
+    network: str = "unet"  # or one of SEGFORMERS, or a folder with a pretrained SegFormer
     channels: tuple[int, ...] = (16, 32, 64, 128)  # U-Net width at each resolution
     n_steps: int = 150
     batch_size: int = 16
     learning_rate: float = 3e-3  # peak, AdamW with a cosine schedule
     synthetic_fraction: float = 0.8  # share of a batch drawn from the synthetic table, where there is one
     colour_jitter: float = 0.0  # strength of random colour changes; 0 = none
+    consistency_weight: float = 10.0  # of a mean teacher's loss on unannotated images, where it is given any
     n_seeds: int = 2  # repetitions of every arm
 
     def __post_init__(self):
@@ -238,7 +245,7 @@ PRESETS = {
         "autoencoder": AutoencoderConfig((8, 16), n_steps=6),
         "training": TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=3),
         "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
-        "segmentation": SegmentationConfig((8, 16), n_steps=6, batch_size=8, n_seeds=1),
+        "segmentation": SegmentationConfig(channels=(8, 16), n_steps=6, batch_size=8, n_seeds=1),
     },
     "quick": {  # what a newcomer runs first, in minutes on two CPU cores
         "data": DataConfig(),
@@ -276,7 +283,7 @@ PRESETS = {
             checkpoint_every=1000,
         ),
         "sampling": SamplingConfig(n_images=20_000, n_steps=20, n_style_images=4),
-        "segmentation": SegmentationConfig((32, 64, 128, 256), n_steps=10_000, batch_size=16, n_seeds=3),
+        "segmentation": SegmentationConfig("segformer_b2", n_steps=10_000, batch_size=16, n_seeds=3),
     },
 }
 """Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""

@@ -28,7 +28,8 @@ from sedm.fidelity import (
 )
 from sedm.pipeline import SEDMPipeline, sample_images
 from sedm.seeds import seeded_generator
-from sedm.segment import UNet, predict
+from sedm.segment import predict
+from sedm.segmentation_networks import UNet
 from sedm.statistics import score_groups
 from sedm.styles import first_rows
 

@@ -47,7 +47,7 @@ def score_pairs(segmenter: nn.Module, patches: PatchTensors, n_classes: int) -> 
     Raises:
         ValueError: no pair, a pair without layout, a class outside 0…K−1, or a segmenter of another number of classes.
 
-    >>> from sedm.segment import UNet
+    >>> from sedm.segmentation_networks import UNet
     >>> masks = torch.tensor([0, 1]).repeat(32).view(1, 8, 8).byte()
     >>> pair = PatchTensors(torch.zeros(1, 3, 8, 8).byte(), masks, ["a"])
     >>> score_pairs(UNet(n_classes=3, channels=(8, 16)), pair, n_classes=3).columns.tolist()
@@ -133,7 +133,7 @@ def filter_patches(
 
     >>> import tempfile
     >>> from sedm.data.patches import from_arrays
-    >>> from sedm.segment import UNet
+    >>> from sedm.segmentation_networks import UNet
     >>> table = from_arrays(*(torch.zeros(2, 8, 8, *channels).byte().numpy() for channels in ([3], [])), ["a", "b"])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     kept = filter_patches(table, UNet(n_classes=1, channels=(8,)), 5, ["stroma"], folder)

@@ -1,4 +1,4 @@
-"""Segmentation networks: their training on real and synthetic patches, and their predictions.
+"""Training segmentation networks on real and synthetic patches, and what they predict.
 
 The network knows nothing about where its patches come from. Batch s of a training run is a function of
 (seed, s): which rows, which flips, which colours.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from sedm.config import SegmentationConfig
 from sedm.data.augment import apply_symmetries, draw_symmetries
@@ -24,42 +25,14 @@ from sedm.data.tensors import PatchTensors, data_checksum
 from sedm.files import replacing
 from sedm.hardware import autocast_dtype, pick_device
 from sedm.seeds import seeded_generator
+from sedm.segmentation_networks import UNet, build_segmenter
 
 CROSS_ENTROPY_WEIGHT = 0.1  # the rest is Dice; Öttl et al. 2024
 WARMUP_FRACTION = 0.05  # of the steps
 WEIGHT_DECAY = 1e-2
-
-
-class UNet(nn.Module):
-    """A U-Net with batch normalisation and one level a width, for images of any size.
-
-    Written here because the import of a library that has one takes 8 s and its network was no faster.
-
-    Source: Ronneberger et al. 2015 (arXiv 1505.04597), here with padded convolutions and nearest-neighbour
-    upsampling.
-
-    >>> UNet(n_classes=3, channels=(8, 16)).eval()(torch.zeros(1, 3, 20, 12)).shape
-    torch.Size([1, 3, 20, 12])
-    """
-
-    def __init__(self, n_classes: int, channels: tuple[int, ...]):
-        super().__init__()
-        inner = list(pairwise(channels))
-        self.stem = _convolutions(3, channels[0])
-        self.down = nn.ModuleList(_convolutions(wide, deep) for wide, deep in inner)
-        self.up = nn.ModuleList(_convolutions(wide + deep, wide) for wide, deep in reversed(inner))
-        self.head = nn.Conv2d(channels[0], n_classes, kernel_size=1)
-
-    def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
-        """The logits of each class at each pixel, for images in [0, 1]."""
-        features = [self.stem(2 * images - 1)]
-        for block in self.down:
-            features.append(block(F.max_pool2d(features[-1], 2)))
-        x = features.pop()
-        for block in self.up:
-            skip = features.pop()
-            x = block(torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1))
-        return self.head(x)
+TEACHER_DECAY = 0.99  # of the moving average; a plain average of all steps before there are 100 of them
+RAMP_FRACTION = 0.4  # of the steps, until the teacher counts in full
+STUDENT_JITTER = 0.3  # strength of the colour changes that the teacher is not shown
 
 
 def train_segmenter(
@@ -68,6 +41,7 @@ def train_segmenter(
     n_classes: int,
     seed: int,
     synthetic: PatchTensors | None = None,
+    unannotated: UInt8[Tensor, "n 3 h w"] | None = None,
     progress: bool = True,
 ) -> nn.Module:
     """A trained network in evaluation mode, on the GPU where there is one.
@@ -79,6 +53,8 @@ def train_segmenter(
         real: images (n, 3, h, w) uint8; masks (n, h, w) uint8, class indices or UNKNOWN.
         seed: of the first weights and of every batch.
         synthetic: more patches, of the same size.
+        unannotated: images that a mean teacher learns from (`consistency_loss`), a batch of them every step; the
+            network returned is then the teacher.
         progress: show a bar with images/s and the time left.
 
     Raises:
@@ -96,27 +72,38 @@ def train_segmenter(
     device = pick_device()
     sources = _sources(real, synthetic, config, n_classes)
     sources = [(patches.images.to(device), patches.masks.to(device), n) for patches, n in sources]
-    network = _initialised(n_classes, config.channels, seed).to(device, memory_format=torch.channels_last)
+    network = build_segmenter(config, n_classes, seed).to(device, memory_format=torch.channels_last)
+    teacher = None if unannotated is None else AveragedModel(network, avg_fn=_follow, use_buffers=True).eval()
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warmup_cosine(step, config.n_steps))
     network.train()
     steps = range(config.n_steps)
     for step in tqdm(steps, "segmenter", unit="image", unit_scale=config.batch_size, disable=not progress):
-        images, masks = _batch(sources, config.colour_jitter, seeded_generator("segmenter batch", seed, step))
-        with _autocast(device):
-            logits = network(images.contiguous(memory_format=torch.channels_last))
-        loss = segmentation_loss(logits.float(), masks)
+        generator = seeded_generator("segmenter batch", seed, step)
+        images, masks = _batch(sources, config.colour_jitter, generator)
+        loss = segmentation_loss(_logits(network, images), masks)
+        if teacher is not None:
+            rows = torch.randint(len(unannotated), (config.batch_size,), generator=generator)
+            images = unannotated[rows].to(device, torch.float32) / 255
+            weight = config.consistency_weight * _ramp(step, config.n_steps)
+            loss = loss + weight * consistency_loss(network, teacher, images, generator)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    return network.eval()
+        if teacher is not None:
+            teacher.update_parameters(network)
+    return (network if teacher is None else teacher.module).eval()
 
 
 def kept_segmenter(
     folder: Path, name: str, patches: PatchTensors, config: SegmentationConfig, n_classes: int, seed: int
 ) -> UNet:
-    """A segmentation network trained on ``patches``: the one kept in ``folder``, else it is trained and kept there."""
+    """A U-Net trained on ``patches``: the one kept in ``folder``, else it is trained and kept there.
+
+    It judges or filters images, and its encoder's features measure them, so it is a U-Net whatever ``config.network``.
+    """
+    config = replace(config, network="unet")
     key = hashlib.sha256(repr((config, n_classes, seed, data_checksum(patches))).encode()).hexdigest()[:12]
     path = folder / f"{name}-{key}.safetensors"
     if not path.exists():
@@ -201,14 +188,43 @@ def augment(
     >>> [x.shape for x in augment(images, masks, 0.1, torch.Generator().manual_seed(0))]
     [torch.Size([2, 3, 8, 8]), torch.Size([2, 8, 8])]
     """
-    n = len(images)
-    coins = draw_symmetries(n, "square", generator).to(images.device)
-    stretch, shift = colour_jitter * (2 * torch.rand(2, n, 3, 1, 1, generator=generator).to(images.device) - 1)
+    coins = draw_symmetries(len(images), "square", generator).to(images.device)
     images, masks = apply_symmetries(images, coins), apply_symmetries(masks, coins)
-    if colour_jitter:
-        mean = images.mean((2, 3), keepdim=True)
-        images = (mean + (images - mean) * (1 + stretch) + shift / 2).clamp(0, 1)
-    return images, masks
+    return jitter_colours(images, colour_jitter, generator), masks
+
+
+def jitter_colours(
+    images: Float[Tensor, "batch 3 h w"], strength: float, generator: torch.Generator
+) -> Float[Tensor, "batch 3 h w"]:
+    """Each channel of each image stretched about its mean by up to 1 ± strength, and shifted by up to ± strength / 2.
+
+    >>> jitter_colours(torch.full((1, 3, 2, 2), 0.5), 0.1, torch.Generator().manual_seed(0)).std((2, 3)).max().item()
+    0.0
+    """
+    stretch, shift = strength * (2 * torch.rand(2, len(images), 3, 1, 1, generator=generator).to(images.device) - 1)
+    mean = images.mean((2, 3), keepdim=True)
+    return (mean + (images - mean) * (1 + stretch) + shift / 2).clamp(0, 1) if strength else images
+
+
+def consistency_loss(
+    network: nn.Module, teacher: nn.Module, images: Float[Tensor, "batch 3 h w"], generator: torch.Generator
+) -> Float[Tensor, ""]:
+    """How far the network's probabilities on recoloured images are from the teacher's on the images as they are.
+
+    Both see the same flips and turns. Mean over pixels of the squared distance of the two distributions.
+
+    Source: mean teacher, Tarvainen & Valpola 2017 (arXiv 1703.01780), whose noise are here the colours.
+
+    Args:
+        images: in [0, 1].
+        teacher: a moving average of the network; no gradient reaches it.
+    """
+    coins = draw_symmetries(len(images), "square", generator).to(images.device)
+    images = apply_symmetries(images, coins)
+    with torch.no_grad():
+        wanted = _logits(teacher, images).softmax(1)
+    found = _logits(network, jitter_colours(images, STUDENT_JITTER, generator)).softmax(1)
+    return (found - wanted).square().sum(1).mean()
 
 
 def _sources(
@@ -245,13 +261,6 @@ def _batch(
     return augment(images.float() / 255, masks, colour_jitter, generator)
 
 
-def _initialised(n_classes: int, channels: tuple[int, ...], seed: int) -> UNet:
-    """A network whose first weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):  # layers initialise themselves from the global state: lend and restore it
-        torch.manual_seed(seed)
-        return UNet(n_classes, channels)
-
-
 def _warmup_cosine(step: int, n_steps: int) -> float:
     """The share of the peak learning rate: a linear rise, then half a cosine to zero."""
     n_warmup = max(1, round(WARMUP_FRACTION * n_steps))
@@ -260,17 +269,21 @@ def _warmup_cosine(step: int, n_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup)))
 
 
+def _ramp(step: int, n_steps: int) -> float:
+    """The share of the teacher's weight: it rises over the first two fifths of the steps, as the teacher gets good."""
+    return math.exp(-5 * (1 - min(1.0, step / (RAMP_FRACTION * n_steps))) ** 2)
+
+
+def _follow(average: Tensor, student: Tensor, n_averaged: Tensor) -> Tensor:
+    """The teacher's weight after one more step of the student."""
+    return average + (student - average) * max(1 - TEACHER_DECAY, 1 / (int(n_averaged) + 1))
+
+
+def _logits(network: nn.Module, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
+    with _autocast(images.device):
+        return network(images.contiguous(memory_format=torch.channels_last)).float()
+
+
 def _autocast(device: torch.device) -> torch.autocast:
     dtype = autocast_dtype(device)
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
-
-
-def _convolutions(n_in: int, n_out: int) -> nn.Sequential:
-    layers = []
-    for width in (n_in, n_out):
-        layers += [
-            nn.Conv2d(width, n_out, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(n_out),
-            nn.ReLU(),
-        ]
-    return nn.Sequential(*layers)

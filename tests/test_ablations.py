@@ -29,7 +29,7 @@ from sedm.data.sources import load_study
 from sedm.data.tensors import data_checksum
 from sedm.evaluation import draw_unseen
 from sedm.model import build_model
-from sedm.segment import UNet
+from sedm.segmentation_networks import UNet
 
 
 @pytest.fixture

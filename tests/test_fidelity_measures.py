@@ -25,7 +25,7 @@ from sedm.fidelity import (
     stain_angles,
     stain_vectors,
 )
-from sedm.segment import UNet
+from sedm.segmentation_networks import UNet
 
 
 def generator(seed=0):

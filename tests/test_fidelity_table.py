@@ -308,7 +308,7 @@ def spoilt(world, asked):
 
 
 def segmenter(n_classes):
-    from sedm.segment import UNet
+    from sedm.segmentation_networks import UNet
 
     return UNet(n_classes, (8, 16))
 

@@ -28,7 +28,8 @@ from sedm.evaluation import (
 from sedm.fidelity import frechet_distance, kernel_distance, precision_recall, stage_features
 from sedm.model import build_model
 from sedm.pipeline import SEDMPipeline
-from sedm.segment import UNet, kept_segmenter
+from sedm.segment import kept_segmenter
+from sedm.segmentation_networks import UNet
 
 SIZE = 16  # px a side
 COLOURS = ((170, 40, 40), (40, 150, 40), (40, 40, 170), (160, 150, 30))  # of the groups

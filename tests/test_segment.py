@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel
 
+import sedm.segment
 from sedm.config import SegmentationConfig
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
-from sedm.segment import UNet, _batch, _sources, augment, predict, segmentation_loss, train_segmenter
+from sedm.segment import _batch, _sources, augment, consistency_loss, predict, segmentation_loss, train_segmenter
+from sedm.segmentation_networks import UNet
 from sedm.statistics import score_groups
 
 CONFIG = SegmentationConfig(channels=(8, 16), n_steps=80, batch_size=8, learning_rate=1e-2)
@@ -39,8 +42,8 @@ def joined(first, second):
     return PatchTensors(*map(torch.cat, zip(first[:2], second[:2], strict=True)), first.groups + second.groups)
 
 
-def train(real, config=CONFIG, seed=0, synthetic=None):
-    return train_segmenter(real, config, n_classes=2, seed=seed, synthetic=synthetic, progress=False)
+def train(real, config=CONFIG, seed=0, **more):
+    return train_segmenter(real, config, n_classes=2, seed=seed, progress=False, **more)
 
 
 def score(network):
@@ -202,3 +205,65 @@ def test_any_image_size_runs(height, width):
 def test_bad_input_ends_in_one_sentence(real, synthetic, message):
     with pytest.raises(ValueError, match=message):
         train(real, synthetic=synthetic)
+
+
+# ------------------------------------------------------------------------------------------- the mean teacher
+
+
+def test_a_student_that_sees_what_its_teacher_sees_has_nothing_to_learn_from_it(monkeypatch):
+    network, images = UNet(2, (8, 16)).eval(), squares(4).images.float() / 255
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    assert consistency_loss(network, network, images, generators[0]) > 0
+    monkeypatch.setattr(sedm.segment, "STUDENT_JITTER", 0.0)
+    assert consistency_loss(network, network, images, generators[1]) == 0
+
+
+def test_no_gradient_reaches_the_teacher():
+    student, teacher = UNet(2, (8, 16)), UNet(2, (8, 16))
+    loss = consistency_loss(student, teacher, squares(4).images.float() / 255, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert all(weight.grad is not None for name, weight in student.named_parameters())
+    assert all(weight.grad is None for weight in teacher.parameters())
+
+
+def test_a_mean_teacher_is_the_moving_average_of_its_student(monkeypatch):
+    """Written out for one weight, whose course is recorded after every step."""
+    course, update = [], AveragedModel.update_parameters
+
+    def record(teacher, student):
+        course.append(student.head.bias.detach().clone())
+        update(teacher, student)
+
+    monkeypatch.setattr(AveragedModel, "update_parameters", record)
+    config = replace(CONFIG, n_steps=105)
+    found = train(squares(), config, unannotated=squares(8, seed=2).images).head.bias
+    average = course[0]  # the first step is copied
+    for n, bias in enumerate(course[1:], start=1):
+        share = max(0.01, 1 / (n + 1))
+        average = (1 - share) * average + share * bias
+    torch.testing.assert_close(found, average)
+
+
+def test_unannotated_images_count_and_the_seed_decides_how():
+    config, images = replace(CONFIG, n_steps=20), squares(8, seed=2).images
+    first, again = (train(squares(), config, unannotated=images) for _ in range(2))
+    assert same_weights(first, again)
+    assert not same_weights(first, train(squares(), config, unannotated=255 - images))
+    assert not same_weights(first, train(squares(), config))
+
+
+def test_a_mean_teacher_answers_alike_whatever_the_colours():
+    few, many = squares(4), squares(48, seed=3).images
+    images = squares(32, seed=4).images.float() / 255
+
+    def inconsistency(weight):
+        config = replace(CONFIG, consistency_weight=weight)
+        networks = [train(few, config, seed, unannotated=many) for seed in range(3)]
+        generators = [torch.Generator().manual_seed(0) for _ in networks]
+        losses = [
+            consistency_loss(one, one, images, generator) for one, generator in zip(networks, generators, strict=True)
+        ]
+        assert min(map(score, networks)) > 0.6  # and not by saying the same everywhere
+        return sum(losses)
+
+    assert inconsistency(10.0) < 0.7 * inconsistency(0.0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sedm.backbones import open_backbone
 from sedm.hardware import pick_device
-from sedm.segment import UNet
+from sedm.segmentation_networks import UNet
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sedm.fidelity.estimates import (
     estimate_style,
 )
 from sedm.fidelity.features import Extractor
-from sedm.segment import UNet
+from sedm.segmentation_networks import UNet
 
 MEASURES = {
     "kernel_distance": "kernel distance from real images ↓",

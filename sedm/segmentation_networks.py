@@ -1,0 +1,122 @@
+"""Segmentation networks: from images in [0, 1] to the logits of each class at each pixel."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from sedm.config import SEGFORMERS, SegmentationConfig, known_name
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what pretrained weights were shown
+
+
+def build_segmenter(config: SegmentationConfig, n_classes: int, seed: int) -> nn.Module:
+    """The network that ``config.network`` names, whose first weights depend on the seed alone.
+
+    Raises:
+        ValueError: an unknown name, or a folder without a whole SegFormer.
+
+    >>> config = SegmentationConfig(network="segformer_b9")
+    >>> build_segmenter(config, n_classes=2, seed=0)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: network='segformer_b9'; choose one of unet, ... (did you mean 'segformer_b2'?)
+    """
+    with torch.random.fork_rng(devices=[]):  # layers initialise themselves from the global state: lend and restore it
+        torch.manual_seed(seed)
+        if config.network == "unet":
+            return UNet(n_classes, config.channels)
+        return SegFormer(n_classes, config.network)
+
+
+class UNet(nn.Module):
+    """A U-Net with batch normalisation and one level a width, for images of any size.
+
+    Written here because the import of a library that has one takes 8 s and its network was no faster.
+
+    Source: Ronneberger et al. 2015 (arXiv 1505.04597), here with padded convolutions and nearest-neighbour
+    upsampling.
+
+    >>> UNet(n_classes=3, channels=(8, 16)).eval()(torch.zeros(1, 3, 20, 12)).shape
+    torch.Size([1, 3, 20, 12])
+    """
+
+    def __init__(self, n_classes: int, channels: tuple[int, ...]):
+        super().__init__()
+        inner = list(pairwise(channels))
+        self.stem = _convolutions(3, channels[0])
+        self.down = nn.ModuleList(_convolutions(wide, deep) for wide, deep in inner)
+        self.up = nn.ModuleList(_convolutions(wide + deep, wide) for wide, deep in reversed(inner))
+        self.head = nn.Conv2d(channels[0], n_classes, kernel_size=1)
+
+    def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
+        """The logits of each class at each pixel, for images in [0, 1]."""
+        features = [self.stem(2 * images - 1)]
+        for block in self.down:
+            features.append(block(F.max_pool2d(features[-1], 2)))
+        x = features.pop()
+        for block in self.up:
+            skip = features.pop()
+            x = block(torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1))
+        return self.head(x)
+
+
+class SegFormer(nn.Module):
+    """A SegFormer of the ``transformers`` library, its logits enlarged to the size of the image.
+
+    It draws no random numbers while it trains (no dropout, no stochastic depth), so that a run can be repeated.
+
+    Source: Xie et al. 2021 (arXiv 2105.15203), sizes of its table 6.
+
+    Args:
+        name: "segformer_b0" … "segformer_b2", with random weights, or a folder with a pretrained one, whose
+            classifier is replaced when it has other classes.
+
+    >>> SegFormer(3, "segformer_b0").eval()(torch.zeros(1, 3, 32, 48)).shape
+    torch.Size([1, 3, 32, 48])
+    """
+
+    def __init__(self, n_classes: int, name: str):
+        super().__init__()
+        from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+        still = {"num_labels": n_classes} | dict.fromkeys(
+            ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "drop_path_rate"), 0.0
+        )
+        if not Path(name).is_dir():
+            sizes = SEGFORMERS[known_name("network", name, ("unet", *SEGFORMERS))]
+            self.network = SegformerForSemanticSegmentation(SegformerConfig(**sizes, **still))
+            return
+        options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+        options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        try:
+            self.network, report = SegformerForSemanticSegmentation.from_pretrained(name, **still, **options)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(f"network={name!r}: no SegFormer of transformers there ({reason})") from error
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith("decode_head"))
+        if missing:
+            raise ValueError(f"network={name!r}: {len(missing)} weights are missing, such as {missing[0]}")
+
+    def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
+        """The logits of each class at each pixel, for images in [0, 1]."""
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        logits = self.network(pixel_values=(images - mean) / std).logits
+        return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _convolutions(n_in: int, n_out: int) -> nn.Sequential:
+    layers = []
+    for width in (n_in, n_out):
+        layers += [
+            nn.Conv2d(width, n_out, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
