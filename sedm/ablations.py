@@ -10,12 +10,9 @@ for all. Finished units are skipped and interrupted ones go on. Processes starte
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +31,7 @@ from sedm.results import Results
 from sedm.segment import kept_segmenter
 from sedm.studies import STUDIES
 from sedm.train import train_model
+from sedm.units import claim, finish_units, is_finished
 
 ABLATIONS = {  # question → arm → what it changes, by section of the configuration
     "baseline": {"baseline": {}},
@@ -58,6 +56,7 @@ ABLATIONS = {  # question → arm → what it changes, by section of the configu
     },
 }
 SHOWN = ("retrieval_top1", "colour_distance", "layout_iou", "kernel_distance")  # when a unit is done
+IGNORED = ("layouts.",)  # settings that no unit depends on: layouts are masks of unseen groups
 QUESTIONS = {arm: question for question, arms in ABLATIONS.items() for arm in arms}
 
 
@@ -93,76 +92,26 @@ def list_units(baseline: Config, arms: Sequence[str], seeds: Sequence[int]) -> l
 
 
 def run_units(units: Sequence[Unit], data: str | Path, runs: Path, out: Path) -> list[Unit]:
-    """The units whose training diverged; any other has a file in ``out`` or is in the hands of another process.
-
-    One line is printed a unit.
+    """`sedm.units.finish_units` of these units: the ones whose training diverged.
 
     Args:
         data: folder of parquet files of a study that is not embedded.
         runs: receives checkpoints, metrics and sample sheets.
 
     Raises:
-        ValueError: ``out`` holds a unit of other settings, which is left alone.
+        ValueError: ``out`` holds a unit of other settings, `IGNORED` ones aside.
     """
-    waiting = [unit for unit in units if not is_finished(unit, out)]
-    print(f"{len(units)} units, {len(units) - len(waiting)} of them finished", flush=True)
-    material, failed = load_material(units[0].config, data, runs) if waiting else None, []
-    for number, unit in enumerate(waiting, start=1):
-        with claim(runs / f"{unit.name}.lock") as claimed:
-            if not claimed:
-                outcome = "in the hands of another process"
-            elif is_finished(unit, out):
-                outcome = "finished by another process"
-            else:
-                started = time.monotonic()
-                try:
-                    found = run_unit(unit, material, runs / unit.name, out)
-                    outcome = ", ".join(f"{name} {found[name]:.3f}" for name in SHOWN)
-                except FloatingPointError as error:  # one diverged model must not stop a night's work
-                    failed.append(unit)
-                    outcome = f"FAILED, {error}"
-                outcome += f", after {time.monotonic() - started:.0f} s"
-            print(f"[{number}/{len(waiting)}] {unit.name}: {outcome}", flush=True)
-    return failed
 
+    def prepare() -> Callable[[Unit], str]:
+        material = load_material(units[0].config, data, runs)
 
-def is_finished(unit: Unit, out: Path) -> bool:
-    """Whether ``out`` holds this unit.
+        def finish(unit: Unit) -> str:
+            found = run_unit(unit, material, runs / unit.name, out)
+            return ", ".join(f"{name} {found[name]:.3f}" for name in SHOWN)
 
-    Raises:
-        ValueError: it holds one of other settings, those of layout priors aside: no unit draws from them.
-    """
-    path = out / f"values_{unit.name}.json"
-    if not path.exists():
-        return False
-    found, wanted = json.loads(path.read_text())["run"]["config"], json.loads(json.dumps(flatten(unit.config)))
-    for key in wanted:
-        if key in found and found[key] != wanted[key] and not key.startswith("layouts."):
-            raise ValueError(f"{path}: made with {key} = {found[key]!r}, not {wanted[key]!r}; choose another folder")
-    return True
+        return finish
 
-
-@contextmanager
-def claim(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether this process holds ``path``, until the block ends; a hold ends with its process, however that ends.
-
-    Args:
-        wait: until another process lets go.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder, claim(Path(folder) / "lock") as first:
-    ...     with claim(Path(folder) / "lock") as second:
-    ...         first, second
-    (True, False)
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            claimed = True
-        except BlockingIOError:
-            claimed = False
-        yield claimed
+    return finish_units(units, prepare, runs, out, IGNORED)
 
 
 class Material(NamedTuple):
@@ -297,7 +246,7 @@ def describe_unit(unit: Unit, baseline: Config, out: Path) -> str:
     """
     before, after = flatten(baseline), flatten(unit.config)
     changes = " ".join(f"{key}={after[key]}" for key in after if after[key] != before[key])
-    return f"{unit.name:26} {'finished' if is_finished(unit, out) else 'waiting':9} {changes}".rstrip()
+    return f"{unit.name:26} {'finished' if is_finished(unit, out, IGNORED) else 'waiting':9} {changes}".rstrip()
 
 
 if __name__ == "__main__":

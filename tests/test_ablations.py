@@ -17,7 +17,6 @@ from sedm.ablations import (
     SHOWN,
     ablation_table,
     claim,
-    is_finished,
     list_units,
     load_material,
     main,
@@ -196,7 +195,7 @@ def test_results_of_other_settings_are_left_alone(prepared, untrained, config, t
     run_units(list_units(config, ["baseline"], [0]), "", tmp_path / "runs", tmp_path / "out")
     longer = replace(config, training=replace(config.training, n_steps=7))
     others = replace(config, layouts=replace(config.layouts, prior="random field"))  # no unit draws from a prior
-    assert is_finished(list_units(others, ["baseline"], [0])[0], tmp_path / "out")
+    assert run_units(list_units(others, ["baseline"], [0]), "", tmp_path / "runs", tmp_path / "out") == []
     with pytest.raises(ValueError, match=r"baseline-seed0.json: made with training.n_steps = 6, not 7"):
         run_units(list_units(longer, ["baseline"], [0]), "", tmp_path / "runs", tmp_path / "out")
 

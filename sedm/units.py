@@ -1,0 +1,123 @@
+"""Units of a sweep: each is one run with a file of its own, done once, by whichever process comes to it first.
+
+Finished units are skipped. Processes started with the same folders share the work, on one machine or, where the file
+system knows locks, on several.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
+
+from tqdm import tqdm
+
+from sedm.config import Config, flatten
+
+
+@runtime_checkable
+class Unit(Protocol):
+    """What is needed to know of a unit here."""
+
+    @property
+    def name(self) -> str:
+        """What its file is called: ``values_<name>.json``."""
+
+    @property
+    def config(self) -> Config:
+        """All that decides its result, apart from the data."""
+
+
+AnyUnit = TypeVar("AnyUnit", bound=Unit)
+
+
+def finish_units(
+    units: Sequence[AnyUnit],
+    prepare: Callable[[], Callable[[AnyUnit], str]],
+    runs: Path,
+    out: Path,
+    ignored: Sequence[str] = (),
+) -> list[AnyUnit]:
+    """The units that diverged; any other has a file in ``out`` or is in the hands of another process.
+
+    One line is printed a unit, and a bar shows units an hour and the time left.
+
+    Args:
+        prepare: called once, when there is something to do; gives the function that finishes a unit, writes its file
+            to ``out`` and says in a few words what came out. It may raise FloatingPointError: one diverged model must
+            not stop a night's work.
+        runs: receives the locks.
+        ignored: as `is_finished` takes it.
+
+    Raises:
+        ValueError: ``out`` holds a unit of other settings, which is left alone.
+    """
+    waiting = [unit for unit in units if not is_finished(unit, out, ignored)]
+    print(f"{len(units)} units, {len(units) - len(waiting)} of them finished", flush=True)
+    if not waiting:
+        return []
+    finish, failed = prepare(), []
+    with tqdm(total=len(units), initial=len(units) - len(waiting), desc="units", unit="unit") as bar:
+        for number, unit in enumerate(waiting, start=1):
+            with claim(runs / f"{unit.name}.lock") as claimed:
+                if not claimed:
+                    outcome = "in the hands of another process"
+                elif is_finished(unit, out, ignored):
+                    outcome = "finished by another process"
+                else:
+                    started = time.monotonic()
+                    try:
+                        outcome = finish(unit)
+                    except FloatingPointError as error:
+                        failed.append(unit)
+                        outcome = f"FAILED, {error}"
+                    outcome += f", after {time.monotonic() - started:.0f} s"
+            bar.write(f"[{number}/{len(waiting)}] {unit.name}: {outcome}")
+            bar.update(sum(is_finished(one, out, ignored) for one in units) - bar.n)  # by all processes
+    return failed
+
+
+def is_finished(unit: Unit, out: Path, ignored: Sequence[str] = ()) -> bool:
+    """Whether ``out`` holds this unit.
+
+    Args:
+        ignored: beginnings of settings that the units do not depend on, such as ``"layouts."``.
+
+    Raises:
+        ValueError: it holds one of other settings.
+    """
+    path = out / f"values_{unit.name}.json"
+    if not path.exists():
+        return False
+    found, wanted = json.loads(path.read_text())["run"]["config"], json.loads(json.dumps(flatten(unit.config)))
+    for key in wanted:
+        if key in found and found[key] != wanted[key] and not key.startswith(tuple(ignored)):
+            raise ValueError(f"{path}: made with {key} = {found[key]!r}, not {wanted[key]!r}; choose another folder")
+    return True
+
+
+@contextmanager
+def claim(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process holds ``path``, until the block ends; a hold ends with its process, however that ends.
+
+    Args:
+        wait: until another process lets go.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, claim(Path(folder) / "lock") as first:
+    ...     with claim(Path(folder) / "lock") as second:
+    ...         first, second
+    (True, False)
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            claimed = True
+        except BlockingIOError:
+            claimed = False
+        yield claimed
