@@ -1,6 +1,6 @@
 # make reproduce   every notebook of the embedded studies, with its figures and values
 # make test        unit tests, doctests and every notebook at the smallest size
-# make bench       how fast training and sampling are, against the reference's recipe: figures/benchmarks/
+# make bench       how fast training, sampling and generation are, against the reference's recipe: figures/benchmarks/
 # make lab         JupyterLab in this folder
 # make clean       removes what can be made again
 # Each of them first makes the virtual environment, when it is missing or older than the lock file.
@@ -28,6 +28,7 @@ MODEL = data/runs/tissue/quick/model
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.generator
 	$(BIN)/python -m tests.benchmarks.scaling
+	$(BIN)/python -m tests.benchmarks.generation
 	$(BIN)/python -m tests.benchmarks.steps --model $(MODEL)
 
 lab: .venv/installed
