@@ -1,14 +1,11 @@
 """Synthetic tables made by two processes, and by one that is killed again and again: byte for byte the same."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from benchmarks import generation
+from launching import finish, kill, start
 
 from sedm.data.patches import load_patches
 
@@ -89,25 +86,6 @@ told = {"of": state.num_processes, "index": table["index"][:], "made": made}
 """
 
 
-def start(script, n_processes, *arguments):
-    launcher = [sys.executable]
-    if n_processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_processes)]
-    return subprocess.Popen(
-        [*launcher, str(script), *map(str, arguments)],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-3000:]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """One process alone, undisturbed ("whole") and killed at twelve moments ("killed")."""
@@ -141,8 +119,7 @@ def test_two_processes_make_the_table_of_one_also_after_both_were_killed(folder)
     while len(list((folder / "two").glob("train-*"))) < 4:
         assert process.poll() is None, process.communicate()[0][-3000:]
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     whole = contents(folder / "whole")
     assert all(whole[path.name] == path.read_bytes() for path in (folder / "two").glob("train-*"))
     finish(start(script, 2, folder, 10))

@@ -1,10 +1,6 @@
 """One loop for every module: killed runs end as undisturbed ones, on one process and on two, and bad ones stop."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from launching import finish, kill, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.testing import assert_close
@@ -204,26 +201,6 @@ torch.save(model.state_dict(), folder / f"weights-{os.environ.get('RANK', 0)}.pt
 """
 
 
-def start(script, n_processes, *arguments):
-    launcher = [sys.executable]
-    if n_processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_processes)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*launcher, str(script), *map(str, arguments)],
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-3000:]
-
-
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_a_run_killed_at_any_moment_ends_bit_for_bit_as_an_undisturbed_one(tmp_path, n_processes):
     script = tmp_path / "worker.py"
@@ -234,8 +211,7 @@ def test_a_run_killed_at_any_moment_ends_bit_for_bit_as_an_undisturbed_one(tmp_p
     while not list(killed.glob("checkpoint-*-00000006.pt")):
         assert process.poll() is None, process.communicate()[0][-3000:]
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     steps = [int(path.stem[-8:]) for path in killed.glob("checkpoint-*.pt")]
     assert max(steps) < 24  # it was killed, not done
     finish(start(script, n_processes, killed))
