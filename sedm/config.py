@@ -203,6 +203,26 @@ class SegmentationConfig:
 
 
 @dataclass(frozen=True)
+class ArmConfig:
+    """How ways to train a segmentation network are compared (`sedm.arms`)."""
+
+    n_draws: int = 1  # of annotated groups
+    n_steps: int = 150  # of a segmentation network
+    n_images: int = 256  # synthetic ones, of each source
+    colour_jitter: float = 0.2  # of the arms with colour augmentation; chosen on validation groups
+    n_pretraining_steps: int = 0  # of one generator without any mask, where those of all draws start; 0 = no such start
+    n_fine_tuning_steps: int = 0  # of a draw's generator after that
+
+    def __post_init__(self):
+        _positive(self, "n_draws", "n_steps", "n_images", "colour_jitter")
+        if (self.n_pretraining_steps > 0) != (self.n_fine_tuning_steps > 0):
+            raise ValueError(
+                f"n_pretraining_steps={self.n_pretraining_steps} with n_fine_tuning_steps={self.n_fine_tuning_steps}; "
+                "give both, or 0 for both to train the generator of each draw from its first weights"
+            )
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that decides a result, apart from the data themselves."""
 
@@ -216,6 +236,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    arms: ArmConfig = field(default_factory=ArmConfig)
 
     def __post_init__(self):
         if self.model.autoencoder and (self.training.symmetries != "none" or self.training.colour_jitter):
@@ -246,6 +267,7 @@ PRESETS = {
         "training": TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=3),
         "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
         "segmentation": SegmentationConfig(channels=(8, 16), n_steps=6, batch_size=8, n_seeds=1),
+        "arms": ArmConfig(n_steps=6, n_images=12),
     },
     "quick": {  # what a newcomer runs first, in minutes on two CPU cores
         "data": DataConfig(),
@@ -255,6 +277,7 @@ PRESETS = {
         "training": TrainingConfig(),
         "sampling": SamplingConfig(),
         "segmentation": SegmentationConfig(),
+        "arms": ArmConfig(),
     },
     "full": {  # the honest experiment, in hours on CPU cores or half an hour on a GPU
         "data": DataConfig(64, 60, 8, 24, 24, n_shifted_groups=12),
@@ -264,6 +287,7 @@ PRESETS = {
         "training": TrainingConfig(n_steps=8000, batch_size=8, warmup_steps=200, ema_decay=0.999),
         "sampling": SamplingConfig(n_images=2000, n_steps=20),
         "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, n_seeds=3),
+        "arms": ArmConfig(2, n_steps=500, n_images=1000, n_pretraining_steps=4000, n_fine_tuning_steps=2000),
     },
     "paper": {  # the reference's scale: 512 px, latents, a Swin-V2 encoder, several GPUs; never run so far
         "data": DataConfig(512, 60, 8, 24, 24, n_shifted_groups=12),
@@ -284,6 +308,7 @@ PRESETS = {
         ),
         "sampling": SamplingConfig(n_images=20_000, n_steps=20, n_style_images=4),
         "segmentation": SegmentationConfig("segformer_b2", n_steps=10_000, batch_size=16, n_seeds=3),
+        "arms": ArmConfig(3, n_steps=10_000, n_images=20_000, n_pretraining_steps=40_000, n_fine_tuning_steps=20_000),
     },
 }
 """Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""

@@ -45,6 +45,7 @@ def train_model(
     *,
     autoencoder=None,
     annotated: Bool[Tensor, " n"] | None = None,
+    initial: StyleDiffusion | None = None,
     progress: bool = True,
 ) -> StyleDiffusion:
     """The trained model with averaged weights, in evaluation mode on the CPU.
@@ -58,6 +59,7 @@ def train_model(
         held_out: groups that must not be among ``patches``, such as those of the test split.
         autoencoder: the denoiser works on its latents; None for pixels.
         annotated: which rows a person annotated, where masks of others were predicted (`sedm.pseudo_layouts`).
+        initial: a model to go on from, of the same architecture; without it the weights are drawn.
         progress: show a bar with images/s, loss and time left.
 
     Raises:
@@ -75,6 +77,8 @@ def train_model(
     latents = None if autoencoder is None else encode_images(autoencoder, patches.images)
     shape = None if autoencoder is None else latent_shape(autoencoder, config.data.image_size)
     model = build_model(config.model, n_classes, config.data.image_size, config.seed, shape)
+    if initial is not None:
+        model.load_state_dict(initial.state_dict())
     model.style_encoder.requires_grad_(settings.train_style_encoder)
     sampler = StyleSampler(patches, settings.style_sampling, config.model.n_style_images)
     pools = batch_pools(annotated, settings)
@@ -90,7 +94,7 @@ def train_model(
         pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
         save_sample_sheet(pipeline, patches, annotated, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
 
-    fingerprint = run_fingerprint(config, patches, n_classes, annotated, latents)
+    fingerprint = run_fingerprint(config, patches, n_classes, annotated, latents, initial)
     options = {"progress": progress, "on_checkpoint": save_samples}
     optimise(accelerator, model, loss_of, settings, folder, fingerprint, **options)
     return model
@@ -129,7 +133,7 @@ def training_batch(
 
 
 def batch_pools(annotated: Bool[Tensor, " n"], settings: TrainingConfig) -> list[tuple[Tensor, int]]:
-    """(rows, how many of them a batch takes): annotated rows, then the others where there are any.
+    """(rows, how many of them a batch takes): annotated rows, then the others, where there are any.
 
     Layouts are learned from annotated rows, so they must not drown among thousands of others.
 
@@ -137,7 +141,8 @@ def batch_pools(annotated: Bool[Tensor, " n"], settings: TrainingConfig) -> list
     [(tensor([0]), 2), (tensor([1, 2]), 6)]
     """
     rows, others = annotated.nonzero().flatten(), (~annotated).nonzero().flatten()
-    n_annotated = round(settings.batch_size * settings.annotated_fraction) if len(others) else settings.batch_size
+    fraction = settings.annotated_fraction if len(rows) and len(others) else float(len(rows) > 0)
+    n_annotated = round(settings.batch_size * fraction)
     pools = [(rows, n_annotated), (others, settings.batch_size - n_annotated)]
     return [(rows, count) for rows, count in pools if count]
 
@@ -159,8 +164,11 @@ def check_training_data(
         )
     if tuple(patches.images.shape[2:]) != (size, size):
         raise ValueError(f"images of {tuple(patches.images.shape[2:])} px, but data.image_size={size}")
-    if not annotated.any():
-        raise ValueError("no annotated image: layouts cannot be learned; give at least one group its masks")
+    if not annotated.any() and config.training.unannotated != "null_layout":
+        raise ValueError(
+            "no annotated image: layouts cannot be learned; give at least one group its masks, or pretrain without any "
+            "by unannotated='null_layout'"
+        )
     if config.training.unannotated == "pseudo_layouts" and not patches.has_mask.all():
         row = int((~patches.has_mask).nonzero()[0])
         raise ValueError(f"unannotated='pseudo_layouts', but row {row} has no mask; sedm.pseudo_layouts predicts it")
@@ -171,12 +179,18 @@ def check_training_data(
 
 
 def run_fingerprint(
-    config: Config, patches: PatchTensors, n_classes: int, annotated: Bool[Tensor, " n"], latents: Tensor | None = None
+    config: Config,
+    patches: PatchTensors,
+    n_classes: int,
+    annotated: Bool[Tensor, " n"],
+    latents: Tensor | None = None,
+    initial: StyleDiffusion | None = None,
 ) -> str:
-    """A hash of all that decides the trained weights: seed, model and training settings, and the data."""
+    """A hash of all that decides the trained weights: seed, settings, data, and the weights that they start from."""
     decisive = [n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
     digest = hashlib.sha256(json.dumps(decisive).encode())
-    for values in (patches.images, patches.masks, annotated, *([] if latents is None else [latents])):
+    weights = [] if initial is None else [weight.cpu() for weight in initial.state_dict().values()]
+    for values in (patches.images, patches.masks, annotated, *([] if latents is None else [latents]), *weights):
         digest.update(values.contiguous().numpy())
     digest.update("\n".join(patches.groups).encode())
     if patches.places is not None:  # they decide which images are nearby
@@ -190,14 +204,15 @@ def save_sample_sheet(
 ) -> None:
     """A picture at ``path``: layouts in grey, below them images in the styles that their columns' bottom row shows.
 
-    Layouts and styles belong to different images and stay the same from sheet to sheet, as does the noise.
+    Where nothing is annotated, all layouts are null, which is white. Layouts and styles belong to different images and
+    stay the same from sheet to sheet, as does the noise.
     """
     from PIL import Image
 
     generator = seeded_generator("sample sheet", config.seed)
     layout_rows, style_rows = (
         rows[torch.randperm(len(rows), generator=generator)].repeat(N_SHOWN)[:N_SHOWN]  # few rows are shown again
-        for rows in (annotated.nonzero().flatten(), torch.arange(len(patches.groups)))
+        for rows in ((annotated if annotated.any() else ~annotated).nonzero().flatten(), torch.arange(len(annotated)))
     )
     lenders = StyleSampler(patches, config.training.style_sampling, config.model.n_style_images)
     lenders = patches.images[lenders.draw_rows(style_rows.tolist(), generator)]
@@ -205,7 +220,7 @@ def save_sample_sheet(
     images = sample_images(
         pipeline, layouts, pipeline.encode_styles(lenders), config.sampling, config.seed, progress=False
     )
-    grey = layouts.float() * (255 / max(int(layouts[layouts != UNKNOWN].max()), 1))
+    grey = layouts.float() * (255 / layouts.where(layouts != UNKNOWN, 0).max().clamp(min=1))
     rows = [grey.clamp(max=255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1), images, lenders[:, 0]]
     sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
     with replacing(path) as temporary:
