@@ -287,7 +287,7 @@ PRESETS = {
         "training": TrainingConfig(n_steps=8000, batch_size=8, warmup_steps=200, ema_decay=0.999),
         "sampling": SamplingConfig(n_images=2000, n_steps=20),
         "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, n_seeds=3),
-        "arms": ArmConfig(2, n_steps=500, n_images=1000, n_pretraining_steps=4000, n_fine_tuning_steps=2000),
+        "arms": ArmConfig(2, n_steps=500, n_images=1000, n_pretraining_steps=3000, n_fine_tuning_steps=1500),
     },
     "paper": {  # the reference's scale: 512 px, latents, a Swin-V2 encoder, several GPUs; never run so far
         "data": DataConfig(512, 60, 8, 24, 24, n_shifted_groups=12),
