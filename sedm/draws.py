@@ -56,12 +56,12 @@ class StudyData(NamedTuple):
 
 
 def load_study_data(config: Config, data: str | Path) -> StudyData:
-    """The tables of the study of ``config``, as seed 0 draws them where they are drawn.
+    """The tables of the study and the seed of ``config``.
 
     Args:
         data: folder of parquet files of a study that is not embedded.
     """
-    tables = load_study(replace(config, seed=0), data)
+    tables = load_study(config, data)
     held_out = {name: to_tensors(table, config.data.image_size) for name, table in tables.items() if name != "train"}
     train = to_tensors(tables["train"], config.data.image_size)
     return StudyData(tables["train"], held_out, data_checksum(train, *held_out.values()))
@@ -70,8 +70,8 @@ def load_study_data(config: Config, data: str | Path) -> StudyData:
 class Draw:
     """One draw of annotated groups.
 
-    The number of the draw is the seed of all that is trained or drawn for it, so that draw 0 is what the notebooks do
-    at seed 0.
+    Its number is the seed of all that is trained or drawn for it; draw 0 is that of the notebooks at seed 0. The network
+    that predicts masks and filters pairs is trained with colour augmentation: other groups have other stains.
 
     Args:
         config: ``data.n_annotated_groups`` groups are annotated.
@@ -80,7 +80,9 @@ class Draw:
     """
 
     def __init__(self, config: Config, study: StudyData, number: int, runs: Path):
-        self.config, self.study, self.number, self.runs = replace(config, seed=number), study, number, Path(runs)
+        segmentation = replace(config.segmentation, colour_jitter=config.arms.colour_jitter)
+        self.config = replace(config, seed=number, segmentation=segmentation)
+        self.study, self.number, self.runs = study, number, Path(runs)
         self.folder = self.runs / f"n{config.data.n_annotated_groups}-draw{number}"
         table = hide_annotations(study.table, config.data.n_annotated_groups, number)
         self.train: PatchTensors = to_tensors(table, config.data.image_size)
@@ -106,7 +108,7 @@ class Draw:
             config = replace(config, training=replace(config.training, n_steps=config.arms.n_fine_tuning_steps))
         patches = self.with_pseudo_layouts if config.training.unannotated == "pseudo_layouts" else self.train
         with claim(self.folder / "generator.lock", wait=True):
-            folder, held_out = self.folder / "generator", self.study.held_out_groups
+            folder, held_out = self.folder / f"generator-{_short(config.model)}", self.study.held_out_groups
             options = {"annotated": annotated, "initial": initial}
             model = train_model(config, patches, len(self.classes), folder, held_out, **options)
         return SEDMPipeline.from_model(model)
@@ -136,8 +138,7 @@ class Draw:
         config, pipeline = self.config, self.generator
         bank, sampling = self._bank(styles), self._sampling
         source = self.prior if layouts == "prior" else self._pseudo_layouts()
-        key = hashlib.sha256(repr((sampling, config.layouts, bank.groups, weights_hash(pipeline))).encode())
-        folder = self.folder / f"{styles}-{layouts}-{key.hexdigest()[:8]}"
+        folder = self.folder / f"{styles}-{layouts}-{_short(sampling, config.layouts, weights_hash(pipeline))}"
         with claim(self.folder / f"{styles}-{layouts}.lock", wait=True):
             pairing = Pairing(bank, sampling)
             table = generate_patches(pipeline, source, bank, sampling, self.number, folder, pairing=pairing)
@@ -190,12 +191,11 @@ class Draw:
 
 def pretrain(config: Config, study: StudyData, runs: Path) -> StyleDiffusion:
     """A generator that has seen all training images and no mask, trained at the first call and kept in ``runs``."""
-    steps = config.arms.n_pretraining_steps
-    training = replace(config.training, n_steps=steps, unannotated="null_layout")
+    training = replace(config.training, n_steps=config.arms.n_pretraining_steps, unannotated="null_layout")
     images = to_tensors(hide_annotations(study.table, 0, seed=0), config.data.image_size)
     with claim(runs / "pretraining.lock", wait=True):
         given = replace(config, seed=0, training=training), images, len(STUDIES[config.study].classes)
-        return train_model(*given, runs / "pretraining", study.held_out_groups)
+        return train_model(*given, runs / f"pretraining-{_short(config.model)}", study.held_out_groups)
 
 
 def transfer_colours(
@@ -217,3 +217,8 @@ def transfer_colours(
         for i in (i for i in range(n_images) if lenders[i] == lender):
             images[i] = method(patches.images[rows[i]][None], of_group)[0]
     return patches.select(rows)._replace(images=images)
+
+
+def _short(*settings) -> str:
+    """Six hexadecimal digits that keep what other settings made apart."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:6]

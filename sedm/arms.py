@@ -1,0 +1,282 @@
+"""Arms of the segmentation experiment: ways to train one network, compared on the same groups after as many steps.
+
+A *unit* is one arm for one draw of annotated groups and one seed of the network; it is written to one file. Finished
+units are skipped and interrupted ones start again. Processes started with the same folders share the work::
+
+    OMP_NUM_THREADS=1 python -m sedm.arms tissue --draws 0 & OMP_NUM_THREADS=1 python -m sedm.arms tissue --draws 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors.torch import save_file
+
+from sedm.config import PRESETS, Config, build_config, known_name
+from sedm.data.tensors import PatchTensors, to_tensors
+from sedm.draws import STYLES, TRANSFERS, Draw, StudyData, load_study_data
+from sedm.evaluation import draw_unseen, measure_floors, measure_model
+from sedm.files import replacing
+from sedm.pipeline import SEDMPipeline
+from sedm.results import Results
+from sedm.segment import kept_segmenter, predict, train_segmenter
+from sedm.statistics import score_groups
+from sedm.studies import STUDIES
+from sedm.units import claim, finish_units, is_finished
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a segmentation network; every arm also flips and turns its images."""
+
+    kind: str  # "control": no generator; "part": one part of the method is missing; "sedm"; "bound": sees more
+    synthetic: str = ""  # which pairs are added: a colour transfer of TRANSFERS, or generated ones in STYLES
+    layouts: str = "prior"  # of generated pairs; "pseudo": predicted on unannotated images
+    share: float = 1.0  # of the synthetic pairs that is used
+    augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
+    unannotated: bool = False  # a mean teacher learns from the unannotated images
+    all_masks: bool = False  # of the training groups, instead of those of the draw
+    changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
+
+
+ARMS = {
+    "real": Arm("control"),
+    "colour_augmentation": Arm("control", augmented=True),
+    "reinhard": Arm("control", "reinhard"),
+    "macenko": Arm("control", "macenko"),
+    "mean_teacher": Arm("control", unannotated=True, augmented=True),
+    "no_style": Arm("part", "none"),
+    "shuffled_styles": Arm("part", "shuffled"),
+    "annotated_styles": Arm("part", "annotated"),
+    "sedm": Arm("sedm", "unannotated"),
+    "sedm_filtered": Arm("sedm", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
+    "sedm_augmented": Arm("sedm", "unannotated", augmented=True),
+    "sedm_mean_teacher": Arm("sedm", "unannotated", augmented=True, unannotated=True),
+    "sedm_pseudo_layouts": Arm("sedm", "unannotated", "pseudo", augmented=True),
+    "transductive": Arm("bound", "transductive", augmented=True),
+    "all_annotations": Arm("bound", augmented=True, all_masks=True),
+}
+SWEEPS = {  # setting → arm → one value of it, all else as in the arms they are named after
+    "colour_jitter": {
+        f"colour_jitter_{percent}": Arm("control", changes={"segmentation": {"colour_jitter": percent / 100}})
+        for percent in (10, 20, 30, 40)
+    },
+    "synthetic_fraction": {
+        f"synthetic_fraction_{percent}": replace(
+            ARMS["sedm_augmented"], changes={"segmentation": {"synthetic_fraction": percent / 100}}
+        )
+        for percent in (20, 40, 60, 80)
+    },
+    "consistency_weight": {
+        f"consistency_weight_{weight}": replace(
+            ARMS["mean_teacher"], changes={"segmentation": {"consistency_weight": float(weight)}}
+        )
+        for weight in (1, 3, 10, 30)
+    },
+    "synthetic_images": {
+        f"synthetic_images_{percent}": replace(ARMS["sedm_augmented"], share=percent / 100) for percent in (12, 25, 50)
+    },
+    "prior": {
+        f"{prior.replace(' ', '_')}_layouts": replace(ARMS["sedm_augmented"], changes={"layouts": {"prior": prior}})
+        for prior in ("empirical", "random field", "learned")
+    },
+    "aggregation": {
+        f"{name}_aggregation": replace(ARMS["sedm_augmented"], changes={"model": {"aggregation": name}})
+        for name in ("max", "attention")
+    },
+}
+EVERY_ARM = ARMS | {name: arm for arms in SWEEPS.values() for name, arm in arms.items()}
+
+
+class Unit(NamedTuple):
+    """One arm for one draw and one seed of the network, which is that of ``config``."""
+
+    arm: str
+    config: Config
+    draw: int
+
+    @property
+    def name(self) -> str:
+        """What its file is called."""
+        return f"{self.arm}-n{self.config.data.n_annotated_groups}-draw{self.draw}-seed{self.config.seed}"
+
+
+def list_units(
+    baseline: Config,
+    arms: Sequence[str],
+    n_annotated: Sequence[int] | None = None,
+    draws: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Unit]:
+    """Every arm for every count of annotated groups, draw and seed, those of the first seed first.
+
+    What sees all masks is there once a seed: it does not depend on the draw.
+
+    Args:
+        n_annotated: counts of annotated groups; that of ``baseline`` when left out.
+        draws: numbers of draws; as many as ``baseline`` asks for when left out, from its seed on.
+        seeds: of the networks; as many as ``baseline`` asks for when left out.
+
+    Raises:
+        ValueError: an unknown arm.
+
+    >>> [unit.name for unit in list_units(build_config("tissue", "smoke"), ["real", "sedm"])]
+    ['real-n2-draw0-seed0', 'sedm-n2-draw0-seed0']
+    """
+    n_annotated = n_annotated or [baseline.data.n_annotated_groups]
+    draws = draws or range(baseline.seed, baseline.seed + baseline.arms.n_draws)
+    seeds = range(baseline.segmentation.n_seeds) if seeds is None else seeds
+    units = []
+    for seed in seeds:
+        for n, draw in ((n, draw) for n in n_annotated for draw in draws):
+            for name in arms:
+                arm = EVERY_ARM[known_name("arm", name, EVERY_ARM)]
+                if not arm.all_masks or (n, draw) == (n_annotated[0], draws[0]):
+                    units.append(Unit(name, arm_config(baseline, arm, n, seed), draw))
+    return units
+
+
+def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Config:
+    """The settings of one unit."""
+    segmentation = {"n_steps": baseline.arms.n_steps}
+    if arm.augmented:
+        segmentation["colour_jitter"] = baseline.arms.colour_jitter
+    changes = {"data": {"n_annotated_groups": n_annotated}, "segmentation": segmentation}
+    for section, values in arm.changes.items():
+        changes[section] = changes.get(section, {}) | dict(values)
+    sections = {name: replace(getattr(baseline, name), **values) for name, values in changes.items()}
+    return replace(baseline, seed=seed, **sections)
+
+
+def run_arms(
+    baseline: Config,
+    units: Sequence[Unit],
+    data: str | Path,
+    runs: Path,
+    out: Path,
+    generators: Mapping[str, SEDMPipeline] | None = None,
+) -> list[Unit]:
+    """`sedm.units.finish_units` of these units of ``baseline``.
+
+    Args:
+        data: folder of parquet files of a study that is not embedded.
+        runs: keeps generators, synthetic images and predictions.
+        out: receives a file for each unit, and in ``generators`` one for each generator trained here.
+        generators: already trained ones, by the name of the draw ("n6-draw0") whose masks they have seen.
+
+    Raises:
+        ValueError: ``out`` holds a unit of other settings.
+    """
+
+    def prepare() -> Callable[[Unit], str]:
+        study, draws = load_study_data(baseline, data), {}
+
+        def finish(unit: Unit) -> str:
+            config = unit.config
+            sections = {"data": config.data, "model": config.model, "layouts": config.layouts}
+            key = unit.draw, *sections.values()
+            if key not in draws:
+                draws[key] = Draw(replace(baseline, **sections), study, unit.draw, runs)
+                if given := (generators or {}).get(draws[key].folder.name):
+                    draws[key].generator = given
+            found = run_unit(unit, draws[key], study, out)
+            if EVERY_ARM[unit.arm].synthetic in STYLES and not generators:
+                keep_measures(draws[key], out / "generators")
+            return ", ".join(f"{split} {score:.3f}" for split, score in found.items())
+
+        return finish
+
+    return finish_units(units, prepare, runs, out)
+
+
+def run_unit(unit: Unit, draw: Draw, study: StudyData, out: Path) -> dict[str, float]:
+    """The mean IoU over groups of each held-out split, after training the network and writing its scores to ``out``.
+
+    Predictions on the test split stay in the run folder.
+    """
+    config, arm, n_classes = unit.config, EVERY_ARM[unit.arm], len(draw.classes)
+    results = Results(config, out, draw.runs)
+    results.folder = out
+    real = to_tensors(study.table, config.data.image_size) if arm.all_masks else draw.train
+    synthetic = synthetic_pairs(draw, arm, config)
+    unannotated = draw.unannotated.images if arm.unannotated else None
+    given = real.annotated(), config.segmentation, n_classes, config.seed, synthetic, unannotated
+    network = train_segmenter(*given, progress=sys.stderr.isatty())
+    scores, means = {}, {}
+    for split, patches in study.held_out.items():
+        prediction = predict(network, patches.images)
+        table = score_groups(prediction, patches.masks, patches.groups, n_classes).set_index("group")
+        scores[split] = {"iou": table["mean_iou"].to_dict(), "dice": table["mean_dice"].to_dict()}
+        means[split] = table["mean_iou"].mean()
+        if split == "test":
+            with replacing(draw.runs / "predictions" / f"{unit.name}.safetensors") as temporary:
+                save_file({"predictions": prediction}, temporary)
+    values = {"arm": unit.arm, "n_annotated": config.data.n_annotated_groups, "draw": unit.draw, "seed": config.seed}
+    values |= {"data": study.checksum, "n_real": len(given[0].groups), "scores": scores}
+    results.save_values(unit.name, values | {"n_synthetic": 0 if synthetic is None else len(synthetic.groups)})
+    return means
+
+
+def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> PatchTensors | None:
+    """The pairs that an arm adds to the annotated ones; None where it adds none."""
+    if not arm.synthetic:
+        return None
+    pairs = draw.transfer(arm.synthetic) if arm.synthetic in TRANSFERS else draw.generate(arm.synthetic, arm.layouts)
+    pairs = pairs.select(range(round(arm.share * len(pairs.groups))))
+    percentile = config.sampling.filter_percentile
+    return draw.filtered(pairs, percentile) if percentile else pairs
+
+
+def keep_measures(draw: Draw, out: Path) -> None:
+    """None, after what `sedm.evaluation` measures of the draw's generator was written to ``out``, once."""
+    name = f"{draw.folder.name}-{draw.config.model.aggregation}"
+    with claim(draw.folder / "measures.lock", wait=True):
+        if (out / f"values_{name}.json").exists():
+            return
+        validation, test = (draw.study.held_out[split] for split in ("validation", "test"))
+        n_classes = len(draw.classes)
+        judge = kept_segmenter(draw.runs, "judge", validation, draw.config.segmentation, n_classes, seed=0)
+        unseen = draw_unseen(test, judge, n_classes)
+        results = Results(draw.config, out, draw.runs)
+        results.folder = out
+        found = measure_model(draw.generator, draw.config, unseen)
+        results.save_values(name, {"measures": found, "floors": measure_floors(unseen)})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Trains and scores segmentation networks of a study, one file for each arm, draw and seed."""
+    parser = argparse.ArgumentParser("python -m sedm.arms", description=main.__doc__)
+    parser.add_argument("study", choices=[name for name, study in STUDIES.items() if study.kind == "tissue"])
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    names = ", ".join([*ARMS, *(f"{name} (all of a sweep)" for name in SWEEPS)])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help=f"of {names}")
+    parser.add_argument("--annotated", type=int, nargs="+", metavar="N", help="groups; the preset's when left out")
+    parser.add_argument("--draws", type=int, nargs="+", help="which draws of them")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the networks")
+    parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
+    parser.add_argument("--runs", type=Path, help="for generators; data/runs/<study>/<preset>/arms when left out")
+    parser.add_argument("--out", type=Path, help="for the scores; in the folder of runs when left out")
+    parser.add_argument("--dry-run", action="store_true", help="only list the units")
+    given = parser.parse_args(arguments)
+    runs = given.runs or Path("data/runs", given.study, given.preset, "arms")
+    out = given.out or runs / "units"
+    try:
+        arms = [name for asked in given.arms for name in SWEEPS.get(asked, [asked])]
+        baseline = build_config(given.study, given.preset)
+        units = list_units(baseline, arms, given.annotated, given.draws, given.seeds)
+        if given.dry_run:
+            print("\n".join(f"{unit.name:44} {'finished' if is_finished(unit, out) else 'waiting'}" for unit in units))
+            return 0
+        return 1 if run_arms(baseline, units, given.data, runs, out) else 0
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
