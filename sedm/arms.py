@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from safetensors.torch import save_file
 
-from sedm.config import PRESETS, Config, build_config, known_name
+from sedm.config import PRESETS, PRIORS, Config, build_config, known_name
 from sedm.data.tensors import PatchTensors, to_tensors
 from sedm.draws import STYLES, TRANSFERS, Draw, StudyData, load_study_data
 from sedm.evaluation import draw_unseen, measure_floors, measure_model
@@ -36,7 +36,6 @@ class Arm:
 
     kind: str  # "control": no generator; "part": one part of the method is missing; "sedm"; "bound": sees more
     synthetic: str = ""  # which pairs are added: a colour transfer of TRANSFERS, or generated ones in STYLES
-    layouts: str = "prior"  # of generated pairs; "pseudo": predicted on unannotated images
     share: float = 1.0  # of the synthetic pairs that is used
     augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
     unannotated: bool = False  # a mean teacher learns from the unannotated images
@@ -57,7 +56,7 @@ ARMS = {
     "sedm_filtered": Arm("sedm", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
     "sedm_augmented": Arm("sedm", "unannotated", augmented=True),
     "sedm_mean_teacher": Arm("sedm", "unannotated", augmented=True, unannotated=True),
-    "sedm_pseudo_layouts": Arm("sedm", "unannotated", "pseudo", augmented=True),
+    "sedm_pseudo_layouts": Arm("sedm", "unannotated", augmented=True, changes={"arms": {"layouts": "pseudo-layouts"}}),
     "transductive": Arm("bound", "transductive", augmented=True),
     "all_annotations": Arm("bound", augmented=True, all_masks=True),
 }
@@ -81,9 +80,9 @@ SWEEPS = {  # setting → arm → one value of it, all else as in the arms they 
     "synthetic_images": {
         f"synthetic_images_{percent}": replace(ARMS["sedm_augmented"], share=percent / 100) for percent in (12, 25, 50)
     },
-    "prior": {
-        f"{prior.replace(' ', '_')}_layouts": replace(ARMS["sedm_augmented"], changes={"layouts": {"prior": prior}})
-        for prior in ("empirical", "random field", "learned")
+    "layouts": {
+        f"{layouts.replace(' ', '_')}_layouts": replace(ARMS["sedm_augmented"], changes={"arms": {"layouts": layouts}})
+        for layouts in PRIORS
     },
     "aggregation": {
         f"{name}_aggregation": replace(ARMS["sedm_augmented"], changes={"model": {"aggregation": name}})
@@ -178,7 +177,7 @@ def run_arms(
 
         def finish(unit: Unit) -> str:
             config = unit.config
-            sections = {"data": config.data, "model": config.model, "layouts": config.layouts}
+            sections = {"data": config.data, "model": config.model, "arms": config.arms}
             key = unit.draw, *sections.values()
             if key not in draws:
                 draws[key] = Draw(replace(baseline, **sections), study, unit.draw, runs)
@@ -226,7 +225,7 @@ def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> PatchTensors | None
     """The pairs that an arm adds to the annotated ones; None where it adds none."""
     if not arm.synthetic:
         return None
-    pairs = draw.transfer(arm.synthetic) if arm.synthetic in TRANSFERS else draw.generate(arm.synthetic, arm.layouts)
+    pairs = draw.transfer(arm.synthetic) if arm.synthetic in TRANSFERS else draw.generate(arm.synthetic)
     pairs = pairs.select(range(round(arm.share * len(pairs.groups))))
     percentile = config.sampling.filter_percentile
     return draw.filtered(pairs, percentile) if percentile else pairs

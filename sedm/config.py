@@ -53,17 +53,21 @@ class DataConfig:
             raise ValueError(f"image_size={self.image_size}; it must be a multiple of 16")
 
 
+PRIORS = ("empirical", "random field", "learned")
+LAYOUT_SOURCES = (*PRIORS, "pseudo-layouts")  # the last are predicted on unannotated images
+
+
 @dataclass(frozen=True)
 class LayoutConfig:
     """Which prior draws the layouts that images are made for, and how priors are compared."""
 
-    prior: str = "empirical"  # "empirical", "random field" or "learned"
+    prior: str = "empirical"  # PRIORS
     n_compared: int = 200  # layouts of each prior in the fidelity table
     n_learning_steps: int = 300  # of the learned prior
 
     def __post_init__(self):
         _positive(self, "n_compared", "n_learning_steps")
-        known_name("prior", self.prior, ("empirical", "random field", "learned"))
+        known_name("prior", self.prior, PRIORS)
 
 
 AGGREGATIONS = ("mean", "max", "linear", "attention", "tokens")
@@ -209,12 +213,14 @@ class ArmConfig:
     n_draws: int = 1  # of annotated groups
     n_steps: int = 150  # of a segmentation network
     n_images: int = 256  # synthetic ones, of each source
+    layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
     colour_jitter: float = 0.2  # of the arms with colour augmentation; chosen on validation groups
     n_pretraining_steps: int = 0  # of one generator without any mask, where those of all draws start; 0 = no such start
     n_fine_tuning_steps: int = 0  # of a draw's generator after that
 
     def __post_init__(self):
         _positive(self, "n_draws", "n_steps", "n_images", "colour_jitter")
+        known_name("layouts", self.layouts, LAYOUT_SOURCES)
         if (self.n_pretraining_steps > 0) != (self.n_fine_tuning_steps > 0):
             raise ValueError(
                 f"n_pretraining_steps={self.n_pretraining_steps} with n_fine_tuning_steps={self.n_fine_tuning_steps}; "
@@ -285,7 +291,7 @@ PRESETS = {
         "model": ModelConfig((48, 96, 192)),
         "autoencoder": AutoencoderConfig(),
         "training": TrainingConfig(n_steps=8000, batch_size=8, warmup_steps=200, ema_decay=0.999),
-        "sampling": SamplingConfig(n_images=2000, n_steps=20),
+        "sampling": SamplingConfig(n_images=2000),  # 20 steps measured no better than 10 to 12
         "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, n_seeds=3),
         "arms": ArmConfig(2, n_steps=500, n_images=1000, n_pretraining_steps=3000, n_fine_tuning_steps=1500),
     },

@@ -39,7 +39,6 @@ from sedm.units import claim
 
 STYLES = ("unannotated", "annotated", "shuffled", "none", "transductive")
 TRANSFERS = {"reinhard": reinhard, "macenko": macenko}
-PRIORS = {"empirical": EmpiricalPrior, "random field": RandomFieldPrior}
 
 
 class StudyData(NamedTuple):
@@ -70,8 +69,8 @@ def load_study_data(config: Config, data: str | Path) -> StudyData:
 class Draw:
     """One draw of annotated groups.
 
-    Its number is the seed of all that is trained or drawn for it; draw 0 is that of the notebooks at seed 0. The network
-    that predicts masks and filters pairs is trained with colour augmentation: other groups have other stains.
+    Its number is the seed of all that is trained or drawn for it; draw 0 is that of the notebooks at seed 0. The
+    network that predicts masks and filters pairs is trained with colour augmentation: other groups have other stains.
 
     Args:
         config: ``data.n_annotated_groups`` groups are annotated.
@@ -114,15 +113,18 @@ class Draw:
         return SEDMPipeline.from_model(model)
 
     @cached_property
-    def prior(self) -> LayoutPrior:
-        """The layout prior, fitted on the masks of this draw."""
-        masks, kind = self.train.annotated().masks, self.config.layouts.prior
-        if kind == "learned":
-            n_steps = self.config.layouts.n_learning_steps
-            return LearnedPrior.fit(masks, self.classes, n_steps=n_steps, seed=self.number)
-        return PRIORS[kind].fit(masks, self.classes)
+    def layouts(self) -> LayoutPrior | GivenLayouts:
+        """Where the layouts of generated images come from: ``arms.layouts``, fitted on the masks of this draw."""
+        config, masks = self.config, self.train.annotated().masks
+        if config.arms.layouts == "pseudo-layouts":
+            rows = (~self.train.has_mask).nonzero().flatten().tolist()
+            return GivenLayouts(self.with_pseudo_layouts.masks[rows], list(map(str, rows)))
+        if config.arms.layouts == "learned":
+            return LearnedPrior.fit(masks, self.classes, n_steps=config.layouts.n_learning_steps, seed=self.number)
+        kinds = {"empirical": EmpiricalPrior, "random field": RandomFieldPrior}
+        return kinds[config.arms.layouts].fit(masks, self.classes)
 
-    def generate(self, styles: str, layouts: str = "prior") -> PatchTensors:
+    def generate(self, styles: str) -> PatchTensors:
         """``arms.n_images`` generated pairs of image and layout.
 
         Args:
@@ -130,18 +132,17 @@ class Draw:
                 that of one group. ``shuffled``: the same images as ``unannotated``, but the style of an image mixes
                 those of different groups. ``none``: the learned null style. ``transductive``: unannotated groups and
                 those of the test split.
-            layouts: ``prior``, or ``pseudo`` for those predicted on unannotated images.
 
         Raises:
-            ValueError: unknown names; an aggregation that cannot tell the null style, for ``none``.
+            ValueError: an aggregation that cannot tell the null style, for ``none``.
         """
         config, pipeline = self.config, self.generator
         bank, sampling = self._bank(styles), self._sampling
-        source = self.prior if layouts == "prior" else self._pseudo_layouts()
-        folder = self.folder / f"{styles}-{layouts}-{_short(sampling, config.layouts, weights_hash(pipeline))}"
-        with claim(self.folder / f"{styles}-{layouts}.lock", wait=True):
+        name = f"{styles}-{_short(sampling, config.arms.layouts, config.layouts, weights_hash(pipeline))}"
+        with claim(self.folder / f"{name}.lock", wait=True):
             pairing = Pairing(bank, sampling)
-            table = generate_patches(pipeline, source, bank, sampling, self.number, folder, pairing=pairing)
+            given = pipeline, self.layouts, bank, sampling, self.number, self.folder / name
+            table = generate_patches(*given, pairing=pairing)
         return to_tensors(table)
 
     def filtered(self, pairs: PatchTensors, percentile: float) -> PatchTensors:
@@ -166,10 +167,6 @@ class Draw:
         """Groups are chosen by the bank, and pairs filtered afterwards."""
         n_images = self.config.arms.n_images
         return replace(self.config.sampling, n_images=n_images, style_sources="all", filter_percentile=0.0)
-
-    def _pseudo_layouts(self) -> GivenLayouts:
-        rows = (~self.train.has_mask).nonzero().flatten().tolist()
-        return GivenLayouts(self.with_pseudo_layouts.masks[rows], list(map(str, rows)))
 
     def _bank(self, styles: str) -> StyleBank:
         """The styles that may be lent."""
