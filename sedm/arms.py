@@ -15,9 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors.torch import save_file
+from jaxtyping import UInt8
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from sedm.config import PRESETS, PRIORS, Config, build_config, known_name
+from sedm.config import LAYOUT_SOURCES, PRESETS, Config, build_config, known_name
 from sedm.data.tensors import PatchTensors, to_tensors
 from sedm.draws import STYLES, TRANSFERS, Draw, StudyData, load_study_data
 from sedm.evaluation import draw_unseen, measure_floors, measure_model
@@ -43,6 +45,7 @@ class Arm:
     changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
 
 
+PSEUDO = {"arms": {"layouts": "pseudo-layouts"}}
 ARMS = {
     "real": Arm("control"),
     "colour_augmentation": Arm("control", augmented=True),
@@ -60,36 +63,38 @@ ARMS = {
     "transductive": Arm("bound", "transductive", augmented=True),
     "all_annotations": Arm("bound", augmented=True, all_masks=True),
 }
-SWEEPS = {  # setting → arm → one value of it, all else as in the arms they are named after
+SWEPT = {  # setting → value → the arm with this value, all else alike
     "colour_jitter": {
-        f"colour_jitter_{percent}": Arm("control", changes={"segmentation": {"colour_jitter": percent / 100}})
-        for percent in (10, 20, 30, 40)
+        value: Arm("control", changes={"segmentation": {"colour_jitter": value}}) for value in (0.1, 0.2, 0.3, 0.4)
     },
     "synthetic_fraction": {
-        f"synthetic_fraction_{percent}": replace(
-            ARMS["sedm_augmented"], changes={"segmentation": {"synthetic_fraction": percent / 100}}
-        )
-        for percent in (20, 40, 60, 80)
+        value: replace(ARMS["sedm_augmented"], changes={"segmentation": {"synthetic_fraction": value}})
+        for value in (0.2, 0.4, 0.6, 0.8)
     },
     "consistency_weight": {
-        f"consistency_weight_{weight}": replace(
-            ARMS["mean_teacher"], changes={"segmentation": {"consistency_weight": float(weight)}}
-        )
-        for weight in (1, 3, 10, 30)
+        value: replace(ARMS["mean_teacher"], changes={"segmentation": {"consistency_weight": value}})
+        for value in (1.0, 3.0, 10.0, 30.0)
     },
-    "synthetic_images": {
-        f"synthetic_images_{percent}": replace(ARMS["sedm_augmented"], share=percent / 100) for percent in (12, 25, 50)
-    },
+    "share": {value: replace(ARMS["sedm_augmented"], share=value) for value in (0.125, 0.25, 0.5, 1.0)},
     "layouts": {
-        f"{layouts.replace(' ', '_')}_layouts": replace(ARMS["sedm_augmented"], changes={"arms": {"layouts": layouts}})
-        for layouts in PRIORS
+        value: replace(ARMS["sedm_augmented"], changes={"arms": {"layouts": value}}) for value in LAYOUT_SOURCES
     },
     "aggregation": {
-        f"{name}_aggregation": replace(ARMS["sedm_augmented"], changes={"model": {"aggregation": name}})
-        for name in ("max", "attention")
+        value: replace(ARMS["sedm_augmented"], changes={"model": {"aggregation": value}})
+        for value in ("mean", "max", "attention")
     },
 }
-EVERY_ARM = ARMS | {name: arm for arms in SWEEPS.values() for name, arm in arms.items()}
+SWEEPS = {  # setting → value → what the arm is called
+    setting: {value: f"{setting}_{value}".replace(" ", "_") for value in arms} for setting, arms in SWEPT.items()
+}
+EVERY_ARM = ARMS | {SWEEPS[setting][value]: arm for setting, arms in SWEPT.items() for value, arm in arms.items()}
+
+
+IGNORED = tuple(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")) + (
+    "layouts.prior",
+    "layouts.n_compared",
+)
+"""Settings that say which units there are, or concern other notebooks; no unit depends on them."""
 
 
 class Unit(NamedTuple):
@@ -190,7 +195,7 @@ def run_arms(
 
         return finish
 
-    return finish_units(units, prepare, runs, out)
+    return finish_units(units, prepare, runs, out, IGNORED)
 
 
 def run_unit(unit: Unit, draw: Draw, study: StudyData, out: Path) -> dict[str, float]:
@@ -219,6 +224,15 @@ def run_unit(unit: Unit, draw: Draw, study: StudyData, out: Path) -> dict[str, f
     values |= {"data": study.checksum, "n_real": len(given[0].groups), "scores": scores}
     results.save_values(unit.name, values | {"n_synthetic": 0 if synthetic is None else len(synthetic.groups)})
     return means
+
+
+def load_predictions(runs: Path, arm: str, n_annotated: int, draw: int, seed: int = 0) -> UInt8[Tensor, "n h w"]:
+    """What the network of one unit says of the images of the test split.
+
+    Raises:
+        FileNotFoundError: the unit was not run with this folder of runs.
+    """
+    return load_file(runs / "predictions" / f"{arm}-n{n_annotated}-draw{draw}-seed{seed}.safetensors")["predictions"]
 
 
 def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> PatchTensors | None:
@@ -265,11 +279,15 @@ def main(arguments: list[str] | None = None) -> int:
     runs = given.runs or Path("data/runs", given.study, given.preset, "arms")
     out = given.out or runs / "units"
     try:
-        arms = [name for asked in given.arms for name in SWEEPS.get(asked, [asked])]
+        arms = [name for asked in given.arms for name in SWEEPS.get(asked, {0: asked}).values()]
         baseline = build_config(given.study, given.preset)
         units = list_units(baseline, arms, given.annotated, given.draws, given.seeds)
         if given.dry_run:
-            print("\n".join(f"{unit.name:44} {'finished' if is_finished(unit, out) else 'waiting'}" for unit in units))
+            print(
+                "\n".join(
+                    f"{unit.name:44} {'finished' if is_finished(unit, out, IGNORED) else 'waiting'}" for unit in units
+                )
+            )
             return 0
         return 1 if run_arms(baseline, units, given.data, runs, out) else 0
     except ValueError as error:

@@ -7,15 +7,15 @@ seeds matter is told apart from them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from sedm.config import CONTROLS
 from sedm.statistics import compare_groups, holm, summarise_groups
 
 COLUMNS = ["arm", "n_annotated", "draw", "seed", "split", "group", "iou", "dice"]
-CONTROLS = ("real", "colour_augmentation", "reinhard", "macenko", "mean_teacher")  # fair: they need no generator
 BOUND = "all_annotations"  # sees all masks, whatever the draw
 
 
@@ -74,6 +74,7 @@ def compare_arms(
 ) -> pd.DataFrame:
     """One row an arm, the best first: what `summarise_groups` and `compare_groups` with the control say, and more.
 
+    ``ci_low`` and ``ci_high`` belong to ``mean_difference``, ``mean_low`` and ``mean_high`` to ``mean``.
     ``p_adjusted`` is ``wilcoxon_p`` after Holm's correction for all arms in the table, but those that see more than
     the others may (`BOUND`) and the control. ``seed_sd`` is the standard deviation of the mean score over seeds of the
     same draw (root mean square over draws), ``draw_sd`` that over draws of their means over seeds; ``n_units`` counts.
@@ -97,19 +98,65 @@ def compare_arms(
             "n_units": len(means),
         }
         compared = {} if arm == control else compare_groups(by_group[arm], by_group[control], seed)
-        rows[arm] = {**summarise_groups(by_group[arm], seed), **_renamed(compared), **spread}
+        summary = summarise_groups(by_group[arm], seed)
+        summary |= {"mean_low": summary.pop("ci_low"), "mean_high": summary.pop("ci_high")}
+        rows[arm] = summary | compared | spread
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
     tested = table["wilcoxon_p"].drop(BOUND, errors="ignore").dropna()
     table["p_adjusted"] = pd.Series(holm(tested.to_dict()), dtype=float)
     return table.rename_axis("arm")
 
 
+def curve(scores: pd.DataFrame, points: Mapping[float, tuple[str, int]], seed: int = 0) -> pd.DataFrame:
+    """The mean test IoU over groups with its interval: one row a point, columns ``mean, low, high``.
+
+    Args:
+        points: where on the axis → (arm, count of annotated groups); points without a unit are left out.
+        seed: of the bootstraps.
+
+    >>> rows = [("real", n, 0, 0, "test", group, n / 10, 0.0) for n in (4, 8) for group in "ab"]
+    >>> curve(pd.DataFrame(rows, columns=COLUMNS), {4: ("real", 4), 8: ("real", 8), 16: ("real", 16)})["mean"].to_dict()
+    {4: 0.4, 8: 0.8}
+    """
+    rows = {}
+    for x, (arm, n_annotated) in points.items():
+        by_group = group_scores(scores, n_annotated)
+        if arm in by_group:
+            summary = summarise_groups(by_group[arm], seed)
+            rows[x] = {"mean": summary["mean"], "low": summary["ci_low"], "high": summary["ci_high"]}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def describe_finding(table: pd.DataFrame, control: str, arm: str) -> str:
+    """One paragraph on what `compare_arms` found of ``arm``: mean, difference, spread between groups, and a verdict."""
+    ours, theirs = table.loc[arm], table.loc[control]
+    verdict = "cannot be told from it"
+    if ours["ci_low"] > 0:
+        verdict = "is better"
+    elif ours["ci_high"] < 0:
+        verdict = "is worse"
+    return (
+        f"Over {ours['n_groups']:.0f} test groups, `{arm}` {verdict}, compared with the strongest control, `{control}`: "
+        f"a mean IoU of {ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of {ours['mean_difference']:+.3f} "
+        f"[{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], p = {ours['p_adjusted']:.2g} after Holm's correction. "
+        f"The spread between groups is {ours['sd_ratio']:.2f} times that of the control "
+        f"[{ours['sd_ratio_low']:.2f}, {ours['sd_ratio_high']:.2f}], the worst group {ours['worst']:.3f} against "
+        f"{theirs['worst']:.3f}. Another seed moves a mean by {ours['seed_sd']:.3f}, another draw by {ours['draw_sd']:.3f}."
+    )
+
+
+def unit_facts(folder: str | Path) -> list[dict]:
+    """One entry a unit: arm, draw, seed, the test IoU of each group, and the run that made it."""
+    facts = []
+    for path in sorted(Path(folder).glob("values_*.json")):
+        stored = json.loads(path.read_text())
+        unit, run = stored["values"], stored["run"]
+        kept = {key: unit[key] for key in (*COLUMNS[:4], "n_real", "n_synthetic", "data")}
+        kept |= {key: run[key] for key in ("commit", "device", "seconds")}
+        facts.append(kept | {"iou": unit["scores"]["test"]["iou"]})
+    return facts
+
+
 def _choose(scores: pd.DataFrame, n_annotated: int, split: str) -> pd.DataFrame:
     fits = (scores["n_annotated"] == n_annotated) | (scores["arm"] == BOUND)
     return scores[fits & (scores["split"] == split)]
-
-
-def _renamed(compared: dict) -> dict:
-    """The interval of a difference must not be taken for that of the mean."""
-    names = {"ci_low": "difference_low", "ci_high": "difference_high"}
-    return {names.get(key, key): value for key, value in compared.items() if key != "n_groups"}

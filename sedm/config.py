@@ -206,10 +206,23 @@ class SegmentationConfig:
             raise ValueError(f"synthetic_fraction={self.synthetic_fraction}; it must lie in [0, 1]")
 
 
+CONTROLS = ("real", "colour_augmentation", "reinhard", "macenko", "mean_teacher")  # need no generator
+COMPARED = (
+    *CONTROLS,
+    *("no_style", "shuffled_styles", "annotated_styles"),
+    *("sedm", "sedm_filtered", "sedm_augmented", "sedm_mean_teacher", "sedm_pseudo_layouts"),
+    *("transductive", "all_annotations"),
+)
+
+
 @dataclass(frozen=True)
 class ArmConfig:
     """How ways to train a segmentation network are compared (`sedm.arms`)."""
 
+    compared: tuple[str, ...]  # arms
+    swept: tuple[str, ...] = ()  # settings of which several values are compared as well
+    label_counts: tuple[int, ...] = ()  # of annotated groups, on the curve of the arms ``by_labels``
+    by_labels: tuple[str, ...] = ("real", "colour_augmentation")
     n_draws: int = 1  # of annotated groups
     n_steps: int = 150  # of a segmentation network
     n_images: int = 256  # synthetic ones, of each source
@@ -242,7 +255,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-    arms: ArmConfig = field(default_factory=ArmConfig)
+    arms: ArmConfig = field(default_factory=lambda: ArmConfig(CONTROLS))
 
     def __post_init__(self):
         if self.model.autoencoder and (self.training.symmetries != "none" or self.training.colour_jitter):
@@ -273,7 +286,7 @@ PRESETS = {
         "training": TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=3),
         "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
         "segmentation": SegmentationConfig(channels=(8, 16), n_steps=6, batch_size=8, n_seeds=1),
-        "arms": ArmConfig(n_steps=6, n_images=12),
+        "arms": ArmConfig(("real", "colour_augmentation", "sedm"), n_steps=6, n_images=12),
     },
     "quick": {  # what a newcomer runs first, in minutes on two CPU cores
         "data": DataConfig(),
@@ -283,7 +296,9 @@ PRESETS = {
         "training": TrainingConfig(),
         "sampling": SamplingConfig(),
         "segmentation": SegmentationConfig(),
-        "arms": ArmConfig(),
+        "arms": ArmConfig(
+            (*CONTROLS, "shuffled_styles", "sedm", "sedm_augmented", "all_annotations"), label_counts=(2, 6, 12)
+        ),
     },
     "full": {  # the honest experiment, in hours on CPU cores or half an hour on a GPU
         "data": DataConfig(64, 60, 8, 24, 24, n_shifted_groups=12),
@@ -293,7 +308,16 @@ PRESETS = {
         "training": TrainingConfig(n_steps=8000, batch_size=8, warmup_steps=200, ema_decay=0.999),
         "sampling": SamplingConfig(n_images=2000),  # 20 steps measured no better than 10 to 12
         "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, n_seeds=3),
-        "arms": ArmConfig(2, n_steps=500, n_images=1000, n_pretraining_steps=3000, n_fine_tuning_steps=1500),
+        "arms": ArmConfig(
+            COMPARED,
+            swept=("colour_jitter", "synthetic_fraction", "consistency_weight", "share", "layouts"),
+            label_counts=(4, 8, 16, 204),
+            n_draws=2,
+            n_steps=500,
+            n_images=1000,
+            n_pretraining_steps=3000,
+            n_fine_tuning_steps=1500,
+        ),
     },
     "paper": {  # the reference's scale: 512 px, latents, a Swin-V2 encoder, several GPUs; never run so far
         "data": DataConfig(512, 60, 8, 24, 24, n_shifted_groups=12),
@@ -314,7 +338,14 @@ PRESETS = {
         ),
         "sampling": SamplingConfig(n_images=20_000, n_steps=20, n_style_images=4),
         "segmentation": SegmentationConfig("segformer_b2", n_steps=10_000, batch_size=16, n_seeds=3),
-        "arms": ArmConfig(3, n_steps=10_000, n_images=20_000, n_pretraining_steps=40_000, n_fine_tuning_steps=20_000),
+        "arms": ArmConfig(
+            COMPARED,
+            n_draws=3,
+            n_steps=10_000,
+            n_images=20_000,
+            n_pretraining_steps=40_000,
+            n_fine_tuning_steps=20_000,
+        ),
     },
 }
 """Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""
