@@ -90,9 +90,9 @@ SWEEPS = {  # setting → value → what the arm is called
 EVERY_ARM = ARMS | {SWEEPS[setting][value]: arm for setting, arms in SWEPT.items() for value, arm in arms.items()}
 
 
-IGNORED = tuple(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")) + (
-    "layouts.prior",
-    "layouts.n_compared",
+IGNORED = (
+    *(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")),
+    *("layouts.prior", "layouts.n_compared"),
 )
 """Settings that say which units there are, or concern other notebooks; no unit depends on them."""
 

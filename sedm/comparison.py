@@ -102,8 +102,8 @@ def compare_arms(
         summary |= {"mean_low": summary.pop("ci_low"), "mean_high": summary.pop("ci_high")}
         rows[arm] = summary | compared | spread
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
-    tested = table["wilcoxon_p"].drop(BOUND, errors="ignore").dropna()
-    table["p_adjusted"] = pd.Series(holm(tested.to_dict()), dtype=float)
+    tested = table.drop(index=[control, BOUND], errors="ignore")
+    table["p_adjusted"] = pd.Series(holm(tested["wilcoxon_p"].to_dict()) if len(tested) else {}, dtype=float)
     return table.rename_axis("arm")
 
 
@@ -136,12 +136,13 @@ def describe_finding(table: pd.DataFrame, control: str, arm: str) -> str:
     elif ours["ci_high"] < 0:
         verdict = "is worse"
     return (
-        f"Over {ours['n_groups']:.0f} test groups, `{arm}` {verdict}, compared with the strongest control, `{control}`: "
-        f"a mean IoU of {ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of {ours['mean_difference']:+.3f} "
-        f"[{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], p = {ours['p_adjusted']:.2g} after Holm's correction. "
-        f"The spread between groups is {ours['sd_ratio']:.2f} times that of the control "
+        f"Over {ours['n_groups']:.0f} test groups, `{arm}` {verdict}, compared with the strongest control, "
+        f"`{control}`: a mean IoU of {ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of "
+        f"{ours['mean_difference']:+.3f} [{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], p = {ours['p_adjusted']:.2g} "
+        f"after Holm's correction. The spread between groups is {ours['sd_ratio']:.2f} times that of the control "
         f"[{ours['sd_ratio_low']:.2f}, {ours['sd_ratio_high']:.2f}], the worst group {ours['worst']:.3f} against "
-        f"{theirs['worst']:.3f}. Another seed moves a mean by {ours['seed_sd']:.3f}, another draw by {ours['draw_sd']:.3f}."
+        f"{theirs['worst']:.3f}. Another seed moves a mean by {ours['seed_sd']:.3f}, another draw by "
+        f"{ours['draw_sd']:.3f}."
     )
 
 

@@ -1,0 +1,181 @@
+"""Arms compared: by hand, against scipy, and on data where an effect was planted and where none was."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import wilcoxon
+
+from sedm.colour_transfer import reinhard
+from sedm.comparison import (
+    BOUND,
+    COLUMNS,
+    compare_arms,
+    curve,
+    describe_finding,
+    group_scores,
+    read_scores,
+    strongest_control,
+    unit_facts,
+)
+from sedm.config import SegmentationConfig
+from sedm.data.tensors import to_tensors
+from sedm.data.tissue import make_tissue
+from sedm.draws import transfer_colours
+from sedm.segment import predict, train_segmenter
+from sedm.statistics import compare_groups, holm, score_groups
+
+
+def make_scores(means, n_groups=12, draws=(0, 1), seeds=(0, 1, 2), noise=0.02, validation=None):
+    """Scores of arms around their means: groups differ alike in all arms, draws, seeds and single scores at random."""
+    rng = np.random.default_rng(0)
+    groups = {f"case-{i}": value for i, value in enumerate(rng.normal(0, 0.08, n_groups))}
+    rows = []
+    for split, centres in (("test", means), ("validation", validation or means)):
+        for arm, mean in centres.items():
+            for draw in draws:
+                for seed in seeds:
+                    for group, offset in groups.items():
+                        iou = mean + offset + 0.01 * draw + rng.normal(0, noise)
+                        rows.append((arm, 8, draw, seed, split, f"{split}-{group}", iou, 2 * iou / (1 + iou)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+# ---------------------------------------------------------------------------------------------- the numbers
+
+
+def test_a_group_scores_the_mean_over_its_draws_and_seeds():
+    scores = make_scores({"real": 0.7, "sedm": 0.8})
+    found = group_scores(scores, 8)
+    picked = scores.query("arm == 'sedm' and group == 'test-case-3'")
+    assert len(picked) == 6
+    assert found.loc["test-case-3", "sedm"] == pytest.approx(picked["iou"].mean())
+    assert list(found.columns) == ["real", "sedm"]
+    assert group_scores(scores, 8, measure="dice").loc["test-case-3", "sedm"] == pytest.approx(picked["dice"].mean())
+
+
+def test_units_of_another_count_of_annotated_groups_stay_out_but_not_those_that_see_all_masks():
+    scores = make_scores({"real": 0.7, BOUND: 0.9})
+    other = scores.assign(n_annotated=4, iou=0.0)
+    assert group_scores(pd.concat([scores, other[other["arm"] == "real"]]), 8)["real"].mean() > 0.5
+    assert BOUND in group_scores(pd.concat([other[other["arm"] == "real"], scores]), 4)
+
+
+def test_a_group_that_no_unit_could_score_has_no_score():
+    scores = make_scores({"real": 0.7, "sedm": 0.8})
+    scores.loc[(scores["group"] == "test-case-0") & (scores["arm"] == "sedm"), "iou"] = np.nan
+    assert np.isnan(group_scores(scores, 8).loc["test-case-0", "sedm"])
+    assert compare_arms(scores, "real", 8).loc["sedm", "n_groups"] == 11
+
+
+def test_validation_groups_choose_the_control():
+    validation = {"real": 0.7, "macenko": 0.9, "sedm": 0.95}
+    scores = make_scores({"real": 0.9, "macenko": 0.6, "sedm": 0.8}, validation=validation)
+    assert strongest_control(scores, 8) == "macenko"
+    assert strongest_control(scores, 8, among=["real"]) == "real"
+    with pytest.raises(ValueError, match="no unit of reinhard with 8 annotated groups"):
+        strongest_control(scores, 8, among=["reinhard"])
+
+
+def test_a_comparison_says_what_scipy_says_of_the_means_of_groups():
+    scores = make_scores({"real": 0.7, "sedm": 0.72, "no_style": 0.69, BOUND: 0.9})
+    table, by_group = compare_arms(scores, "real", 8), group_scores(scores, 8)
+    difference = by_group["sedm"] - by_group["real"]
+    assert table.loc["sedm", "mean_difference"] == pytest.approx(difference.mean())
+    assert table.loc["sedm", "wilcoxon_p"] == pytest.approx(wilcoxon(difference).pvalue)
+    assert table.loc["sedm", "sd_ratio"] == pytest.approx(by_group["sedm"].std() / by_group["real"].std())
+    low, high = (compare_groups(by_group["sedm"], by_group["real"], 0)[key] for key in ("ci_low", "ci_high"))
+    assert (table.loc["sedm", "ci_low"], table.loc["sedm", "ci_high"]) == (low, high)
+    assert list(table.index) == [BOUND, "sedm", "real", "no_style"]
+    assert table.loc["real", ["mean_difference", "p_adjusted"]].isna().all()
+
+
+def test_holm_counts_the_arms_but_not_the_ceiling():
+    table = compare_arms(make_scores({"real": 0.7, "sedm": 0.72, "no_style": 0.7, BOUND: 0.9}), "real", 8)
+    wanted = holm(table.loc[["sedm", "no_style"], "wilcoxon_p"].to_dict())
+    assert table["p_adjusted"].dropna().to_dict() == pytest.approx(wanted)
+
+
+def test_spread_over_seeds_and_over_draws_are_told_apart():
+    scores = make_scores({"real": 0.7}, noise=0.0)
+    scores["iou"] = 0.5 + 0.1 * scores["draw"] + 0.01 * scores["seed"]
+    row = compare_arms(scores, "real", 8).loc["real"]
+    assert row["seed_sd"] == pytest.approx(0.01)
+    assert row["draw_sd"] == pytest.approx(0.1 / 2**0.5)
+    assert row["n_units"] == 6
+
+
+def test_a_curve_has_a_point_where_there_are_units():
+    scores = make_scores({"real": 0.7})
+    table = curve(scores, {4: ("real", 4), 8: ("real", 8)})
+    assert list(table.index) == [8]
+    assert table.loc[8, "low"] < table.loc[8, "mean"] == pytest.approx(group_scores(scores, 8)["real"].mean())
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"), [(0.76, "is better"), (0.7, "cannot be told from it"), (0.64, "is worse")]
+)
+def test_the_finding_is_worded_by_the_interval(ours, verdict):
+    table = compare_arms(make_scores({"real": 0.7, "sedm": ours}, noise=0.03), "real", 8)
+    assert f"`sedm` {verdict}, compared with the strongest control, `real`" in describe_finding(table, "real", "sedm")
+
+
+# ------------------------------------------------------------------------------------------------ the files
+
+
+def write_unit(folder, seed, data="abc", iou=0.5):
+    unit = {"arm": "real", "n_annotated": 8, "draw": 0, "seed": seed, "data": data, "n_real": 3, "n_synthetic": 0}
+    unit["scores"] = {split: {key: {"case-a": iou, "case-b": None} for key in ("iou", "dice")} for split in ("test",)}
+    stored = {"values": unit, "run": {"commit": "0" * 40, "device": "CPU", "seconds": 1.0}}
+    (folder / f"values_real-n8-draw0-seed{seed}.json").write_text(json.dumps(stored))
+
+
+def test_units_are_read_as_they_were_written(tmp_path):
+    write_unit(tmp_path, 0, iou=0.4)
+    write_unit(tmp_path, 1, iou=0.6)
+    scores = read_scores(tmp_path)
+    assert list(scores.columns) == COLUMNS
+    assert scores.query("group == 'case-a'")["iou"].tolist() == [0.4, 0.6]
+    assert scores.query("group == 'case-b'")["iou"].isna().all()
+    assert [(unit["seed"], unit["iou"]["case-a"]) for unit in unit_facts(tmp_path)] == [(0, 0.4), (1, 0.6)]
+
+
+def test_no_units_and_units_of_different_data_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no values_\*.json; python -m sedm.arms writes them"):
+        read_scores(tmp_path)
+    write_unit(tmp_path, 0)
+    write_unit(tmp_path, 1, data="other")
+    with pytest.raises(ValueError, match="units of different data"):
+        read_scores(tmp_path)
+
+
+# ------------------------------------------------------------------------- a planted effect, a planted null
+
+
+def scores_of_an_arm(real, test, synthetic):
+    config = SegmentationConfig(channels=(8, 16, 32), n_steps=120, batch_size=16, synthetic_fraction=0.5)
+    network = train_segmenter(real, config, 3, seed=0, synthetic=synthetic, progress=False)
+    return score_groups(predict(network, test.images), test.masks, test.groups, 3).set_index("group")["mean_iou"]
+
+
+@pytest.mark.parametrize("planted", [True, False])
+def test_a_planted_shift_of_style_is_found_and_none_is_found_where_there_is_none(planted):
+    """The same tissue in one patient's colours; planted: unannotated and test patients are stained otherwise."""
+    real, others, test = (
+        to_tensors(make_tissue(n, 6, image_size=32, seed=0, first_patient=first))
+        for n, first in ((3, 0), (4, 3), (12, 7))
+    )
+    wanted = real.images[:6]
+    real, others, test = (
+        one._replace(images=torch.cat([reinhard(image[None], wanted) for image in one.images]))
+        for one in (real, others, test)
+    )
+    if planted:
+        others, test = (one._replace(images=one.images.flip(1)) for one in (others, test))
+    synthetic = transfer_colours(real, others, reinhard, n_images=48, seed=0)
+    control, arm = scores_of_an_arm(real, test, None), scores_of_an_arm(real, test, synthetic)
+    found = compare_groups(arm, control, seed=0)
+    assert (found["ci_low"] > 0) == planted
+    assert (found["wilcoxon_p"] < 0.05) == planted
