@@ -9,6 +9,7 @@ from sedm.figures.charts import (
     sweep_plot,
     table_plot,
 )
+from sedm.figures.comparisons import arms_strip_plot, curves_plot, forest_plot, predictions_grid
 from sedm.figures.grids import (
     CLASS_COLOURS,
     UNKNOWN_COLOUR,
@@ -28,12 +29,16 @@ __all__ = [
     "UNKNOWN_COLOUR",
     "ablation_plot",
     "agreement_plot",
+    "arms_strip_plot",
     "colour_layout",
     "crossing_grid",
+    "curves_plot",
+    "forest_plot",
     "image_grid",
     "paired_grid",
     "paired_groups_plot",
     "pairs_grid",
+    "predictions_grid",
     "sample_history",
     "scatter_by_group",
     "scored_grid",

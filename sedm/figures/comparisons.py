@@ -1,0 +1,200 @@
+"""Figures of a segmentation ablation: its arms are recipes to train a segmenter, its groups are patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Integer, UInt8
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, NullLocator
+from torch import Tensor
+
+from sedm.figures.grids import CLASS_COLOURS, UNKNOWN_COLOUR, colour_layout, image_grid
+
+COLOURS = ("#4d4d4d", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, and a grey
+MARKERS = "osD^vPX*"  # one more than the colours: pairs repeat late
+KINDS = ("control", "ours", "remedy", "reference")  # these have the same colour in every figure
+KEY = {"frameon": False, "fontsize": "small", "handlelength": 1.4, "columnspacing": 1.2}
+UNKNOWN = 255  # as in sedm.data.patches, repeated: figures stand alone
+SIGNIFICANT = 0.05
+SHADE = 0.35  # of the brightness is left where a prediction is wrong: seen without telling colours apart
+
+
+def forest_plot(comparisons: pd.DataFrame, control: str, xlabel: str) -> Figure:
+    """A figure with a row an arm: its mean difference from the control, the 95 % interval, both as numbers beside it.
+
+    A dot is filled where the adjusted p is below 0.05. Numbers that are NaN are left out.
+
+    Args:
+        comparisons: one row an arm, the first at the top; columns ``mean_difference, ci_low, ci_high, p_adjusted`` and,
+            if rows are to be coloured, ``kind``.
+        control: the arm that all were compared with.
+        xlabel: what differs.
+
+    >>> row = {"mean_difference": [0.012], "ci_low": [0.004], "ci_high": [0.02], "p_adjusted": [0.03]}
+    >>> figure = forest_plot(pd.DataFrame(row, index=["more_colour"]), control="plain", xlabel="IoU")
+    >>> [text.get_text() for text in figure.axes[0].texts][-2:]
+    ['+0.012 [0.004, 0.020]', '0.030']
+    """
+    numbers = comparisons[["mean_difference", "ci_low", "ci_high", "p_adjusted"]].astype(float)
+    kinds = [str(kind) for kind in comparisons.get("kind", [KINDS[0]] * len(comparisons))]
+    palette, tested = _palette(kinds), numbers["p_adjusted"].notna().any()
+    figure, axis = plt.subplots(figsize=(6.8, 1.1 + 0.27 * len(numbers)), layout="constrained")
+    axis.axvline(0, color="0.6", linewidth=1, zorder=0)
+    words = [("mean [95 % interval]", "adjusted p" if tested else "")]
+    for place, (kind, (mean, low, high, p)) in enumerate(zip(kinds, numbers.to_numpy(), strict=True)):
+        colour = palette[kind]
+        axis.hlines(place, low, high, color=colour, linewidth=1.6)
+        inside = colour if p < SIGNIFICANT else "white"
+        axis.scatter(mean, place, s=28, facecolor=inside, edgecolor=colour, linewidth=1.4, zorder=2)
+        words.append((_interval_text(mean, low, high), "" if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else "< 0.001"))
+    for place, texts in enumerate(words, start=-1):
+        for text, offset in zip(texts, (10, 144), strict=True):  # points from the panel's right side
+            side = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center_baseline"}
+            axis.annotate(text, (1, place), (offset, 0), **side)
+    axis.set(xlabel=f"{xlabel}: difference from “{_words(control)}”", ylim=(len(numbers) - 0.4, -1.4))
+    axis.set_yticks(range(len(numbers)), [_words(arm) for arm in numbers.index])
+    axis.tick_params(axis="y", length=0)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.spines["left"].set_visible(False)
+    handles = [Line2D([], [], color=palette[kind], label=_words(kind)) for kind in palette if "kind" in comparisons]
+    if tested:
+        dot = {"color": COLOURS[0], "marker": "o", "linestyle": ""}
+        handles.append(Line2D([], [], **dot, label=f"adjusted p < {SIGNIFICANT}"))
+        handles.append(Line2D([], [], **dot, markerfacecolor="white", label="otherwise"))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), **KEY)
+    return figure
+
+
+def arms_strip_plot(scores: pd.DataFrame, ylabel: str, highlighted: int = 3) -> Figure:
+    """A figure with a column of points for each arm, one point a group, and mean ± SD between groups beside it.
+
+    A thin line joins the points of a group; it has a gap where an arm lacks the group's score.
+
+    Args:
+        scores: one row a group, one column an arm; NaN where there is no score.
+        highlighted: how many groups, those with the lowest scores in the first arm, have a colour and are named.
+
+    >>> scores = pd.DataFrame({"real": [0.5, 0.7], "both": [0.6, 0.8]}, index=["patient-1", "patient-2"])
+    >>> figure = arms_strip_plot(scores, ylabel="IoU", highlighted=1)
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['patient-1', 'mean ± SD\\nbetween groups']
+    """
+    figure, axis = plt.subplots(figsize=(2.6 + 0.6 * scores.shape[1], 3.8), layout="constrained")
+    places = np.arange(scores.shape[1])
+    worst = list(scores.iloc[:, 0].nsmallest(highlighted).index)
+    for group, values in scores.drop(index=worst).iterrows():
+        axis.plot(places, values, color="0.75", linewidth=0.6, marker="o", markersize=3, label=f"_{group}")
+    for number, group in enumerate(worst):
+        look = {"color": COLOURS[1:][number % len(COLOURS[1:])], "marker": MARKERS[number % len(MARKERS)]}
+        axis.plot(places, scores.loc[group], **look, linewidth=1.3, markersize=4.5, label=str(group), zorder=3)
+    beside, means, spreads = places + 0.22, scores.mean(), scores.std(ddof=1)
+    black = {"color": "black", "elinewidth": 1.6, "markersize": 8, "markeredgewidth": 2, "zorder": 4}
+    axis.errorbar(beside, means, spreads, fmt="_", **black, label="mean ± SD\nbetween groups")
+    axis.set(ylabel=ylabel, xlim=(-0.4, places[-1] + 0.5))
+    slanted = {"rotation": 35, "rotation_mode": "anchor", "ha": "right"}  # long names of narrow columns do not touch
+    axis.set_xticks(places, [_words(arm) for arm in scores], **slanted)
+    figure.legend(loc="outside right upper", **KEY)
+    return figure
+
+
+def curves_plot(
+    curves: dict[str, pd.DataFrame], xlabel: str, ylabel: str, log_x: bool = False, ceiling: float | None = None
+) -> Figure:
+    """A figure with a curve for each arm: means over groups, joined, with their 95 % intervals.
+
+    Curves are moved sideways, by less than a marker each, so that intervals do not hide each other.
+
+    Args:
+        curves: arm → one row a point, the index its x (above 0 if ``log_x``); columns ``mean, low, high``.
+        ceiling: what is reached with all annotations.
+
+    Raises:
+        ValueError: an x that a logarithmic axis does not have.
+
+    >>> curve = pd.DataFrame({"mean": [0.5, 0.7], "low": [0.4, 0.6], "high": [0.6, 0.8]}, index=[1, 10])
+    >>> figure = curves_plot({"real_only": curve}, "annotated patients", "IoU", log_x=True, ceiling=0.8)
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['real only', 'all annotations']
+    """
+    figure, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+    forward, back = (np.log, np.exp) if log_x else (np.asarray, np.asarray)
+    xs = np.unique(np.concatenate([curve.index.to_numpy(float) for curve in curves.values()]))
+    if log_x and xs[0] <= 0:
+        raise ValueError(f"x = {xs[0]:g} has no place on a logarithmic axis")
+    steps = np.diff(forward(xs)) if len(xs) > 1 else np.ones(1)
+    shift = min(0.012 * steps.sum(), 0.5 * steps.min() / len(curves))
+    for number, (arm, curve) in enumerate(curves.items()):
+        x = back(forward(curve.index.to_numpy(float)) + shift * (number - (len(curves) - 1) / 2))
+        look = {"color": COLOURS[number % len(COLOURS)]}
+        axis.vlines(x, curve["low"], curve["high"], **look, linewidth=1.2, alpha=0.7)
+        look |= {"linewidth": 1.5, "marker": MARKERS[number % len(MARKERS)], "markersize": 4.5}
+        axis.plot(x, curve["mean"], **look, label=_words(arm))
+    if ceiling is not None:
+        axis.axhline(ceiling, color="0.3", linewidth=1.2, linestyle=":", label="all annotations")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    if log_x:
+        axis.set_xscale("log")
+        axis.set_xticks(xs, [f"{x:g}" for x in xs])
+        axis.xaxis.set_minor_locator(NullLocator())
+    figure.legend(loc="outside right upper", **KEY)
+    return figure
+
+
+def predictions_grid(
+    images: UInt8[Tensor, "n 3 h w"],
+    masks: Integer[Tensor, "n h w"],
+    predictions: dict[str, Integer[Tensor, "n h w"]],
+    classes: Sequence[str],
+    titles: Sequence[str] | None,
+) -> Figure:
+    """A figure with a column an example: its image, its mask, then each prediction, darkened where it is wrong.
+
+    Args:
+        masks: class indices, or 255 where nobody annotated; nothing is wrong there.
+        predictions: the row's name → class indices.
+        classes: names of the classes.
+        titles: a line above each example.
+
+    >>> masks = torch.tensor([[[0, 1]]])
+    >>> figure = predictions_grid(masks[:, None].byte().repeat(1, 3, 1, 1), masks, {"real": masks}, ["no", "yes"], None)
+    >>> [axis.get_ylabel() for axis in figure.axes]
+    ['image', 'mask', 'real']
+    """
+    rows = [images, colour_layout(masks.byte())]
+    for predicted in predictions.values():
+        wrong = (predicted != masks) & (masks != UNKNOWN)
+        picture = colour_layout(predicted.byte())
+        rows.append(torch.where(wrong[:, None], picture.float() * SHADE, picture).byte())
+    labels = ["image", "mask", *map(_words, predictions)]
+    figure = image_grid(torch.cat(rows), len(images), row_labels=labels, column_labels=titles or (), size=1.4)
+    handles = [Patch(color=CLASS_COLOURS[number] / 255, label=_words(name)) for number, name in enumerate(classes)]
+    if (masks == UNKNOWN).any():
+        handles.append(Patch(color=np.divide(UNKNOWN_COLOUR, 255), label="not annotated"))
+    handles.append(Patch(color=SHADE * CLASS_COLOURS[0] / 255, label="darkened: wrong"))
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.04 / len(rows))}
+    figure.legend(handles=handles, ncols=len(handles), **KEY, **place)
+    return figure
+
+
+def _words(name: str) -> str:
+    return str(name).replace("_", " ")
+
+
+def _interval_text(mean: float, low: float, high: float) -> str:
+    """What a reader sees of a mean and its interval; a dash if there is no mean."""
+    interval = "" if np.isnan([low, high]).any() else f" [{low:z.3f}, {high:z.3f}]"
+    return "–" if np.isnan(mean) else f"{mean:+z.3f}{interval}".replace("-", "−")
+
+
+def _palette(kinds: Sequence[str]) -> dict[str, str]:
+    """The colour of each kind, in the order of their appearance."""
+    known = [*KINDS, *(kind for kind in dict.fromkeys(kinds) if kind not in KINDS)]
+    return {kind: COLOURS[known.index(kind) % len(COLOURS)] for kind in dict.fromkeys(kinds)}
