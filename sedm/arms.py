@@ -36,7 +36,7 @@ from sedm.units import claim, finish_units, is_finished
 class Arm:
     """One way to train a segmentation network; every arm also flips and turns its images."""
 
-    kind: str  # "control": no generator; "part": one part of the method is missing; "sedm"; "bound": sees more
+    kind: str  # "control" (needs no generator), "one part missing", "SEDM", or "sees more" than others may
     synthetic: str = ""  # which pairs are added: a colour transfer of TRANSFERS, or generated ones in STYLES
     share: float = 1.0  # of the synthetic pairs that is used
     augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
@@ -52,16 +52,16 @@ ARMS = {
     "reinhard": Arm("control", "reinhard"),
     "macenko": Arm("control", "macenko"),
     "mean_teacher": Arm("control", unannotated=True, augmented=True),
-    "no_style": Arm("part", "none"),
-    "shuffled_styles": Arm("part", "shuffled"),
-    "annotated_styles": Arm("part", "annotated"),
-    "sedm": Arm("sedm", "unannotated"),
-    "sedm_filtered": Arm("sedm", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
-    "sedm_augmented": Arm("sedm", "unannotated", augmented=True),
-    "sedm_mean_teacher": Arm("sedm", "unannotated", augmented=True, unannotated=True),
-    "sedm_pseudo_layouts": Arm("sedm", "unannotated", augmented=True, changes={"arms": {"layouts": "pseudo-layouts"}}),
-    "transductive": Arm("bound", "transductive", augmented=True),
-    "all_annotations": Arm("bound", augmented=True, all_masks=True),
+    "no_style": Arm("one part missing", "none"),
+    "shuffled_styles": Arm("one part missing", "shuffled"),
+    "annotated_styles": Arm("one part missing", "annotated"),
+    "sedm": Arm("SEDM", "unannotated"),
+    "sedm_filtered": Arm("SEDM", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
+    "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
+    "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),
+    "sedm_pseudo_layouts": Arm("SEDM", "unannotated", augmented=True, changes={"arms": {"layouts": "pseudo-layouts"}}),
+    "transductive": Arm("sees more", "transductive", augmented=True),
+    "all_annotations": Arm("sees more", augmented=True, all_masks=True),
 }
 SWEPT = {  # setting → value → the arm with this value, all else alike
     "colour_jitter": {

@@ -29,7 +29,7 @@ def comparisons():
             "ci_low": [0.004, -0.1, NAN, NAN],
             "ci_high": [0.02, 0.0399, NAN, NAN],
             "p_adjusted": [0.0004, 0.05, NAN, NAN],
-            "kind": ["ours", "remedy", "ours", "new_kind"],
+            "kind": ["SEDM", "one part missing", "SEDM", "new_kind"],
         },
         index=["mixed_styles", "colour_transfer", "all_annotated", "failed_arm"],
     )
@@ -104,7 +104,7 @@ def test_only_significant_dots_are_filled_each_in_the_colour_of_its_kind(compari
     assert [same_color(dot.get_facecolor()[0], "white") for dot in dots] == [False, True, True, False]
     assert same_color(edges[0], edges[2])
     assert len({tuple(edge) for edge in edges}) == 3
-    assert key(figure) == ["ours", "remedy", "new kind", "adjusted p < 0.05", "otherwise"]
+    assert key(figure) == ["SEDM", "one part missing", "new kind", "adjusted p < 0.05", "otherwise"]
     shown = [line.get_color() for line in figure.legends[0].get_lines()]
     assert [same_color(one, edge) for one, edge in zip(shown, [edges[0], edges[1], edges[3]], strict=False)] == [
         True
@@ -295,7 +295,7 @@ def test_one_annotated_example_without_a_title_or_predictions(examples):
 @pytest.mark.parametrize("n_arms", [1, 12])
 def test_no_texts_overlap(n_arms):
     names = [f"recipe_{number}_with_a_long_name" for number in range(n_arms)]
-    kinds = [("control", "ours", "remedy", "reference")[number % 4] for number in range(n_arms)]
+    kinds = [("control", "SEDM", "one part missing", "sees more")[number % 4] for number in range(n_arms)]
     numbers = pd.DataFrame(
         {"mean_difference": -0.01, "ci_low": -0.02, "ci_high": -0.001, "p_adjusted": 0.01}, index=names
     )
@@ -310,3 +310,19 @@ def test_more_arms_than_colours_are_told_apart_by_their_markers():
     curve = pd.DataFrame({"mean": [0.5], "low": [0.4], "high": [0.6]}, index=[1])
     figure = curves_plot({f"arm_{number}": curve for number in range(12)}, "patients", "IoU")
     assert len({(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}) == 12
+
+
+# -------------------------------------------------------------------------------------------------- sweeps
+
+
+def test_a_panel_a_setting_with_its_values_in_order():
+    numbers = pd.DataFrame({"mean": [0.6, 0.7], "low": [0.5, 0.6], "high": [0.65, 0.9]}, index=[0.2, 0.8])
+    words = numbers.set_axis(["random field", "learned"])
+    figure = sweeps_plot({"synthetic_fraction": numbers, "layouts": words}, "IoU")
+    left, right = figure.axes
+    assert left.get_xlabel() == "synthetic fraction"
+    assert [label.get_text() for label in left.get_xticklabels()] == ["0.2", "0.8"]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["random field", "learned"]
+    line, _, (bars,) = left.containers[0]
+    assert line.get_ydata().tolist() == [0.6, 0.7]
+    assert [segment[:, 1].round(6).tolist() for segment in bars.get_segments()] == [[0.5, 0.65], [0.6, 0.9]]

@@ -9,7 +9,7 @@ from sedm.figures.charts import (
     sweep_plot,
     table_plot,
 )
-from sedm.figures.comparisons import arms_strip_plot, curves_plot, forest_plot, predictions_grid
+from sedm.figures.comparisons import arms_strip_plot, curves_plot, forest_plot, predictions_grid, sweeps_plot
 from sedm.figures.grids import (
     CLASS_COLOURS,
     UNKNOWN_COLOUR,
@@ -46,5 +46,6 @@ __all__ = [
     "strip_plot",
     "style_layout_grid",
     "sweep_plot",
+    "sweeps_plot",
     "table_plot",
 ]

@@ -19,7 +19,7 @@ from sedm.figures.grids import CLASS_COLOURS, UNKNOWN_COLOUR, colour_layout, ima
 
 COLOURS = ("#4d4d4d", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, and a grey
 MARKERS = "osD^vPX*"  # one more than the colours: pairs repeat late
-KINDS = ("control", "ours", "remedy", "reference")  # these have the same colour in every figure
+KINDS = ("control", "SEDM", "one part missing", "sees more")  # these have the same colour in every figure
 KEY = {"frameon": False, "fontsize": "small", "handlelength": 1.4, "columnspacing": 1.2}
 UNKNOWN = 255  # as in sedm.data.patches, repeated: figures stand alone
 SIGNIFICANT = 0.05
@@ -145,6 +145,30 @@ def curves_plot(
         axis.set_xticks(xs, [f"{x:g}" for x in xs])
         axis.xaxis.set_minor_locator(NullLocator())
     figure.legend(loc="outside right upper", **KEY)
+    return figure
+
+
+def sweeps_plot(sweeps: dict[str, pd.DataFrame], ylabel: str) -> Figure:
+    """A figure with a panel a setting, its values along the axis, with 95 % intervals; values need not be numbers.
+
+    Args:
+        sweeps: setting → frame with one row a value and the columns ``mean, low, high``.
+        ylabel: what ``mean`` is.
+
+    >>> table = pd.DataFrame({"mean": [0.7, 0.8], "low": [0.6, 0.7], "high": [0.8, 0.9]}, index=["drawn", "learned"])
+    >>> [label.get_text() for label in sweeps_plot({"layouts": table}, "IoU").axes[0].get_xticklabels()]
+    ['drawn', 'learned']
+    """
+    n = len(sweeps)
+    figure, axes = plt.subplots(1, n, figsize=(2.1 * n, 2.6), sharey=True, squeeze=False, layout="constrained")
+    for axis, (setting, table) in zip(axes[0], sweeps.items(), strict=True):
+        reach = [table["mean"] - table["low"], table["high"] - table["mean"]]
+        places = range(len(table))  # values are often doubled: as far apart as any others
+        axis.errorbar(places, table["mean"], reach, color=COLOURS[1], marker="o", markersize=4, linewidth=1.2)
+        steep = any(isinstance(value, str) for value in table.index)
+        axis.set_xticks(places, [str(value) for value in table.index], rotation=30 if steep else 0)
+        axis.set(xlabel=_words(setting), xlim=(-0.5, len(table) - 0.5))
+    axes[0, 0].set_ylabel(ylabel)
     return figure
 
 
