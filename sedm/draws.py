@@ -37,6 +37,7 @@ from sedm.styles import StyleBank
 from sedm.train import train_model
 from sedm.units import claim
 
+SEGMENTER_JITTER = 0.2  # not tuned: another strength would call for other generators
 STYLES = ("unannotated", "annotated", "shuffled", "none", "transductive")
 TRANSFERS = {"reinhard": reinhard, "macenko": macenko}
 
@@ -79,7 +80,7 @@ class Draw:
     """
 
     def __init__(self, config: Config, study: StudyData, number: int, runs: Path):
-        segmentation = replace(config.segmentation, colour_jitter=config.arms.colour_jitter)
+        segmentation = replace(config.segmentation, colour_jitter=SEGMENTER_JITTER)
         self.config = replace(config, seed=number, segmentation=segmentation)
         self.study, self.number, self.runs = study, number, Path(runs)
         self.folder = self.runs / f"n{config.data.n_annotated_groups}-draw{number}"

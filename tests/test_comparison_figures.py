@@ -8,7 +8,15 @@ import torch
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import same_color
 
-from sedm.figures import arms_strip_plot, colour_layout, curves_plot, forest_plot, predictions_grid, set_plot_style
+from sedm.figures import (
+    arms_strip_plot,
+    colour_layout,
+    curves_plot,
+    forest_plot,
+    predictions_grid,
+    set_plot_style,
+    sweeps_plot,
+)
 
 NAN = float("nan")
 
