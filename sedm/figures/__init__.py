@@ -3,7 +3,6 @@
 from sedm.figures.charts import (
     ablation_plot,
     agreement_plot,
-    paired_groups_plot,
     scatter_by_group,
     strip_plot,
     sweep_plot,
@@ -36,7 +35,6 @@ __all__ = [
     "forest_plot",
     "image_grid",
     "paired_grid",
-    "paired_groups_plot",
     "pairs_grid",
     "predictions_grid",
     "sample_history",

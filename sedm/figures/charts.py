@@ -88,26 +88,6 @@ def agreement_plot(agreement: pd.DataFrame, statistics: dict[str, str]) -> Figur
     return figure
 
 
-def paired_groups_plot(scores: pd.DataFrame, ylabel: str) -> Figure:
-    """A figure with a column of points for each arm, one point a group, the same group joined by a line.
-
-    Args:
-        scores: one row a group, one column an arm.
-
-    >>> figure = paired_groups_plot(pd.DataFrame({"real": [0.5, 0.7], "both": [0.6, 0.8]}), ylabel="IoU")
-    >>> figure.axes[0].get_ylabel()
-    'IoU'
-    """
-    figure, axis = plt.subplots(figsize=(1.2 + 1.3 * scores.shape[1], 3.2))
-    places = np.arange(scores.shape[1])
-    axis.plot(places, scores.to_numpy().T, color="0.6", linewidth=0.7, alpha=0.7, zorder=1)
-    for place, arm in zip(places, scores, strict=True):
-        axis.scatter(np.full(len(scores), place), scores[arm], s=14, zorder=2)
-        axis.hlines(scores[arm].mean(), place - 0.18, place + 0.18, color="black", linewidth=2, zorder=3)
-    axis.set(xticks=places, xticklabels=list(scores), ylabel=ylabel, xlim=(-0.4, places[-1] + 0.4))
-    return figure
-
-
 def table_plot(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
     """A figure with a panel for each column, one bar a row of the table from 0 to its value, the value beside it.
 
