@@ -286,7 +286,9 @@ PRESETS = {
         "training": TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=3),
         "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
         "segmentation": SegmentationConfig(channels=(8, 16), n_steps=6, batch_size=8, n_seeds=1),
-        "arms": ArmConfig(("real", "colour_augmentation", "sedm"), n_steps=6, n_images=12),
+        "arms": ArmConfig(
+            ("real", "colour_augmentation", "sedm"), swept=("synthetic_fraction",), n_steps=6, n_images=12
+        ),
     },
     "quick": {  # what a newcomer runs first, in minutes on two CPU cores
         "data": DataConfig(),
@@ -297,7 +299,9 @@ PRESETS = {
         "sampling": SamplingConfig(),
         "segmentation": SegmentationConfig(),
         "arms": ArmConfig(
-            (*CONTROLS, "shuffled_styles", "sedm", "sedm_augmented", "all_annotations"), label_counts=(2, 6, 12)
+            (*CONTROLS, "shuffled_styles", "sedm", "sedm_augmented", "all_annotations"),
+            swept=("synthetic_fraction",),
+            label_counts=(2, 6, 12),
         ),
     },
     "full": {  # the honest experiment, in hours on CPU cores or half an hour on a GPU
