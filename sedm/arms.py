@@ -147,7 +147,7 @@ def list_units(
 
 def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Config:
     """The settings of one unit."""
-    segmentation = {"n_steps": baseline.arms.n_steps}
+    segmentation = {"n_steps": baseline.arms.n_steps, "batch_size": baseline.arms.batch_size}
     if arm.augmented:
         segmentation["colour_jitter"] = baseline.arms.colour_jitter
     changes = {"data": {"n_annotated_groups": n_annotated}, "segmentation": segmentation}

@@ -225,6 +225,7 @@ class ArmConfig:
     by_labels: tuple[str, ...] = ("real", "colour_augmentation")
     n_draws: int = 1  # of annotated groups
     n_steps: int = 150  # of a segmentation network
+    batch_size: int = 16  # of it
     n_images: int = 256  # synthetic ones, of each source
     layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
     colour_jitter: float = 0.2  # of the arms with colour augmentation; chosen on validation groups
@@ -232,7 +233,7 @@ class ArmConfig:
     n_fine_tuning_steps: int = 0  # of a draw's generator after that
 
     def __post_init__(self):
-        _positive(self, "n_draws", "n_steps", "n_images", "colour_jitter")
+        _positive(self, "n_draws", "n_steps", "batch_size", "n_images", "colour_jitter")
         known_name("layouts", self.layouts, LAYOUT_SOURCES)
         if (self.n_pretraining_steps > 0) != (self.n_fine_tuning_steps > 0):
             raise ValueError(
@@ -287,7 +288,7 @@ PRESETS = {
         "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
         "segmentation": SegmentationConfig(channels=(8, 16), n_steps=6, batch_size=8, n_seeds=1),
         "arms": ArmConfig(
-            ("real", "colour_augmentation", "sedm"), swept=("synthetic_fraction",), n_steps=6, n_images=12
+            ("real", "colour_augmentation", "sedm"), swept=("synthetic_fraction",), n_steps=6, batch_size=8, n_images=12
         ),
     },
     "quick": {  # what a newcomer runs first, in minutes on two CPU cores
@@ -317,8 +318,9 @@ PRESETS = {
             swept=("colour_jitter", "synthetic_fraction", "consistency_weight", "share", "layouts"),
             label_counts=(4, 8, 16, 204),
             n_draws=2,
-            n_steps=500,
-            n_images=1000,
+            n_steps=400,
+            batch_size=12,
+            n_images=800,
             n_pretraining_steps=3000,
             n_fine_tuning_steps=1500,
         ),

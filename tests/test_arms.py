@@ -58,7 +58,7 @@ def test_all_arms_take_the_same_steps_on_the_same_groups():
     baseline = build_config("ebhi", "full")
     units = list_units(baseline, list(EVERY_ARM), [4], [1], [2])
     same = ("segmentation.n_steps", "segmentation.batch_size", "segmentation.learning_rate", "data.n_annotated_groups")
-    assert {tuple(flatten(unit.config)[key] for key in same) for unit in units} == {(500, 24, 3e-3, 4)}
+    assert {tuple(flatten(unit.config)[key] for key in same) for unit in units} == {(400, 12, 3e-3, 4)}
     assert {(unit.draw, unit.config.seed) for unit in units} == {(1, 2)}
 
 
