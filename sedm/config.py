@@ -300,9 +300,11 @@ PRESETS = {
         "sampling": SamplingConfig(),
         "segmentation": SegmentationConfig(),
         "arms": ArmConfig(
-            (*CONTROLS, "shuffled_styles", "sedm", "sedm_augmented", "all_annotations"),
+            ("real", "colour_augmentation", "reinhard", "shuffled_styles", "sedm", "sedm_augmented", "all_annotations"),
             swept=("synthetic_fraction",),
-            label_counts=(2, 6, 12),
+            label_counts=(2, 12),
+            n_steps=200,
+            batch_size=8,
         ),
     },
     "full": {  # the honest experiment, in hours on CPU cores or half an hour on a GPU
