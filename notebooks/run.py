@@ -1,6 +1,6 @@
 """Runs the notebooks of one or more studies: checks the request, then hands the graph to Snakemake.
 
-    python notebooks/run.py STUDY=ebhi PRESET=quick DATA=/data/ebhi SEED=0 JOBS=1
+    python notebooks/run.py STUDY=ebhi PRESET=quick DATA=/data/ebhi SEED=0 JOBS=1 DRY=1
 
 With ``notebook`` as the first argument it runs a single one, as the Snakefile does.
 """
@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import ast
 import os
+import re
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
+
+from progress import Job, Progress, summarise
 
 from sedm.config import build_config, known_name
 from sedm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": ""}
+RUNS, FIGURES = "data/runs", "figures"
+DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": "", "DRY": ""}
+STARTER = "SEDM_STARTED_BY"  # host:process that a notebook must not outlive
 NOTEBOOKS = {
     "natural": ["01_natural_images"],
     "tissue": [
@@ -48,6 +56,8 @@ def parse_request(arguments: list[str]) -> dict[str, str]:
     for name, smallest in (("SEED", 0), ("JOBS", 1)):
         if not request[name].isdigit() or int(request[name]) < smallest:
             raise ValueError(f"{name}={request[name]!r}; give a whole number of {smallest} or more")
+    if request["DRY"] not in ("", "0", "1"):
+        raise ValueError(f"DRY={request['DRY']!r}; give 1 to see what would run, or leave it out")
     if not request["STUDY"].split():
         raise ValueError(f"STUDY is empty; choose one of {', '.join(STUDIES)}")
     for study in request["STUDY"].split():
@@ -111,8 +121,11 @@ def imported_modules(code: str, package: str) -> list[str]:
     return [name for name in names if name.split(".")[0] == "sedm"]
 
 
-def run_notebook(notebook: Path, executed: Path, parameters: dict[str, object]) -> None:
+def run_notebook(notebook: Path, executed: Path, parameters: dict[str, object], log: Path | None = None) -> None:
     """None, after the notebook ran from top to bottom; the executed copy is kept, also when it failed.
+
+    Args:
+        log: receives what the kernel writes to stderr; the terminal does where it is left out.
 
     Raises:
         ValueError: a parameter that the notebook does not have.
@@ -125,6 +138,7 @@ def run_notebook(notebook: Path, executed: Path, parameters: dict[str, object]) 
     for name in parameters:
         known_name(f"parameter of {notebook.name}", name, known)
     executed.parent.mkdir(parents=True, exist_ok=True)
+    bars = sys.stderr if log is None else log.open("w")
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -133,32 +147,92 @@ def run_notebook(notebook: Path, executed: Path, parameters: dict[str, object]) 
             kernel_name="python3",
             cwd=str(ROOT),
             progress_bar=False,
-            stderr_file=sys.stderr,  # the progress bars of long cells
+            stderr_file=bars,
         )
     except PapermillExecutionError as error:
         raise RuntimeError(f"{notebook.name} failed in cell {error.exec_count}, kept in {executed}: {error}") from error
 
 
 def reproduce(request: dict[str, str]) -> int:
-    """The exit status of Snakemake, after a line that says what happened."""
-    started = time.monotonic()
-    cores, jobs = os.cpu_count() or 1, int(request["JOBS"])
+    """The exit status of Snakemake, after a table of what came of each notebook."""
+    studies, preset, since = request["STUDY"].split(), request["PRESET"], time.time()
+    jobs = [
+        Job(study, name, ROOT / RUNS / study / preset) for study in studies for name in NOTEBOOKS[STUDIES[study].kind]
+    ]
+    cores, n_jobs = os.cpu_count() or 1, int(request["JOBS"])
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile")]
-    command += ["--directory", str(ROOT), "--cores", str(max(cores, jobs)), "--keep-going", "--rerun-incomplete"]
-    command += ["--quiet", "host", "progress", "--nolock"]
-    command += ["--config", f"threads={max(cores // jobs, 1)}"]
-    command += [f"{name.lower()}={value}" for name, value in request.items() if name != "JOBS"]
-    status = subprocess.run(command, cwd=ROOT, check=False)
-    outcome = "everything is up to date" if status.returncode == 0 else "FAILED, see above"
-    print(f"{request['STUDY']} ({request['PRESET']}): {outcome}, after {time.monotonic() - started:.0f} s")
-    return status.returncode
+    command += ["--directory", str(ROOT), "--cores", str(max(cores, n_jobs)), "--keep-going", "--rerun-incomplete"]
+    command += ["--quiet", "host", "progress", "--nolock", *(["--dry-run"] if request["DRY"] == "1" else [])]
+    command += ["--config", f"threads={max(cores // n_jobs, 1)}"]
+    command += [f"{name.lower()}={value}" for name, value in request.items() if name not in ("JOBS", "DRY")]
+    starter = {STARTER: f"{socket.gethostname()}:{os.getpid()}"}
+    with tempfile.TemporaryFile("w+") as said:
+        options = {"cwd": ROOT, "stdout": said, "stderr": subprocess.STDOUT, "env": {**os.environ, **starter}}
+        with subprocess.Popen(command, **options) as snakemake:
+            progress, parent = Progress(jobs, since), os.getppid()
+            while snakemake.poll() is None:
+                time.sleep(0.3)
+                progress.show()
+                if os.getppid() != parent:  # make is gone
+                    snakemake.terminate()
+        said.seek(0)
+        words = said.read()
+    if request["DRY"] == "1" and snakemake.returncode == 0:
+        print("\n".join(explain(words)) or "everything is up to date")
+        return 0
+    print(summarise(jobs, since, ROOT / FIGURES))
+    if snakemake.returncode and not any(job.state(since) == "FAILED" for job in jobs):
+        print(words)  # no notebook is at fault
+    ran = any(job.state(since) == "done" for job in jobs)
+    outcome = "FAILED, see above" if snakemake.returncode else "done" if ran else "everything is up to date"
+    print(f"{request['STUDY']} ({preset}): {outcome}, after {time.time() - since:.0f} s")
+    return snakemake.returncode
+
+
+def explain(words: str) -> list[str]:
+    """One line a notebook that would run, and why, from what Snakemake says in a dry run.
+
+    >>> explain("Job 1: tissue: running 02_layout_priors, to …\\nReason: Missing output files: data/runs/a.done")
+    ['tissue 02_layout_priors would run: it never ran to its end']
+    """
+    lines = []
+    for study, notebook, reason in re.findall(r"Job \d+: (\w+): running (\w+),.*\nReason: (.*)", words):
+        reason = re.sub(r"Missing output files: \S+\.done", "it never ran to its end", reason)
+        reason = re.sub(r"Input files updated by another job: ", "it comes after ", reason)
+        reason = re.sub(r"Updated input files: ", "changed: ", reason)
+        reason = re.sub(r"[\w./-]*/(\d\d_\w+)\.done", r"\1", reason)
+        lines.append(f"{study} {notebook} would run: {reason}")
+    return lines
+
+
+def end_with_starter() -> None:
+    """None; this process ends as soon as the one that started the graph is gone, and its kernel with it.
+
+    Between the two are Snakemake and a shell, which may outlive a ``kill -9``. Another host's process cannot be seen:
+    there the scheduler ends jobs.
+    """
+    host, _, process = os.environ.get(STARTER, "").partition(":")
+    if host != socket.gethostname():
+        return
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                os._exit(1)
+            time.sleep(0.5)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["notebook"]:
-            values = dict(argument.split("=", 1) for argument in arguments[3:])
-            run_notebook(Path(arguments[1]), Path(arguments[2]), {**values, "seed": int(values["seed"])})
+            end_with_starter()
+            values, executed = dict(argument.split("=", 1) for argument in arguments[3:]), Path(arguments[2])
+            log = executed.with_suffix(".log") if STARTER in os.environ else None
+            run_notebook(Path(arguments[1]), executed, {**values, "seed": int(values["seed"])}, log)
             return 0
         return reproduce(parse_request(arguments))
     except (ValueError, RuntimeError) as error:

@@ -111,6 +111,7 @@ def unchecked():
 @pytest.fixture(scope="session")
 def run() -> ModuleType:
     """``notebooks/run.py`` as a module."""
+    sys.path.insert(0, str(ROOT / "notebooks"))  # as Python does for a script
     spec = importlib.util.spec_from_file_location("run", ROOT / "notebooks" / "run.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["run"] = module

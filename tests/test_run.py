@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def refuse(run, monkeypatch, capsys):
     """The one line in which a request ends, after it was seen that nothing ran."""
 
     def refuse(*arguments):
-        monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something was run"))
         capsys.readouterr()
         assert run.main(list(arguments)) == 2
         out, err = capsys.readouterr()
@@ -40,7 +41,7 @@ def refuse(run, monkeypatch, capsys):
     ("arguments", "culprit", "nearest"),
     [
         (["STDUY=tissue"], "parameter='STDUY'", "did you mean 'STUDY'?"),
-        (["study=tissue"], "parameter='study'", "choose one of STUDY, PRESET, DATA, SEED, JOBS"),
+        (["study=tissue"], "parameter='study'", "choose one of STUDY, PRESET, DATA, SEED, JOBS, DRY"),
         (["quick"], "parameter='quick'", "choose one of STUDY"),
         (["STUDY=tisue"], "study='tisue'", "did you mean 'tissue'?"),
         (["STUDY=tissue flower"], "study='flower'", "did you mean 'flowers'?"),
@@ -51,6 +52,7 @@ def refuse(run, monkeypatch, capsys):
         (["SEED=1.5"], "SEED='1.5'", "whole number"),
         (["JOBS=0"], "JOBS='0'", "1 or more"),
         (["JOBS=two"], "JOBS='two'", "whole number"),
+        (["DRY=yes"], "DRY='yes'", "give 1 to see what would run"),
         (["STUDY=tissue", "DATA=somewhere"], "DATA='somewhere'", "'tissue' is embedded: leave DATA out"),
         (["STUDY=ebhi"], "STUDY=ebhi needs DATA=", "see data/README.md"),
         (["STUDY=tissue pets"], "STUDY=pets needs DATA=", "see data/README.md"),
@@ -79,18 +81,25 @@ def test_a_good_request_is_handed_to_snakemake(run, table, tmp_path, monkeypatch
 
     def record(command, **options):
         commands.append(command)
-        return subprocess.CompletedProcess(command, returncode=len(commands) - 1)
+        return subprocess.Popen(
+            [sys.executable, "-c", f"import sys; print('words'); sys.exit({len(commands) - 1})"], **options
+        )
 
-    monkeypatch.setattr(subprocess, "run", record)
+    monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=record, STDOUT=subprocess.STDOUT))
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     request = ["STUDY=ebhi", "PRESET=smoke", f"DATA={tmp_path}", "SEED=7", "JOBS=2"]
     assert run.main(request) == 0
     assert "up to date" in capsys.readouterr().out
     assert run.main(request) == 1  # what Snakemake says
-    assert "FAILED" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FAILED" in said
+    assert "words" in said  # no notebook tells why
     assert {"study=ebhi", "preset=smoke", f"data={tmp_path}", "seed=7"} <= set(commands[0])
     assert commands[0][commands[0].index("--cores") + 1] == "8"
     assert "threads=4" in commands[0]
+    assert "--dry-run" not in commands[0]
+    run.main([*request, "DRY=1"])
+    assert "--dry-run" in commands[2]
 
 
 def test_each_study_has_its_own_job_unless_told_otherwise(run, monkeypatch):
@@ -107,7 +116,7 @@ def test_the_command_itself_refuses_with_status_two(root):
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr == (
-        "error: parameter='PRESTE'; choose one of STUDY, PRESET, DATA, SEED, JOBS (did you mean 'PRESET'?)\n"
+        "error: parameter='PRESTE'; choose one of STUDY, PRESET, DATA, SEED, JOBS, DRY (did you mean 'PRESET'?)\n"
     )
 
 
