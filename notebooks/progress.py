@@ -120,7 +120,8 @@ def summarise(jobs: list[Job], since: float, figures: Path) -> str:
 def _count_figures(job: Job, figures: Path) -> str:
     """How many of the figures that its opening cell promises are there."""
     cells = _read(job.executed).get("cells", [])
-    opening = next(("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"), "")
+    sources = ["".join(cell["source"]) for cell in cells]
+    opening = next((source for source in sources if source.startswith("# ")), "")  # below what papermill puts on top
     names = re.findall(r"`(fig_\w+)`", opening)
     places = [job.folder / "figures", figures / job.study, figures / job.study / job.folder.name]
     found = [name for name in names if any((place / f"{name}.png").exists() for place in places)]

@@ -107,8 +107,10 @@ def compare_arms(
     return table.rename_axis("arm")
 
 
-def curve(scores: pd.DataFrame, points: Mapping[float, tuple[str, int]], seed: int = 0) -> pd.DataFrame:
-    """The mean test IoU over groups with its interval: one row a point, columns ``mean, low, high``.
+def curve(
+    scores: pd.DataFrame, points: Mapping[float | str, tuple[str, int]], split: str = "test", seed: int = 0
+) -> pd.DataFrame:
+    """The mean IoU over groups with its interval: one row a point, columns ``mean, low, high``.
 
     Args:
         points: where on the axis → (arm, count of annotated groups); points without a unit are left out.
@@ -120,7 +122,7 @@ def curve(scores: pd.DataFrame, points: Mapping[float, tuple[str, int]], seed: i
     """
     rows = {}
     for x, (arm, n_annotated) in points.items():
-        by_group = group_scores(scores, n_annotated)
+        by_group = group_scores(scores, n_annotated, split)
         if arm in by_group:
             summary = summarise_groups(by_group[arm], seed)
             rows[x] = {"mean": summary["mean"], "low": summary["ci_low"], "high": summary["ci_high"]}

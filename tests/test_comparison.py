@@ -109,7 +109,9 @@ def test_spread_over_seeds_and_over_draws_are_told_apart():
 
 def test_a_curve_has_a_point_where_there_are_units():
     scores = make_scores({"real": 0.7})
-    table = curve(scores, {4: ("real", 4), 8: ("real", 8)})
+    scores.loc[scores["split"] == "validation", "iou"] -= 0.2
+    table, lower = (curve(scores, {4: ("real", 4), 8: ("real", 8)}, split) for split in ("test", "validation"))
+    assert lower.loc[8, "mean"] == pytest.approx(table.loc[8, "mean"] - 0.2, abs=0.01)
     assert list(table.index) == [8]
     assert table.loc[8, "low"] < table.loc[8, "mean"] == pytest.approx(group_scores(scores, 8)["real"].mean())
 

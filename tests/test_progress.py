@@ -40,7 +40,8 @@ def write_executed(job, error="", n_executed=1):
         }
         for i in (1, 2, 3)
     ]
-    notebook = {"cells": [opening, *cells], "metadata": {"papermill": {"duration": 61.4}}}
+    on_top = [{"cell_type": "markdown", "id": "p", "source": ["<span>An Exception</span>"]}] if error else []
+    notebook = {"cells": [*on_top, opening, *cells], "metadata": {"papermill": {"duration": 61.4}}}
     job.executed.write_text(json.dumps(notebook))
 
 
