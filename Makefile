@@ -1,6 +1,7 @@
 # make reproduce   every notebook of the embedded studies, with its figures and values
 # make test        unit tests, doctests and every notebook at the smallest size
 # make bench       how fast training, sampling and generation are, against the reference's recipe: figures/benchmarks/
+# make paper       paper/main.pdf from the committed values and figures, in seconds, without training anything
 # make lab         JupyterLab in this folder
 # make clean       removes what can be made again
 # Each of them first makes the virtual environment, when it is missing or older than the lock file.
@@ -13,7 +14,7 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce test bench lab clean
+.PHONY: reproduce test bench paper lab clean
 
 # Variables on the command line (STUDY=… PRESET=… DATA=… SEED=… JOBS=…) are checked there.
 reproduce: .venv/installed
@@ -31,11 +32,16 @@ bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.generation
 	$(BIN)/python -m tests.benchmarks.steps --model $(MODEL)
 
+# Not committed: it follows from what is, and a copy would fall behind. Only fonts that typst brings along are used.
+paper: .venv/installed
+	@$(BIN)/python -c 'import typst; typst.compile("paper/main.typ", "paper/main.pdf", root=".", ignore_system_fonts=True)'
+	@echo paper/main.pdf
+
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=.
 
 clean:
-	rm -rf .venv .snakemake data/runs
+	rm -rf .venv .snakemake data/runs paper/main.pdf
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version)'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import platform
@@ -27,6 +28,9 @@ LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "numpy", "matplotli
 class Results:
     """Where the figures and values of one notebook go, with the run that made them.
 
+    Values tell the figures that were saved beside them before, by a hash each: nobody shows a figure of one run with
+    the values of another.
+
     Results of ``smoke`` stay in the run folder. So does a figure that shows real pixels or masks of a study whose
     images may not be redistributed, whatever the preset.
 
@@ -49,6 +53,7 @@ class Results:
         self.private = Path(run) / "figures"
         committed = config.preset in FOLDERS
         self.folder = Path(figures, config.study, FOLDERS[config.preset]) if committed else self.private
+        self._drawn = {}  # name of each figure beside the values → hash of its bytes
         self._started = time.monotonic()
 
     def save_figure(self, figure: Figure, name: str, *, shows_data: bool) -> Path:
@@ -62,6 +67,8 @@ class Results:
         with replacing(path) as temporary:
             # no date or version in the file: the same picture gives the same bytes
             figure.savefig(temporary, metadata={"Software": None})
+        if path.parent == self.folder:
+            self._drawn[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         return path
 
     def save_values(self, name: str, values: dict) -> Path:
@@ -81,6 +88,7 @@ class Results:
             else f"CPU, {torch.get_num_threads()} threads",
             "seconds": round(time.monotonic() - self._started, 1),
             "attribution": STUDIES[self.config.study].attribution,
+            "figures": self._drawn,
         }
 
 
