@@ -1,5 +1,6 @@
 # make reproduce   every notebook of the embedded studies, with its figures and values
 # make test        unit tests, doctests and every notebook at the smallest size
+# make check-figures   the embedded studies once more, beside the committed results, and their values compared
 # make bench       how fast training, sampling and generation are, against the reference's recipe: figures/benchmarks/
 # make paper       paper/main.pdf from the committed values and figures, in seconds, without training anything
 # make lab         JupyterLab in this folder
@@ -14,11 +15,14 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce test bench paper lab clean
+.PHONY: reproduce check-figures test bench paper lab clean
 
 # Variables on the command line (STUDY=… PRESET=… DATA=… SEED=… JOBS=…) are checked there.
 reproduce: .venv/installed
 	@$(BIN)/python notebooks/run.py $(filter-out PYTHON=%,$(MAKEOVERRIDES))
+
+check-figures: .venv/installed
+	@$(BIN)/python notebooks/check.py
 
 test: .venv/installed
 	$(BIN)/ruff check .

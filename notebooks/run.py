@@ -153,17 +153,22 @@ def run_notebook(notebook: Path, executed: Path, parameters: dict[str, object], 
         raise RuntimeError(f"{notebook.name} failed in cell {error.exec_count}, kept in {executed}: {error}") from error
 
 
-def reproduce(request: dict[str, str]) -> int:
-    """The exit status of Snakemake, after a table of what came of each notebook."""
+def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES) -> int:
+    """The exit status of Snakemake, after a table of what came of each notebook.
+
+    Args:
+        runs: folder from the root for tables, models and executed notebooks.
+        figures: … for figures and values.
+    """
     studies, preset, since = request["STUDY"].split(), request["PRESET"], time.time()
     jobs = [
-        Job(study, name, ROOT / RUNS / study / preset) for study in studies for name in NOTEBOOKS[STUDIES[study].kind]
+        Job(study, name, ROOT / runs / study / preset) for study in studies for name in NOTEBOOKS[STUDIES[study].kind]
     ]
     cores, n_jobs = os.cpu_count() or 1, int(request["JOBS"])
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile")]
     command += ["--directory", str(ROOT), "--cores", str(max(cores, n_jobs)), "--keep-going", "--rerun-incomplete"]
     command += ["--quiet", "host", "progress", "--nolock", *(["--dry-run"] if request["DRY"] == "1" else [])]
-    command += ["--config", f"threads={max(cores // n_jobs, 1)}"]
+    command += ["--config", f"threads={max(cores // n_jobs, 1)}", f"runs={runs}", f"figures={figures}"]
     command += [f"{name.lower()}={value}" for name, value in request.items() if name not in ("JOBS", "DRY")]
     starter = {STARTER: f"{socket.gethostname()}:{os.getpid()}"}
     with tempfile.TemporaryFile("w+") as said:
@@ -180,7 +185,7 @@ def reproduce(request: dict[str, str]) -> int:
     if request["DRY"] == "1" and snakemake.returncode == 0:
         print("\n".join(explain(words)) or "everything is up to date")
         return 0
-    print(summarise(jobs, since, ROOT / FIGURES))
+    print(summarise(jobs, since, ROOT / figures))
     if snakemake.returncode and not any(job.state(since) == "FAILED" for job in jobs):
         print(words)  # no notebook is at fault
     ran = any(job.state(since) == "done" for job in jobs)
