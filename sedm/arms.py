@@ -92,6 +92,7 @@ EVERY_ARM = ARMS | {SWEEPS[setting][value]: arm for setting, arms in SWEPT.items
 
 IGNORED = (
     *(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")),
+    *("arms.colour_jitter", "arms.synthetic_fraction", "arms.consistency_weight"),  # those of "segmentation" count
     *("layouts.prior", "layouts.n_compared"),
 )
 """Settings that say which units there are, or concern other notebooks; no unit depends on them."""
@@ -147,7 +148,8 @@ def list_units(
 
 def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Config:
     """The settings of one unit."""
-    segmentation = {"n_steps": baseline.arms.n_steps, "batch_size": baseline.arms.batch_size}
+    names = ("n_steps", "batch_size", "synthetic_fraction", "consistency_weight")
+    segmentation = {name: getattr(baseline.arms, name) for name in names}
     if arm.augmented:
         segmentation["colour_jitter"] = baseline.arms.colour_jitter
     changes = {"data": {"n_annotated_groups": n_annotated}, "segmentation": segmentation}

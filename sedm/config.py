@@ -228,12 +228,18 @@ class ArmConfig:
     batch_size: int = 16  # of it
     n_images: int = 256  # synthetic ones, of each source
     layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
-    colour_jitter: float = 0.2  # of the arms with colour augmentation; chosen on validation groups
+    colour_jitter: float = (
+        0.2  # of the arms with colour augmentation; this and the next two chosen on validation groups
+    )
+    synthetic_fraction: float = 0.8  # of a batch, in the arms with synthetic images
+    consistency_weight: float = 10.0  # of the mean teacher
     n_pretraining_steps: int = 0  # of one generator without any mask, where those of all draws start; 0 = no such start
     n_fine_tuning_steps: int = 0  # of a draw's generator after that
 
     def __post_init__(self):
         _positive(self, "n_draws", "n_steps", "batch_size", "n_images", "colour_jitter")
+        if not 0 <= self.synthetic_fraction <= 1:
+            raise ValueError(f"synthetic_fraction={self.synthetic_fraction}; it must lie in [0, 1]")
         known_name("layouts", self.layouts, LAYOUT_SOURCES)
         if (self.n_pretraining_steps > 0) != (self.n_fine_tuning_steps > 0):
             raise ValueError(

@@ -81,6 +81,10 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     assert changed("sedm_augmented", "sedm_mean_teacher") == (set(), {"unannotated"})
     assert changed("sedm_augmented", "sedm_pseudo_layouts") == ({"arms.layouts"}, set())
     assert changed("sedm_augmented", "transductive") == (set(), {"synthetic"})
+    tuned = replace(build_config("ebhi", "full").arms, synthetic_fraction=0.3, consistency_weight=2.0)
+    (unit,) = list_units(replace(build_config("ebhi", "full"), arms=tuned), ["sedm_mean_teacher"], [8], [0], [0])
+    found = unit.config.segmentation
+    assert (found.synthetic_fraction, found.consistency_weight) == (0.3, 2.0)
     for setting, values in SWEEPS.items():
         for value, arm in values.items():
             assert setting == "share" or value in flatten(settings[arm]).values(), arm
