@@ -148,10 +148,11 @@ def list_units(
 
 def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Config:
     """The settings of one unit."""
-    names = ("n_steps", "batch_size", "synthetic_fraction", "consistency_weight")
-    segmentation = {name: getattr(baseline.arms, name) for name in names}
-    if arm.augmented:
-        segmentation["colour_jitter"] = baseline.arms.colour_jitter
+    arms = baseline.arms
+    segmentation = {"n_steps": arms.n_steps, "batch_size": arms.batch_size}
+    segmentation |= {"colour_jitter": arms.colour_jitter} if arm.augmented else {}
+    segmentation |= {"synthetic_fraction": arms.synthetic_fraction} if arm.synthetic else {}
+    segmentation |= {"consistency_weight": arms.consistency_weight} if arm.unannotated else {}
     changes = {"data": {"n_annotated_groups": n_annotated}, "segmentation": segmentation}
     for section, values in arm.changes.items():
         changes[section] = changes.get(section, {}) | dict(values)

@@ -85,6 +85,8 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     (unit,) = list_units(replace(build_config("ebhi", "full"), arms=tuned), ["sedm_mean_teacher"], [8], [0], [0])
     found = unit.config.segmentation
     assert (found.synthetic_fraction, found.consistency_weight) == (0.3, 2.0)
+    (unit,) = list_units(replace(build_config("ebhi", "full"), arms=tuned), ["real"], [8], [0], [0])
+    assert unit.config.segmentation == settings["real"].segmentation  # which depends on none of them
     for setting, values in SWEEPS.items():
         for value, arm in values.items():
             assert setting == "share" or value in flatten(settings[arm]).values(), arm
