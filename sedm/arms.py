@@ -51,6 +51,7 @@ ARMS = {
     "colour_augmentation": Arm("control", augmented=True),
     "reinhard": Arm("control", "reinhard"),
     "macenko": Arm("control", "macenko"),
+    "reinhard_augmented": Arm("control", "reinhard", augmented=True),
     "mean_teacher": Arm("control", unannotated=True, augmented=True),
     "no_style": Arm("one part missing", "none"),
     "shuffled_styles": Arm("one part missing", "shuffled"),
@@ -69,6 +70,10 @@ SWEPT = {  # setting → value → the arm with this value, all else alike
     },
     "synthetic_fraction": {
         value: replace(ARMS["sedm_augmented"], changes={"segmentation": {"synthetic_fraction": value}})
+        for value in (0.2, 0.4, 0.6, 0.8)
+    },
+    "transfer_fraction": {
+        value: replace(ARMS["reinhard_augmented"], changes={"segmentation": {"synthetic_fraction": value}})
         for value in (0.2, 0.4, 0.6, 0.8)
     },
     "consistency_weight": {
@@ -92,10 +97,10 @@ EVERY_ARM = ARMS | {SWEEPS[setting][value]: arm for setting, arms in SWEPT.items
 
 IGNORED = (
     *(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")),
-    *("arms.colour_jitter", "arms.synthetic_fraction", "arms.consistency_weight"),  # those of "segmentation" count
+    *(f"arms.{name}" for name in ("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight")),
     *("layouts.prior", "layouts.n_compared"),
 )
-"""Settings that say which units there are, or concern other notebooks; no unit depends on them."""
+"""Settings that say which units there are, that are in those of the segmenter, or that concern other notebooks."""
 
 
 class Unit(NamedTuple):
@@ -151,7 +156,9 @@ def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Confi
     arms = baseline.arms
     segmentation = {"n_steps": arms.n_steps, "batch_size": arms.batch_size}
     segmentation |= {"colour_jitter": arms.colour_jitter} if arm.augmented else {}
-    segmentation |= {"synthetic_fraction": arms.synthetic_fraction} if arm.synthetic else {}
+    if arm.synthetic:
+        fraction = arms.transfer_fraction if arm.synthetic in TRANSFERS else arms.synthetic_fraction
+        segmentation["synthetic_fraction"] = fraction
     segmentation |= {"consistency_weight": arms.consistency_weight} if arm.unannotated else {}
     changes = {"data": {"n_annotated_groups": n_annotated}, "segmentation": segmentation}
     for section, values in arm.changes.items():

@@ -143,8 +143,12 @@ def describe_finding(table: pd.DataFrame, control: str, arm: str) -> str:
         f"{ours['mean_difference']:+.3f} [{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], p = {ours['p_adjusted']:.2g} "
         f"after Holm's correction. The spread between groups is {ours['sd_ratio']:.2f} times that of the control "
         f"[{ours['sd_ratio_low']:.2f}, {ours['sd_ratio_high']:.2f}], the worst group {ours['worst']:.3f} against "
-        f"{theirs['worst']:.3f}. Another seed moves a mean by {ours['seed_sd']:.3f}, another draw by "
-        f"{ours['draw_sd']:.3f}."
+        f"{theirs['worst']:.3f}."
+        + "".join(
+            f" Another {what} of this arm moves its mean by {ours[f'{what}_sd']:.3f} (standard deviation)."
+            for what in ("seed", "draw")
+            if ours[f"{what}_sd"] == ours[f"{what}_sd"]  # NaN where there is one only
+        )
     )
 
 

@@ -206,7 +206,9 @@ class SegmentationConfig:
             raise ValueError(f"synthetic_fraction={self.synthetic_fraction}; it must lie in [0, 1]")
 
 
-CONTROLS = ("real", "colour_augmentation", "reinhard", "macenko", "mean_teacher")  # need no generator
+CONTROLS = (  # need no generator
+    *("real", "colour_augmentation", "reinhard", "macenko", "reinhard_augmented", "mean_teacher"),
+)
 COMPARED = (
     *CONTROLS,
     *("no_style", "shuffled_styles", "annotated_styles"),
@@ -228,18 +230,20 @@ class ArmConfig:
     batch_size: int = 16  # of it
     n_images: int = 256  # synthetic ones, of each source
     layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
-    colour_jitter: float = (
-        0.2  # of the arms with colour augmentation; this and the next two chosen on validation groups
-    )
-    synthetic_fraction: float = 0.8  # of a batch, in the arms with synthetic images
-    consistency_weight: float = 10.0  # of the mean teacher
+    # chosen on validation groups, each among four: of the arms with random colours, with generated images, with colour
+    # transfer, and with a mean teacher
+    colour_jitter: float = 0.2
+    synthetic_fraction: float = 0.8
+    transfer_fraction: float = 0.8
+    consistency_weight: float = 10.0
     n_pretraining_steps: int = 0  # of one generator without any mask, where those of all draws start; 0 = no such start
     n_fine_tuning_steps: int = 0  # of a draw's generator after that
 
     def __post_init__(self):
         _positive(self, "n_draws", "n_steps", "batch_size", "n_images", "colour_jitter")
-        if not 0 <= self.synthetic_fraction <= 1:
-            raise ValueError(f"synthetic_fraction={self.synthetic_fraction}; it must lie in [0, 1]")
+        for name in ("synthetic_fraction", "transfer_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}; it must lie in [0, 1]")
         known_name("layouts", self.layouts, LAYOUT_SOURCES)
         if (self.n_pretraining_steps > 0) != (self.n_fine_tuning_steps > 0):
             raise ValueError(
@@ -306,7 +310,10 @@ PRESETS = {
         "sampling": SamplingConfig(),
         "segmentation": SegmentationConfig(),
         "arms": ArmConfig(
-            ("real", "colour_augmentation", "reinhard", "shuffled_styles", "sedm", "sedm_augmented", "all_annotations"),
+            (
+                *("real", "colour_augmentation", "reinhard"),
+                *("shuffled_styles", "sedm", "sedm_augmented", "all_annotations"),
+            ),
             swept=("synthetic_fraction",),
             label_counts=(2, 12),
             n_steps=200,
@@ -323,7 +330,10 @@ PRESETS = {
         "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, n_seeds=3),
         "arms": ArmConfig(
             COMPARED,
-            swept=("colour_jitter", "synthetic_fraction", "consistency_weight", "share", "layouts"),
+            swept=(
+                *("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight"),
+                *("share", "layouts"),
+            ),
             label_counts=(4, 8, 16, 204),
             n_draws=2,
             n_steps=400,

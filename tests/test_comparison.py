@@ -121,7 +121,11 @@ def test_a_curve_has_a_point_where_there_are_units():
 )
 def test_the_finding_is_worded_by_the_interval(ours, verdict):
     table = compare_arms(make_scores({"real": 0.7, "sedm": ours}, noise=0.03), "real", 8)
-    assert f"`sedm` {verdict}, compared with the strongest control, `real`" in describe_finding(table, "real", "sedm")
+    told = describe_finding(table, "real", "sedm")
+    assert f"`sedm` {verdict}, compared with the strongest control, `real`" in told
+    assert "Another draw" in told
+    alone = compare_arms(make_scores({"real": 0.7, "sedm": ours}, draws=(0,)), "real", 8)
+    assert "draw" not in describe_finding(alone, "real", "sedm")
 
 
 # ------------------------------------------------------------------------------------------------ the files
