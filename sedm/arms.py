@@ -174,6 +174,7 @@ def run_arms(
     runs: Path,
     out: Path,
     generators: Mapping[str, SEDMPipeline] | None = None,
+    replace_stale: bool = False,
 ) -> list[Unit]:
     """`sedm.units.finish_units` of these units of ``baseline``.
 
@@ -182,6 +183,7 @@ def run_arms(
         runs: keeps generators, synthetic images and predictions.
         out: receives a file for each unit, and in ``generators`` one for each generator trained here.
         generators: already trained ones, by the name of the draw ("n6-draw0") whose masks they have seen.
+        replace_stale: units of other settings in ``out`` are run again and overwritten.
 
     Raises:
         ValueError: ``out`` holds a unit of other settings.
@@ -205,7 +207,7 @@ def run_arms(
 
         return finish
 
-    return finish_units(units, prepare, runs, out, IGNORED)
+    return finish_units(units, prepare, runs, out, IGNORED, replace_stale)
 
 
 def run_unit(unit: Unit, draw: Draw, study: StudyData, out: Path) -> dict[str, float]:

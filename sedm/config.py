@@ -376,14 +376,18 @@ PRESETS = {
 
 STUDY_CHANGES = {
     ("tissue", "smoke"): {"data": {"n_shifted_groups": 2}},
-    ("tissue", "quick"): {"data": {"n_shifted_groups": 8}},
+    ("tissue", "quick"): {"data": {"n_shifted_groups": 8}, "arms": {"synthetic_fraction": 0.4}},
     ("flowers", "quick"): {
         "data": {"n_train_groups": 48, "n_validation_groups": 0, "n_test_groups": 8, "n_images_per_group": 12},
         "training": {"n_steps": 2400},
     },
     # pictures are committed: layouts must be drawn, not flipped copies of masks
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random field"}},
-    ("ebhi", "full"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random field"}},
+    ("ebhi", "full"): {
+        "data": {"n_annotated_groups": 8},
+        "layouts": {"prior": "random field"},
+        "arms": {"synthetic_fraction": 0.4},
+    },
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
     ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},
     ("flowers102", "quick"): {"training": {"n_steps": 2400}},

@@ -41,6 +41,7 @@ def finish_units(
     runs: Path,
     out: Path,
     ignored: Sequence[str] = (),
+    replace_stale: bool = False,
 ) -> list[AnyUnit]:
     """The units that diverged; any other has a file in ``out`` or is in the hands of another process.
 
@@ -52,11 +53,16 @@ def finish_units(
             not stop a night's work.
         runs: receives the locks.
         ignored: as `is_finished` takes it.
+        replace_stale: units of other settings are run again and overwritten.
 
     Raises:
         ValueError: ``out`` holds a unit of other settings, which is left alone.
     """
-    waiting = [unit for unit in units if not is_finished(unit, out, ignored)]
+
+    def finished(unit: AnyUnit) -> bool:
+        return is_finished(unit, out, ignored, replace_stale)
+
+    waiting = [unit for unit in units if not finished(unit)]
     print(f"{len(units)} units, {len(units) - len(waiting)} of them finished", flush=True)
     if not waiting:
         return []
@@ -66,7 +72,7 @@ def finish_units(
             with claim(runs / f"{unit.name}.lock") as claimed:
                 if not claimed:
                     outcome = "in the hands of another process"
-                elif is_finished(unit, out, ignored):
+                elif finished(unit):
                     outcome = "finished by another process"
                 else:
                     started = time.monotonic()
@@ -77,15 +83,16 @@ def finish_units(
                         outcome = f"FAILED, {error}"
                     outcome += f", after {time.monotonic() - started:.0f} s"
             bar.write(f"[{number}/{len(waiting)}] {unit.name}: {outcome}")
-            bar.update(sum(is_finished(one, out, ignored) for one in units) - bar.n)  # by all processes
+            bar.update(sum(map(finished, units)) - bar.n)  # by all processes
     return failed
 
 
-def is_finished(unit: Unit, out: Path, ignored: Sequence[str] = ()) -> bool:
+def is_finished(unit: Unit, out: Path, ignored: Sequence[str] = (), replace_stale: bool = False) -> bool:
     """Whether ``out`` holds this unit.
 
     Args:
         ignored: beginnings of settings that the units do not depend on, such as ``"layouts."``.
+        replace_stale: one of other settings is none.
 
     Raises:
         ValueError: it holds one of other settings.
@@ -96,6 +103,8 @@ def is_finished(unit: Unit, out: Path, ignored: Sequence[str] = ()) -> bool:
     found, wanted = json.loads(path.read_text())["run"]["config"], json.loads(json.dumps(flatten(unit.config)))
     for key in wanted:
         if key in found and found[key] != wanted[key] and not key.startswith(tuple(ignored)):
+            if replace_stale:
+                return False
             raise ValueError(f"{path}: made with {key} = {found[key]!r}, not {wanted[key]!r}; choose another folder")
     return True
 

@@ -179,6 +179,11 @@ def test_a_unit_of_other_settings_is_not_taken_for_this_one(smoke, tmp_path):
     longer = replace(config, arms=replace(config.arms, n_steps=41))
     with pytest.raises(ValueError, match=r"made with .*n_steps = 40, not 41; choose another folder"):
         run_arms(longer, list_units(longer, ["real"]), "", tmp_path, tmp_path, generators)
+    given = "", tmp_path, tmp_path, generators
+    assert run_arms(longer, list_units(longer, ["real"]), *given, replace_stale=True) == []
+    run = read(tmp_path / "values_real-n2-draw0-seed0.json")["run"]
+    assert run["config"]["segmentation.n_steps"] == 41
+    run_arms(config, list_units(config, ["real"]), *given, replace_stale=True)
     more = replace(config, arms=replace(config.arms, compared=("real", "sedm"), n_draws=3))  # which units there are
     assert run_arms(more, list_units(more, ["real"], draws=[0]), "", tmp_path, tmp_path, generators) == []
 
