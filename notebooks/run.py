@@ -25,7 +25,7 @@ from sedm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, FIGURES = "data/runs", "figures"
-DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": "", "DRY": ""}
+DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": "", "DRY": "", "PROFILE": ""}
 STARTER = "SEDM_STARTED_BY"  # host:process that a notebook must not outlive
 NOTEBOOKS = {
     "natural": ["01_natural_images"],
@@ -58,6 +58,8 @@ def parse_request(arguments: list[str]) -> dict[str, str]:
             raise ValueError(f"{name}={request[name]!r}; give a whole number of {smallest} or more")
     if request["DRY"] not in ("", "0", "1"):
         raise ValueError(f"DRY={request['DRY']!r}; give 1 to see what would run, or leave it out")
+    if request["PROFILE"] and not (ROOT / request["PROFILE"] / "config.yaml").is_file():
+        raise ValueError(f"PROFILE={request['PROFILE']!r}; no config.yaml there; for SLURM give notebooks/slurm")
     if not request["STUDY"].split():
         raise ValueError(f"STUDY is empty; choose one of {', '.join(STUDIES)}")
     for study in request["STUDY"].split():
@@ -168,8 +170,9 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile")]
     command += ["--directory", str(ROOT), "--cores", str(max(cores, n_jobs)), "--keep-going", "--rerun-incomplete"]
     command += ["--quiet", "host", "progress", "--nolock", *(["--dry-run"] if request["DRY"] == "1" else [])]
+    command += ["--workflow-profile", str(ROOT / request["PROFILE"])] if request["PROFILE"] else []
     command += ["--config", f"threads={max(cores // n_jobs, 1)}", f"runs={runs}", f"figures={figures}"]
-    command += [f"{name.lower()}={value}" for name, value in request.items() if name not in ("JOBS", "DRY")]
+    command += [f"{name.lower()}={value}" for name, value in request.items() if name not in ("JOBS", "DRY", "PROFILE")]
     starter = {STARTER: f"{socket.gethostname()}:{os.getpid()}"}
     with tempfile.TemporaryFile("w+") as said:
         options = {"cwd": ROOT, "stdout": said, "stderr": subprocess.STDOUT, "env": {**os.environ, **starter}}

@@ -41,7 +41,7 @@ def refuse(run, monkeypatch, capsys):
     ("arguments", "culprit", "nearest"),
     [
         (["STDUY=tissue"], "parameter='STDUY'", "did you mean 'STUDY'?"),
-        (["study=tissue"], "parameter='study'", "choose one of STUDY, PRESET, DATA, SEED, JOBS, DRY"),
+        (["study=tissue"], "parameter='study'", "choose one of STUDY, PRESET, DATA, SEED, JOBS, DRY, PROFILE"),
         (["quick"], "parameter='quick'", "choose one of STUDY"),
         (["STUDY=tisue"], "study='tisue'", "did you mean 'tissue'?"),
         (["STUDY=tissue flower"], "study='flower'", "did you mean 'flowers'?"),
@@ -116,7 +116,8 @@ def test_the_command_itself_refuses_with_status_two(root):
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr == (
-        "error: parameter='PRESTE'; choose one of STUDY, PRESET, DATA, SEED, JOBS, DRY (did you mean 'PRESET'?)\n"
+        "error: parameter='PRESTE'; choose one of STUDY, PRESET, DATA, SEED, JOBS, DRY, PROFILE "
+        "(did you mean 'PRESET'?)\n"
     )
 
 
