@@ -10,7 +10,10 @@ from jaxtyping import install_import_hook
 install_import_hook("sedm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import importlib.util
+import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +32,8 @@ mpl.use("Agg")
 ROOT = Path(__file__).resolve().parents[1]
 STAGED = ROOT.parent / "shared" / "data"
 SIZE = 16  # px a side
+SETTINGS = {**os.environ, "OMP_NUM_THREADS": "1"}
+FOLDERS = {"ebhi": "ebhi_seg_128", "pets": "oxford_pets_3_128"}
 COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (190, 180, 50))  # of the groups
 
 
@@ -117,3 +122,39 @@ def run() -> ModuleType:
     sys.modules["run"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def snakemake(root, folder, study, data="", options=()):
+    """What Snakemake says when it is asked for every notebook of the study in the folder."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--directory", str(root)]
+    command += ["--cores", "1", "--nolock", "--quiet", "rules", "host", "progress", *options, "--config"]
+    command += [f"study={study}", "preset=smoke", "seed=0", f"data={data}"]
+    command += [f"runs={folder / 'runs'}", f"figures={folder / 'figures'}"]
+    ended = subprocess.run(command, cwd=root, env=SETTINGS, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def run_graph(root, folder, study, data):
+    """The folder, after every notebook of the study ran into it."""
+    snakemake(root, folder, study, data)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def graphs(root, request, tmp_path_factory):
+    """The run of each study that a test asks for, as a future; two at a time."""
+    asked = {name for item in request.session.items for name in item.fixturenames}
+    data = {"tissue": "", "ebhi": STAGED / FOLDERS["ebhi"]}
+    data |= {"flowers": "", "pets": STAGED / FOLDERS["pets"]}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield {
+            study: pool.submit(run_graph, root, tmp_path_factory.mktemp(study), study, folder)
+            for study, folder in data.items()
+            if study in asked and (not folder or folder.is_dir())
+        }
+
+
+@pytest.fixture(scope="session")
+def tissue(graphs):
+    return graphs["tissue"].result()

@@ -559,9 +559,25 @@ def test_a_held_out_group_never_trains(config, patches, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_data_without_any_annotation_are_refused(config, patches, tmp_path):
+@pytest.mark.parametrize("unannotated", ["pseudo_layouts", "left_out"])
+def test_data_without_any_annotation_are_refused(config, patches, tmp_path, unannotated):
+    config = replace(config, training=replace(config.training, unannotated=unannotated))
     with pytest.raises(ValueError, match="no annotated image"):
         train(config, patches.select(range(8, 16)), tmp_path)
+
+
+def test_a_model_can_be_pretrained_without_any_mask_and_gone_on_from(config, patches, tmp_path):
+    """At a learning rate of nothing the weights stay those it went on from; other first weights are another run."""
+    pretrained = train(config, patches.select(range(8, 16)), tmp_path / "pretraining")
+    (sheet,) = (tmp_path / "pretraining" / "samples").glob("step-00000006.png")
+    assert sheet.stat().st_size > 100
+    still = replace(config, training=replace(config.training, learning_rate=1e-30))
+    options = {"held_out": set(), "progress": False}
+    tuned = train_model(still, patches, 2, tmp_path / "tuned", initial=pretrained, **options)
+    fresh = train_model(still, patches, 2, tmp_path / "tuned", **options)
+    weights = pretrained.state_dict()
+    assert all(torch.allclose(weight, weights[name], atol=1e-6) for name, weight in tuned.state_dict().items())
+    assert not all(torch.allclose(weight, weights[name], atol=1e-6) for name, weight in fresh.state_dict().items())
 
 
 def test_a_mask_value_outside_the_classes_is_refused(config, patches, tmp_path):
