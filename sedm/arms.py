@@ -78,7 +78,7 @@ SWEPT = {  # setting → value → the arm with this value, all else alike
     },
     "consistency_weight": {
         value: replace(ARMS["mean_teacher"], changes={"segmentation": {"consistency_weight": value}})
-        for value in (1.0, 3.0, 10.0, 30.0)
+        for value in (0.1, 0.3, 1.0, 3.0)
     },
     "share": {value: replace(ARMS["sedm_augmented"], share=value) for value in (0.125, 0.25, 0.5, 1.0)},
     "layouts": {
