@@ -13,8 +13,9 @@ import pytest
 
 N_KILLED = 3
 CODE = """
-import sys, run
-sys.exit(run.reproduce(run.parse_request(["STUDY=tissue", "PRESET=smoke"]), *sys.argv[1:]))
+import os, sys, run
+request = ["STUDY=tissue", "PRESET=smoke", f"JOBS={os.cpu_count()}"]  # one thread each, as in the undisturbed run
+sys.exit(run.reproduce(run.parse_request(request), *sys.argv[1:]))
 """
 
 
