@@ -235,7 +235,7 @@ class ArmConfig:
     colour_jitter: float = 0.2
     synthetic_fraction: float = 0.8
     transfer_fraction: float = 0.8
-    consistency_weight: float = 10.0
+    consistency_weight: float = 0.1
     n_pretraining_steps: int = 0  # of one generator without any mask, where those of all draws start; 0 = no such start
     n_fine_tuning_steps: int = 0  # of a draw's generator after that
 
@@ -386,7 +386,7 @@ STUDY_CHANGES = {
     ("ebhi", "full"): {
         "data": {"n_annotated_groups": 8},
         "layouts": {"prior": "random field"},
-        "arms": {"synthetic_fraction": 0.4},
+        "arms": {"synthetic_fraction": 0.4, "transfer_fraction": 0.6},
     },
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
     ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},
