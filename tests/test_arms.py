@@ -74,11 +74,12 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
 
     jitter = "segmentation.colour_jitter"
     assert changed("real", "colour_augmentation") == ({jitter}, {"augmented"})
-    assert changed("colour_augmentation", "mean_teacher") == (set(), {"unannotated"})
+    taught = {"segmentation.consistency_weight"}, {"unannotated"}
+    assert changed("colour_augmentation", "mean_teacher") == taught
     assert changed("sedm", "shuffled_styles") == (set(), {"synthetic"})
     assert changed("sedm", "sedm_augmented") == ({jitter}, {"augmented"})
     assert changed("sedm", "sedm_filtered") == ({"sampling.filter_percentile"}, set())
-    assert changed("sedm_augmented", "sedm_mean_teacher") == (set(), {"unannotated"})
+    assert changed("sedm_augmented", "sedm_mean_teacher") == taught
     assert changed("sedm_augmented", "sedm_pseudo_layouts") == ({"arms.layouts"}, set())
     assert changed("sedm_augmented", "transductive") == (set(), {"synthetic"})
     tuned = replace(build_config("ebhi", "full").arms, synthetic_fraction=0.3, consistency_weight=2.0)
