@@ -1,4 +1,4 @@
-# make reproduce   every notebook of the embedded studies, with its figures and values
+# make reproduce   every notebook of the embedded studies, with its figures and values, and the paper
 # make test        unit tests, doctests and every notebook at the smallest size
 # make check-figures   the embedded studies once more, beside the committed results, and their values compared
 # make bench       how fast training, sampling and generation are, against the reference's recipe: figures/benchmarks/
@@ -36,10 +36,9 @@ bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.generation
 	$(BIN)/python -m tests.benchmarks.steps --model $(MODEL)
 
-# Not committed: it follows from what is, and a copy would fall behind. Only fonts that typst brings along are used.
+# Not committed: it follows from what is, and a copy would fall behind.
 paper: .venv/installed
-	@$(BIN)/python -c 'import typst; typst.compile("paper/main.typ", "paper/main.pdf", root=".", ignore_system_fonts=True)'
-	@echo paper/main.pdf
+	@$(BIN)/python paper/build.py
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=.

@@ -25,6 +25,7 @@ from sedm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, FIGURES = "data/runs", "figures"
+PAPER = ROOT / "paper" / "main.pdf"
 DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": "", "DRY": "", "PROFILE": ""}
 STARTER = "SEDM_STARTED_BY"  # host:process that a notebook must not outlive
 NOTEBOOKS = {
@@ -191,8 +192,11 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
     print(summarise(jobs, since, ROOT / figures))
     if snakemake.returncode and not any(job.state(since) == "FAILED" for job in jobs):
         print(words)  # no notebook is at fault
-    ran = any(job.state(since) == "done" for job in jobs)
+    built = PAPER.is_file() and PAPER.stat().st_mtime >= since
+    ran = built or any(job.state(since) == "done" for job in jobs)
     outcome = "FAILED, see above" if snakemake.returncode else "done" if ran else "everything is up to date"
+    if built:
+        print(f"{PAPER.relative_to(ROOT)} was built anew")
     print(f"{request['STUDY']} ({preset}): {outcome}, after {time.time() - since:.0f} s")
     return snakemake.returncode
 
@@ -205,7 +209,7 @@ def explain(words: str) -> list[str]:
     """
     lines = []
     for study, notebook, reason in re.findall(r"Job \d+: (\w+): running (\w+),.*\nReason: (.*)", words):
-        reason = re.sub(r"Missing output files: \S+\.done", "it never ran to its end", reason)
+        reason = re.sub(r"Missing output files: \S+", "it never ran to its end", reason)
         reason = re.sub(r"Input files updated by another job: ", "it comes after ", reason)
         reason = re.sub(r"Updated input files: ", "changed: ", reason)
         reason = re.sub(r"[\w./-]*/(\d\d_\w+)\.done", r"\1", reason)

@@ -30,10 +30,10 @@ _HOME = {  # public name → module; imported on first use, because diffusers al
     "generate_patches": "generate",
     "embed_bank": "generate",
     "filter_patches": "filtering",
-    "fidelity_table": "fidelity",
+    "fidelity_table": "fidelity.table",
     "train_segmenter": "segment",
     "predict": "segment",
-    "score_groups": "statistics",
+    "score_groups": "scores",
     "render_mix": "demo",
 }
 __all__ = sorted(_HOME)

@@ -26,8 +26,8 @@ from sedm.evaluation import draw_unseen, measure_floors, measure_model
 from sedm.files import replacing
 from sedm.pipeline import SEDMPipeline
 from sedm.results import Results
+from sedm.scores import score_groups
 from sedm.segment import kept_segmenter, predict, train_segmenter
-from sedm.statistics import score_groups
 from sedm.studies import STUDIES
 from sedm.units import claim, finish_units, is_finished
 

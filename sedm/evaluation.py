@@ -27,10 +27,10 @@ from sedm.fidelity import (
     style_correlation,
 )
 from sedm.pipeline import SEDMPipeline, sample_images
+from sedm.scores import score_groups
 from sedm.seeds import seeded_generator
 from sedm.segment import predict
 from sedm.segmentation_networks import UNet
-from sedm.statistics import score_groups
 from sedm.styles import first_rows
 
 N_GROUPS, N_LAYOUTS = 12, 8  # every unseen group lends its style to as many layouts

@@ -13,7 +13,7 @@ from sedm.config import PRESETS, build_config, flatten
 from sedm.draws import STYLES, TRANSFERS, Draw, load_study_data
 from sedm.model import build_model
 from sedm.pipeline import SEDMPipeline
-from sedm.statistics import score_groups
+from sedm.scores import score_groups
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,9 @@ from sedm.config import SegmentationConfig
 from sedm.data.tensors import to_tensors
 from sedm.data.tissue import make_tissue
 from sedm.draws import transfer_colours
+from sedm.scores import score_groups
 from sedm.segment import predict, train_segmenter
-from sedm.statistics import compare_groups, holm, score_groups
+from sedm.statistics import compare_groups, holm
 
 
 def make_scores(means, n_groups=12, draws=(0, 1), seeds=(0, 1, 2), noise=0.02, validation=None):

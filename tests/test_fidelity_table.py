@@ -14,16 +14,16 @@ from sedm.config import SegmentationConfig
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
 from sedm.fidelity import (
-    MEASURES,
     colour_statistics,
-    fidelity_table,
     kernel_distance,
     retrieve_groups,
     segmenter_extractor,
     stain_angles,
 )
+from sedm.fidelity.table import MEASURES, fidelity_table
+from sedm.scores import score_groups
 from sedm.segment import predict, train_segmenter
-from sedm.statistics import score_groups, summarise_groups
+from sedm.statistics import summarise_groups
 from sedm.styles import first_rows
 
 SIZE = 16  # px a side

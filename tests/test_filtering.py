@@ -11,8 +11,8 @@ from sedm.data.patches import UNKNOWN, from_arrays, load_patches, save_patches
 from sedm.data.tensors import PatchTensors
 from sedm.filtering import filter_patches, hard_layout_weights, keep_pairs, score_pairs
 from sedm.pairing import GivenLayouts
+from sedm.scores import score_groups
 from sedm.segment import train_segmenter
-from sedm.statistics import score_groups
 
 CLASSES = ("stroma", "epithelium", "lumen")
 N, SIZE = 100, 12

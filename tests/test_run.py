@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -119,6 +120,41 @@ def test_the_command_itself_refuses_with_status_two(root):
         "error: parameter='PRESTE'; choose one of STUDY, PRESET, DATA, SEED, JOBS, DRY, PROFILE "
         "(did you mean 'PRESET'?)\n"
     )
+
+
+# ------------------------------------------------------------------------------------------ the graph
+
+
+@pytest.fixture
+def finished(run, root, tmp_path):
+    """A copy of the project in which ``make reproduce`` of tissue has just ended."""
+    for folder in ("sedm", "notebooks", "paper", "figures"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    results = tmp_path / "data" / "runs" / "tissue" / "quick"
+    done = [results / f"{name}.done" for name in run.NOTEBOOKS["tissue"]]
+    for path in (*done, tmp_path / "paper" / "main.pdf"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def would_run(folder):
+    command = [sys.executable, "notebooks/run.py", "STUDY=tissue", "DRY=1"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    said = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+    return [line.partition(" would run")[0].removeprefix("tissue ") for line in said.splitlines()]
+
+
+def test_an_edit_runs_again_what_uses_it_and_nothing_else(finished):
+    assert would_run(finished) == ["everything is up to date"]
+    for edited, expected in (
+        ("paper/method.typ", []),
+        ("notebooks/04_synthetic_images.ipynb", ["04_synthetic_images"]),
+        ("sedm/statistics.py", ["04_synthetic_images", "05_segmentation_ablations"]),
+        ("sedm/demo/render.py", ["04_synthetic_images", "05_segmentation_ablations", "06_style_mixing"]),
+    ):
+        (finished / edited).touch()
+        assert sorted(would_run(finished)) == [*expected, "the paper"], edited
 
 
 # ------------------------------------------------------------------------------------------ notebooks

@@ -11,9 +11,9 @@ import sedm.segment
 from sedm.config import SegmentationConfig
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
+from sedm.scores import score_groups
 from sedm.segment import _batch, _sources, augment, consistency_loss, predict, segmentation_loss, train_segmenter
 from sedm.segmentation_networks import UNet
-from sedm.statistics import score_groups
 
 CONFIG = SegmentationConfig(channels=(8, 16), n_steps=80, batch_size=8, learning_rate=1e-2)
 

@@ -4,7 +4,8 @@
 * ``content``       does the image show its layout, and does it show its style image's content instead?
 * ``style``         colours, and how much they vary; ``stains`` for tissue,
 * ``memorisation``  is the image a copy of a training image?
-* ``table``         all of it: ``estimates`` with their ``intervals``, and floors at the same number of images.
+* ``table``         all of it: ``estimates`` with their ``intervals``, and floors at the same number of images; not
+                    imported here, so that what needs one measure does not run again when a statistic changes.
 """
 
 from sedm.fidelity.content import agreement_beyond_chance, content_agreement, other_layouts
@@ -26,10 +27,8 @@ from sedm.fidelity.style import (
     style_agreement,
     style_correlation,
 )
-from sedm.fidelity.table import MEASURES, fidelity_table
 
 __all__ = [
-    "MEASURES",
     "STATISTICS",
     "Extractor",
     "NearestTraining",
@@ -38,7 +37,6 @@ __all__ = [
     "colour_distances",
     "colour_statistics",
     "content_agreement",
-    "fidelity_table",
     "frechet_distance",
     "intraclass_correlation",
     "jackknife_groups",

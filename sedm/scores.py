@@ -1,0 +1,87 @@
+"""How well predictions agree with masks, group by group: intersection over union, and Dice.
+
+Images of one group (a patient, a species) are not independent, so their pixels are pooled before anything is divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Integer
+from torch import Tensor
+
+from sedm.data.patches import UNKNOWN
+
+
+def score_groups(
+    predictions: Integer[Tensor, "n h w"],
+    masks: Integer[Tensor, "n h w"],
+    groups: Sequence[str],
+    n_classes: int,
+) -> pd.DataFrame:
+    """One row a group, sorted by name: ``group, n_images, iou_0 … iou_<K−1>, mean_iou``, and as much of Dice.
+
+    The intersection and union of a class are summed over a group's images before they are divided. A class
+    that is neither in a group's masks nor in its predictions has no score there (NaN); one that is predicted
+    but absent scores 0. ``mean_iou`` is the mean over the *foreground* classes 1…K−1 that have a score (NaN
+    if none has). Pixels whose mask is 255 count nowhere; ``n_images`` counts images with any other pixel.
+    ``dice_0 … dice_<K−1>, mean_dice`` follow the same rules; the Dice of a class is 2·IoU / (1 + IoU).
+
+    Args:
+        predictions: class indices 0…K−1.
+        masks: class indices 0…K−1, or 255 where nobody annotated.
+        groups: the group of each image.
+        n_classes: K, at least 2, with class 0 as background.
+
+    Raises:
+        ValueError: nothing to score, shapes or lengths that differ, or values outside the classes.
+
+    >>> masks = torch.tensor([[[0, 1], [1, 1]], [[0, 0], [0, 0]]])
+    >>> predictions = torch.tensor([[[0, 0], [1, 1]], [[0, 0], [0, 0]]])
+    >>> score_groups(predictions, masks, ["case-a", "case-b"], n_classes=2).round(2).iloc[:, :5]
+        group  n_images  iou_0  iou_1  mean_iou
+    0  case-a         1    0.5   0.67      0.67
+    1  case-b         1    1.0    NaN       NaN
+    """
+    if predictions.shape != masks.shape or len(groups) != len(masks) or masks.numel() == 0:
+        raise ValueError(
+            f"predictions {tuple(predictions.shape)}, masks {tuple(masks.shape)} and {len(groups)} groups; "
+            "expected as many of each, at least one, and masks as large as predictions"
+        )
+    if n_classes < 2:
+        raise ValueError(f"n_classes={n_classes}; a background and at least one foreground class are needed")
+    confusion = _confusion_per_image(predictions, masks, n_classes)
+    rows = []
+    for group in sorted(set(groups)):
+        members = confusion[[name == group for name in groups]]
+        iou = _iou(members.sum(axis=0))
+        row = {"group": group, "n_images": int(members.any(axis=(1, 2)).sum())}
+        for name, scores in (("iou", iou), ("dice", 2 * iou / (1 + iou))):
+            foreground = scores[1:][~np.isnan(scores[1:])]
+            row |= {f"{name}_{k}": scores[k] for k in range(n_classes)}
+            row[f"mean_{name}"] = foreground.mean() if len(foreground) else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _confusion_per_image(predictions: Tensor, masks: Tensor, n_classes: int) -> np.ndarray:
+    """Pixel counts, (n, K, K), int64: [image, class in the mask, class predicted]."""
+    known = masks != UNKNOWN
+    for name, values in (("masks", masks[known]), ("predictions", predictions)):
+        outside = (values < 0) | (values >= n_classes)
+        if outside.any():
+            raise ValueError(f"{name} hold {int(values[outside][0])}, outside the classes 0..{n_classes - 1}")
+    image = torch.arange(len(masks), device=masks.device)[:, None, None]
+    cell = (image * n_classes + masks.long()) * n_classes + predictions.long()
+    counts = torch.bincount(cell[known], minlength=len(masks) * n_classes**2)
+    return counts.view(len(masks), n_classes, n_classes).cpu().numpy()
+
+
+def _iou(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, (K,), NaN where both are empty, from counts (K, K)."""
+    intersection = np.diag(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
+    return np.divide(intersection, union, out=np.full(len(union), np.nan), where=union > 0)
