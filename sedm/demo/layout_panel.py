@@ -53,18 +53,18 @@ class LayoutPanel:
         self.radius = widgets.IntSlider(3, 0, 10, description="Brush, px", layout={"width": WIDTH})
         widgets.dlink((self.brush, "value"), (self.canvas, "brush_class"))
         widgets.dlink((self.radius, "value"), (self.canvas, "brush_radius"))
-        self.number = widgets.BoundedIntText(0, 0, 9999, description="Number", layout={"width": "132px"})
-        self.number.style.description_width = "54px"
+        self.number = widgets.BoundedIntText(0, 0, 9999, description="Number", layout={"width": "140px"})
+        self.number.style.description_width = self.radius.style.description_width = "62px"
         self.new, self.undo = (
-            widgets.Button(description=word, tooltip=tip, layout={"width": "70px"})
+            widgets.Button(description=word, tooltip=tip, layout={"width": "66px"})
             for word, tip in (("Next", "the next layout of the prior"), ("Undo", "back to the layout before"))
         )
-        self.wish = widgets.Checkbox(False, description="Ask for these shares", indent=False, layout={"width": "160px"})
+        self.wish = widgets.Checkbox(False, description="Ask for these shares", indent=False, layout={"width": "156px"})
         self.amounts = [widgets.FloatSlider(0, min=0, max=1, step=0.01, readout=False) for _ in classes]
         self.shares = [widgets.HTML(layout={"width": "44px"}) for _ in classes]
         for amount in self.amounts:
-            amount.layout.width = "130px"
-        self.upload = widgets.FileUpload(description="Upload a mask", layout={"width": "120px"})
+            amount.layout.width = "136px"
+        self.upload = widgets.FileUpload(description="Mask file", layout={"width": "124px"})
         rows = [
             widgets.HBox([_chip(name, colour), amount, share]).add_class("sedm-row").add_class("sedm-between")
             for name, colour, amount, share in zip(classes, colours, self.amounts, self.shares, strict=True)

@@ -53,7 +53,7 @@ class StyleMixing(widgets.VBox):
         self.noise.on_click(self._guarded(lambda _: self._new_seed()))
         self.save.on_click(self._guarded(self._save))
         self.show_code.observe(self._guarded(self._write_code), names="value")
-        super().__init__([widgets.HTML(f"<style>{CSS}</style>"), self._head(), self.error, self._columns(), self.code])
+        super().__init__([widgets.HTML(f"<style>{CSS}</style>"), self._head(), self.error, self._body(), self.code])
         self.add_class("sedm")
         self.redraw()
 
@@ -64,11 +64,11 @@ class StyleMixing(widgets.VBox):
         self.error = widgets.HTML()
         self.guidance = widgets.FloatSlider(1, min=0.5, max=4, step=0.1, description="Guidance", layout=wide)
         self.steps = widgets.IntSlider(steps, 2, 30, description="Steps", layout=wide)
-        self.seed = widgets.BoundedIntText(0, 0, 2**31 - 1, description="Noise", layout={"width": "150px"})
+        self.seed = widgets.BoundedIntText(0, 0, 2**31 - 1, description="Noise", layout={"width": "164px"})
         for control in (self.guidance, self.steps, self.seed):
-            control.style.description_width = "64px"
+            control.style.description_width = "70px"
         self.hold = widgets.Checkbox(True, description="Keep", indent=False, layout={"width": "64px"})
-        self.noise = widgets.Button(description="New noise", layout={"width": "92px"})
+        self.noise = widgets.Button(description="New noise", layout={"width": "96px"})
         self.save = widgets.Button(description="Save pair", layout={"width": "120px"})
         self.show_code = widgets.ToggleButton(description="Show as code", layout={"width": "120px"})
         self.code = widgets.Textarea(rows=18, layout={"width": "100%", "display": "none"}).add_class("sedm-code")
@@ -80,7 +80,7 @@ class StyleMixing(widgets.VBox):
             f"stays where the layout puts it.{whose}</p>"
         ).add_class("sedm-head")
 
-    def _columns(self) -> widgets.Widget:
+    def _body(self) -> widgets.Widget:
         seed = widgets.HBox([self.seed, self.hold, self.noise]).add_class("sedm-row")
         buttons = widgets.HBox([self.save, self.show_code]).add_class("sedm-row")
         picture = widgets.VBox(
@@ -94,12 +94,11 @@ class StyleMixing(widgets.VBox):
                 seed,
                 buttons,
             ],
-            layout={"width": "394px"},
+            layout={"width": "382px"},
         ).add_class("sedm-card")
-        walk = widgets.VBox([widgets.HTML("<h2>From A to B</h2>"), self.walk.add_class("sedm-strip")])
-        styles = self.styles.box
-        styles.children = (*styles.children, walk)
-        return widgets.HBox([self.layouts.box, picture, styles]).add_class("sedm-columns")
+        columns = widgets.HBox([self.layouts.box, picture, self.styles.box]).add_class("sedm-columns")
+        walk = widgets.HBox([widgets.HTML("<h2>From A to B</h2>"), self.walk.add_class("sedm-strip")])
+        return widgets.VBox([columns, walk.add_class("sedm-card").add_class("sedm-walk")]).add_class("sedm-rows")
 
     @property
     def mix(self) -> Mix:

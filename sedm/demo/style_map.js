@@ -7,7 +7,7 @@ function render({ model, el }) {
   caption.className = "sedm-caption";
   el.append(plane, caption);
   const place = (node, x, y) => Object.assign(node.style, { left: `${x * 100}%`, top: `${(1 - y) * 100}%` });
-  const hint = "Pick a style: click a point, or move with the arrow keys and press Enter.";
+  const hint = "Click a point to pick its style, or use the arrow keys and Enter. The dashed ring is the mixture.";
   let buttons = [];
 
   function draw() {
@@ -55,11 +55,11 @@ function render({ model, el }) {
     }
     plane.querySelector(".sedm-mixture")?.remove();
     if (mixture.length === 2) {
-      const cross = document.createElement("span");
-      cross.className = "sedm-mixture";
-      cross.textContent = "+";
-      place(cross, ...mixture);
-      plane.append(cross);
+      const ring = document.createElement("span");
+      ring.className = "sedm-mixture";
+      ring.title = "the mixture";
+      place(ring, ...mixture);
+      plane.append(ring);
     }
   }
   caption.textContent = hint;

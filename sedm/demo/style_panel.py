@@ -17,7 +17,7 @@ from sedm.pretrained import Pretrained
 LETTERS = "ABCD"
 NOBODY = "—"  # of the third and fourth style, which are not needed
 GREY = "#b9b4c4"  # of a style whose colour is not known yet
-WIDTH = "402px"
+WIDTH = "478px"
 
 
 class StylePanel:
@@ -51,7 +51,7 @@ class StylePanel:
             options = names if letter in "AB" else [NOBODY, *names]
             choice = widgets.Dropdown(options=options, value=name if name in options else options[0])
             amount = widgets.FloatSlider(float(letter == "A"), min=0, max=1, step=0.01, readout=False)
-            choice.layout.width, amount.layout.width = "148px", "146px"
+            choice.layout.width, amount.layout.width = "176px", "190px"
             share = widgets.HTML(layout={"width": "44px"})
             badge = widgets.HTML(f"<span class='sedm-letter'>{letter}</span>", layout={"width": "22px"})
             rows.append(widgets.HBox([badge, choice, amount, share]).add_class("sedm-row"))
@@ -60,7 +60,7 @@ class StylePanel:
             self.shares.append(share)
         self.target = widgets.ToggleButtons(options=list(LETTERS), value="B", style={"button_width": "34px"})
         self.upload = widgets.FileUpload(
-            accept="", multiple=True, description="Own pictures", layout={"width": "124px"}
+            accept="", multiple=True, description="Own pictures", layout={"width": "150px"}
         )
         self.map = StyleMap(layout={"width": WIDTH})
         label = widgets.HTML("Pick for", layout={"width": "52px"})
@@ -72,7 +72,7 @@ class StylePanel:
                 widgets.HBox([pick, self.upload]).add_class("sedm-row").add_class("sedm-between"),
                 self.map,
             ],
-            layout={"width": "432px"},
+            layout={"width": "508px"},
         ).add_class("sedm-card")
 
     @property
