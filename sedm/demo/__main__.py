@@ -1,0 +1,41 @@
+"""The style mixing of notebook 06 as a page, for this computer alone.
+
+python -m sedm.demo [--port 8866] [--no-browser]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06_style_mixing.ipynb"
+TEMPLATES = Path(__file__).parent / "share"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serves the page with Voilà until it is interrupted, and prints its address, which holds a token."""
+    parser = argparse.ArgumentParser("python -m sedm.demo", description=main.__doc__)
+    parser.add_argument("--port", type=int, default=8866, help="the next free one is taken where it is in use")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    given = parser.parse_args(arguments)
+    if not NOTEBOOK.is_file():
+        parser.exit(2, f"{parser.prog}: {NOTEBOOK} is not there; run it from a checkout of the repository\n")
+    from voila.app import Voila
+
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(TEMPLATES), os.environ.get("JUPYTER_PATH")]))
+    options = [
+        "--Voila.ip=127.0.0.1",
+        f"--port={given.port}",
+        "--token",  # a new one each time
+        "--template=sedm",
+        "--preheat_kernel=True",  # a kernel with the model loaded waits for the next page
+        "--pool_size=1",
+        *(["--no-browser"] if given.no_browser else []),
+    ]
+    Voila.launch_instance([str(NOTEBOOK), *options])
+
+
+if __name__ == "__main__":
+    main()
