@@ -7,14 +7,9 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 
-import sedm
 from sedm.data.patches import save_patches
-from sedm.demo import render_mix, style_mixing_widget
-from sedm.pipeline import noise_generators
 
 
 @pytest.fixture
