@@ -4,11 +4,13 @@ import gc
 import io
 import json
 import threading
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from traitlets import Bunch
 
 import sedm
 from sedm.data.patches import UNKNOWN
@@ -117,17 +119,18 @@ def test_the_page_shows_what_the_pure_function_renders(page, pretrained):
 
 
 def test_every_control_draws_the_picture_anew(page):
+    others = [name for name in page.pretrained.styles.names if name not in page.styles.names]
     changes = [
         (page.styles.amounts[1], "value", 0.8),
-        (page.styles.choices[0], "value", page.pretrained.styles.names[2]),
-        (page.styles.choices[2], "value", page.pretrained.styles.names[1]),
+        (page.styles.choices[0], "value", others[0]),
+        (page.styles.choices[2], "value", page.styles.names[0]),
         (page.styles.amounts[2], "value", 1.0),
         (page.guidance, "value", 3.0),
         (page.steps, "value", 9),
         (page.seed, "value", 4),
         (page.layouts.number, "value", 3),
         (page.layouts.canvas, "layout_bytes", bytes(SIZE * SIZE)),
-        (page.styles.map, "picked", [page.pretrained.styles.names[3], 1]),
+        (page.styles.map, "picked", [others[1], 1]),
     ]
     before = settle(page)
     for control, name, value in changes:
@@ -325,7 +328,8 @@ def encoded(image, **options):
 
 
 def upload(widget, name, content):
-    widget.value = ({"name": name, "type": "", "size": len(content), "content": content, "last_modified": None},)
+    file = Bunch(name=name, type="", size=len(content), content=memoryview(content), last_modified=datetime.now(UTC))
+    widget.value = (file,)  # as the browser's arrive
 
 
 GREY = Image.new("RGB", (40, 30), (120, 80, 90))

@@ -35,8 +35,10 @@ class LayoutPanel:
         self.layout, self.code = self._sample(0, None)
         self._make_controls()
         self._show()
-        for control in (self.number, self.wish, *self.amounts):
+        for control in (self.number, self.wish):
             control.observe(guarded(self._draw_anew), names="value")
+        for amount in self.amounts:
+            amount.observe(guarded(self._take_amount), names="value")
         self.new.on_click(guarded(self._next_number))
         self.undo.on_click(guarded(self._go_back))
         self.canvas.observe(guarded(self._take_painted), names="layout_bytes")
@@ -99,6 +101,10 @@ class LayoutPanel:
         for amount in self.amounts:
             amount.disabled = not self.wish.value
         self.set_layout(*self._sample(self.number.value, self._wished() if self.wish.value else None))
+
+    def _take_amount(self, _change) -> None:
+        if self.wish.value:  # or the slider only follows the layout shown
+            self._draw_anew()
 
     def _wished(self) -> dict[str, float]:
         amounts = [amount.value for amount in self.amounts]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Superseded(Exception):
-    """Raised in a job when a newer one waits."""
+    """Raised in a job when a newer one waits, or the program ends."""
 
 
 class LatestWorker:
@@ -32,13 +32,14 @@ class LatestWorker:
         """Starts ``job`` in the background; the job now running is superseded.
 
         Args:
-            job: takes ``check``, a function that raises ``Superseded`` when a newer job waits, and calls it often.
+            job: takes ``check``, a function that raises ``Superseded`` when a newer job waits or the program ends, and
+                calls it often.
         """
         with self._lock:
             self._next = job
             if not self._busy:
                 self._busy = True
-                threading.Thread(target=self._work, daemon=True).start()
+                threading.Thread(target=self._work).start()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether all work was done within ``timeout`` seconds."""
@@ -63,5 +64,5 @@ class LatestWorker:
                 del job  # or it would live, with all it holds, until the next one ends
 
     def _check(self) -> None:
-        if self._next is not None:
+        if self._next is not None or not threading.main_thread().is_alive():  # the program ends
             raise Superseded
