@@ -15,6 +15,7 @@ LIMITS = (
     "style vary less than real ones do; a style far from those trained on is answered with the nearest one known. "
     "Whether images copy training images was measured where the table says so."
 )
+CC_BY = "https://creativecommons.org/licenses/by/4.0/"
 SETTINGS = ("seed", "training.n_steps", "training.batch_size", "model.channels", "model.style_dim", "model.objective")
 
 
@@ -61,7 +62,7 @@ def model_card(study: str, training: Mapping, fidelity: Mapping | None, layouts:
             *_section("Licence", _terms(facts)),
             *_section(
                 "Training run",
-                f"{values['n_images']:,} images seen in {values['n_steps']:,} steps, commit {run['commit'][:12]}.",
+                f"{values['n_steps']:,} steps over {values['n_images']:,} images, commit {run['commit'][:12]}.",
                 "\n".join(settings),
             ),
             *_section("Intended use", INTENDED_USE),
@@ -84,7 +85,8 @@ def _licence(attribution: str) -> str:
 def _terms(facts) -> str:
     if facts.embedded:
         return "Apache 2.0, as the code."
-    return f"The weights come from data under the terms named here, which bind their use as well: {facts.attribution}."
+    link = f", {CC_BY}" if "CC BY 4.0" in facts.attribution else ""
+    return f"The weights were trained on data under the terms named here, to be named with them: {facts.attribution}{link}."
 
 
 def _fidelity(fidelity: Mapping) -> list[str]:

@@ -67,6 +67,7 @@ def _write(pretrained: Pretrained, folder: Path, study: str, figures: Path, half
     if half:
         pipeline.denoiser.half()
     pipeline.save_pretrained(folder)
+    _forget_origin(folder)
     packed = SEDMPipeline.from_pretrained(folder, dtype=torch.float32)
     pretrained.layouts.save(folder)
     # the hash is that of the packed weights, so that generation accepts the bank; its encoder was not changed
@@ -87,6 +88,14 @@ def _pictures(pretrained: Pretrained):
     n = min(N_COMPARED, len(pretrained.styles.names))
     layouts, styles = pretrained.layouts.sample(n, seed=0), pretrained.group_styles[:n]
     return pretrained.pipeline(layouts, styles, noise_generators(0, range(n)), output_type="pt").images
+
+
+def _forget_origin(folder: Path) -> None:
+    """Takes out where the parts were loaded from, which diffusers writes down: a place on this machine."""
+    for path in folder.rglob("*.json"):
+        settings = json.loads(path.read_text())
+        if settings.pop("_name_or_path", None) is not None:
+            _write_text(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def _check_sizes(folder: Path, half: bool) -> None:
