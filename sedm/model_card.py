@@ -86,7 +86,7 @@ def _terms(facts) -> str:
     if facts.embedded:
         return "Apache 2.0, as the code."
     link = f", {CC_BY}" if "CC BY 4.0" in facts.attribution else ""
-    return f"The weights were trained on data under the terms named here, to be named with them: {facts.attribution}{link}."
+    return f"The weights were trained on data whose source and terms go with them: {facts.attribution}{link}."
 
 
 def _fidelity(fidelity: Mapping) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06_style_mixing.ipynb"
+LARGEST_UPLOAD = 64 * 2**20  # bytes of a message from the page: a photo from a telephone may have a dozen million
 TEMPLATES = Path(__file__).parent / "share"
 
 
@@ -23,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not NOTEBOOK.is_file():
         parser.exit(2, f"{parser.prog}: {NOTEBOOK} is not there; run it from a checkout of the repository\n")
-    signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # which Voilà answers between two tasks
+    signal.signal(
+        signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )  # which Voilà answers between two tasks
     from voila.app import Voila
 
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(TEMPLATES), os.environ.get("JUPYTER_PATH")]))
@@ -34,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--template=sedm",
         "--preheat_kernel=True",  # a kernel with the model loaded waits for the next page
         "--pool_size=1",
+        f"--Voila.tornado_settings={{'websocket_max_message_size': {LARGEST_UPLOAD}}}",
         *(["--no-browser"] if given.no_browser else []),
     ]
     Voila.launch_instance([str(NOTEBOOK), *options])

@@ -66,7 +66,7 @@ class LayoutPanel:
         self.shares = [widgets.HTML(layout={"width": "44px"}) for _ in classes]
         for amount in self.amounts:
             amount.layout.width = "136px"
-        self.upload = widgets.FileUpload(description="Mask file", layout={"width": "124px"})
+        self.upload = widgets.FileUpload(description="Mask file", tooltip="Mask file", layout={"width": "104px"})
         rows = [
             widgets.HBox([_chip(name, colour), amount, share]).add_class("sedm-row").add_class("sedm-between")
             for name, colour, amount, share in zip(classes, colours, self.amounts, self.shares, strict=True)
@@ -81,8 +81,7 @@ class LayoutPanel:
                 widgets.HBox([self.number, self.new, self.undo]).add_class("sedm-row"),
                 shares_head,
                 *rows,
-            ],
-            layout={"width": "318px"},
+            ]
         ).add_class("sedm-card")
 
     def set_layout(self, layout: UInt8[Tensor, "h w"], code: str) -> None:

@@ -20,36 +20,38 @@ from sedm.demo.render import render_walk
 from sedm.demo.style_panel import StylePanel
 from sedm.demo.worker import LatestWorker
 from sedm.pipeline import noise_generators
-from sedm.pretrained import SHIPPED, Pretrained
+from sedm.pretrained import SHIPPED, Pretrained, load_pretrained, shipped_models
 
 PREVIEW_STEPS = 4  # a preview is short, and is let finish, so that the picture follows a slider
 N_WALK = 9  # pictures from style A to style B
-N_COLOURED = 8  # styles of the map whose colours are found at once
+N_COLOURED = 16  # styles of the map whose colours are found at once
+COLOUR_STEPS = 2  # enough for a mean colour
 SAVED = SHIPPED.parent / "runs" / "saved"
 CSS = (Path(__file__).parent / "page.css").read_text()
 
 
 class StyleMixing(widgets.VBox):
-    """Sliders, a canvas and a map over ``render_mix``, for one generator.
+    """Sliders, a canvas and a map over ``render_mix``, for one generator or another that comes with the code.
 
     Every change draws a preview and then the final picture in the background; a newer change stops the drawing of
     the final picture between two solver steps. Errors are shown on the page.
 
     Args:
-        pretrained: as ``load_pretrained`` returns it; several pages may share one.
+        pretrained: the generator to begin with, as ``load_pretrained`` returns it; several pages may share one.
         steps: solver steps of a final picture, to begin with.
         folder: where pairs are saved.
     """
 
     def __init__(self, pretrained: Pretrained, steps: int = 12, folder: str | Path = SAVED):
-        self.pretrained, self.folder = pretrained, Path(folder)
+        self.folder = Path(folder)
+        self._opened: dict[str, tuple[Pretrained, LayoutPanel, StylePanel]] = {}  # a generator and its columns
         self.worker = LatestWorker(self._show_error)
-        self.drawn: tuple[Mix, Tensor] | None = None  # the final picture, when it is there
-        self._make_controls(steps)
-        self.layouts = LayoutPanel(pretrained, self._changed, self._guarded)
-        self.styles = StylePanel(pretrained, self._changed, self._guarded)
+        self.drawn: tuple[Mix, Tensor, str] | None = None  # the final picture, when it is there, and its model
+        self._make_controls(steps, pretrained.name)
+        self._open(pretrained)
         for control in (self.guidance, self.steps, self.seed):
             control.observe(self._guarded(lambda _: self.redraw()), names="value")
+        self.model.observe(self._guarded(lambda change: self._choose_model(change["new"])), names="value")
         self.noise.on_click(self._guarded(lambda _: self._new_seed()))
         self.save.on_click(self._guarded(self._save))
         self.show_code.observe(self._guarded(self._write_code), names="value")
@@ -57,8 +59,11 @@ class StyleMixing(widgets.VBox):
         self.add_class("sedm")
         self.redraw()
 
-    def _make_controls(self, steps: int) -> None:
+    def _make_controls(self, steps: int, name: str) -> None:
         wide = {"width": "100%"}
+        models = list(dict.fromkeys([name, *shipped_models()]))
+        self.model = widgets.Dropdown(options=models, value=name, description="Model", layout={"width": "240px"})
+        self.about = widgets.HTML().add_class("sedm-about")
         self.view, self.walk = (widgets.Image(format="png", layout=wide) for _ in range(2))
         self.busy, self.status = widgets.HTML().add_class("sedm-busy"), widgets.HTML()
         self.error = widgets.HTML()
@@ -72,33 +77,40 @@ class StyleMixing(widgets.VBox):
         self.save = widgets.Button(description="Save pair", layout={"width": "120px"})
         self.show_code = widgets.ToggleButton(description="Show as code", layout={"width": "120px"})
         self.code = widgets.Textarea(rows=18, layout={"width": "100%", "display": "none"}).add_class("sedm-code")
+        self.columns = widgets.HBox().add_class("sedm-columns")
+        self._picture = self._picture_column()
 
     def _head(self) -> widgets.Widget:
-        whose = f" Trained on {html.escape(self.pretrained.attribution)}." if self.pretrained.attribution else ""
-        return widgets.HTML(
-            "<h1>Style mixing</h1><p>Mix the styles at the right: colours and textures change, while every structure "
-            f"stays where the layout puts it.{whose}</p>"
-        ).add_class("sedm-head")
+        title = widgets.HTML("<h1>Style mixing</h1>")
+        return widgets.HBox([title, self.about, self.model]).add_class("sedm-head")
 
     def _body(self) -> widgets.Widget:
-        seed = widgets.HBox([self.seed, self.hold, self.noise]).add_class("sedm-row")
-        buttons = widgets.HBox([self.save, self.show_code]).add_class("sedm-row")
-        picture = widgets.VBox(
-            [
-                widgets.HTML("<h2>Picture</h2>"),
-                self.view.add_class("sedm-picture"),
-                self.busy,
-                self.status.add_class("sedm-status"),
-                self.guidance,
-                self.steps,
-                seed,
-                buttons,
-            ],
-            layout={"width": "382px"},
-        ).add_class("sedm-card")
-        columns = widgets.HBox([self.layouts.box, picture, self.styles.box]).add_class("sedm-columns")
         walk = widgets.HBox([widgets.HTML("<h2>From A to B</h2>"), self.walk.add_class("sedm-strip")])
-        return widgets.VBox([columns, walk.add_class("sedm-card").add_class("sedm-walk")]).add_class("sedm-rows")
+        return widgets.VBox([self.columns, walk.add_class("sedm-card").add_class("sedm-walk")]).add_class("sedm-rows")
+
+    def _picture_column(self) -> widgets.Widget:
+        seed = widgets.HBox([self.seed, self.hold, self.noise]).add_class("sedm-row").add_class("sedm-between")
+        buttons = widgets.HBox([self.save, self.show_code]).add_class("sedm-row")
+        rows = [self.view.add_class("sedm-picture"), self.busy, self.status.add_class("sedm-status")]
+        rows += [self.guidance, self.steps, seed, buttons]
+        return widgets.VBox([widgets.HTML("<h2>Picture</h2>"), *rows]).add_class("sedm-card")
+
+    def _open(self, pretrained: Pretrained) -> None:
+        """Shows the columns of a generator, as they were left where it was open before."""
+        if pretrained.name not in self._opened:
+            answers = self._changed, self._guarded
+            panels = LayoutPanel(pretrained, *answers), StylePanel(pretrained, *answers)
+            self._opened[pretrained.name] = (pretrained, *panels)
+        self.pretrained, self.layouts, self.styles = self._opened[pretrained.name]
+        self.columns.children = [self.layouts.box, self._picture, self.styles.box]
+        whose = f" Trained on {html.escape(pretrained.attribution)}." if pretrained.attribution else ""
+        self.about.value = (
+            f"<p>Mix styles at the right: colours and textures change, every structure stays in place.{whose}</p>"
+        )
+
+    def _choose_model(self, name: str) -> None:
+        self._open(self._opened[name][0] if name in self._opened else load_pretrained(name))
+        self.redraw()
 
     @property
     def mix(self) -> Mix:
@@ -110,37 +122,28 @@ class StyleMixing(widgets.VBox):
     def redraw(self) -> None:
         """Begins to draw what the controls say; returns at once."""
         self.error.value, self.drawn = "", None
-        mix = self.mix
+        mix, pretrained, chosen = self.mix, self.pretrained, self.styles
         if self.show_code.value:
             self.code.value = mix.code(self.pretrained.name)
         if not sum(mix.weights):
             raise ValueError("all weights are 0; give at least one style some weight")
-        self.worker.submit(lambda check: self._draw(mix, check))
+        self.worker.submit(lambda check: self._draw(mix, pretrained, chosen, check))
 
-    def _draw(self, mix: Mix, check: Callable[[], None]) -> None:
-        pipeline, started = self.pretrained.pipeline, time.monotonic()
+    def _draw(self, mix: Mix, pretrained: Pretrained, chosen: StylePanel, check: Callable[[], None]) -> None:
+        pipeline, started = pretrained.pipeline, time.monotonic()
         self.busy.add_class("sedm-on")
         try:
             if mix.steps > PREVIEW_STEPS:
                 self._show(mix.render(pipeline, PREVIEW_STEPS), f"preview, {PREVIEW_STEPS} steps …")
             image = mix.render(pipeline, before_step=check)
-            self.drawn = mix, image
+            self.drawn = mix, image, pretrained.name
             self._show(image, f"{mix.steps} steps, {time.monotonic() - started:.1f} s")
             settings = (N_WALK, mix.guidance_scale, mix.steps, mix.seed)
             self.walk.value = _png(_side_by_side(render_walk(pipeline, mix.layout, mix.styles[:2], *settings, check)))
         finally:
             self.busy.remove_class("sedm-on")
-        while names := self.styles.colourless[:N_COLOURED]:
-            self.styles.set_colours(self._colours_of(names, check))
-
-    def _colours_of(self, names: list[str], check: Callable[[], None]) -> dict[str, str]:
-        """The mean colour of a picture in each style, on the first layout."""
-        styles = torch.stack([self.pretrained.style_of(name) for name in names])
-        layouts = self.pretrained.layouts.sample(1, seed=0).expand(len(names), -1, -1)
-        generators = noise_generators(0, [0] * len(names))
-        images = self.pretrained.pipeline(layouts, styles, generators, PREVIEW_STEPS, 1.0, "pt", check).images
-        means = images.float().mean((2, 3)).int().tolist()
-        return {name: f"rgb({r},{g},{b})" for name, (r, g, b) in zip(names, means, strict=True)}
+        while names := chosen.colourless[:N_COLOURED]:
+            chosen.set_colours(_colours_of(pretrained, names, check))
 
     def _show(self, image: UInt8[Tensor, "3 h w"], words: str) -> None:
         self.view.value, self.status.value = _png(image), words
@@ -157,7 +160,8 @@ class StyleMixing(widgets.VBox):
     def _save(self, _button) -> None:
         if self.drawn is None:
             raise ValueError("the final picture is not drawn yet; wait for it, then save")
-        path = self.drawn[0].save(self.drawn[1], self.folder, self.pretrained.name)
+        mix, image, model = self.drawn
+        path = mix.save(image, self.folder, model)
         self.status.value = f"Saved {path.stem}.png, _mask.png and .json in {html.escape(str(path.parent))}"
 
     def _write_code(self, _change) -> None:
@@ -178,6 +182,16 @@ class StyleMixing(widgets.VBox):
     def _show_error(self, error: Exception) -> None:
         words = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         self.error.value = f"<div class='sedm-error' role='alert'>{html.escape(words)}</div>"
+
+
+def _colours_of(pretrained: Pretrained, names: list[str], check: Callable[[], None]) -> dict[str, str]:
+    """The mean colour of a picture in each style, on the first layout."""
+    styles = torch.stack([pretrained.style_of(name) for name in names])
+    layouts = pretrained.layouts.sample(1, seed=0).expand(len(names), -1, -1)
+    generators = noise_generators(0, [0] * len(names))
+    images = pretrained.pipeline(layouts, styles, generators, COLOUR_STEPS, 1.0, "pt", check).images
+    means = images.float().mean((2, 3)).int().tolist()
+    return {name: f"rgb({r},{g},{b})" for name, (r, g, b) in zip(names, means, strict=True)}
 
 
 def _side_by_side(images: UInt8[Tensor, "n 3 h w"], gap: int = 4) -> UInt8[Tensor, "3 h w2"]:

@@ -77,12 +77,11 @@ def render_walk(
 
 
 def project_styles(pretrained: Pretrained, styles: Float[Tensor, "n ..."]) -> Float[Tensor, "n 2"]:
-    """Where styles lie on the two axes that tell the bank's groups apart best; the bank's own lie in [−1, 1]."""
+    """Where styles lie on the two axes that tell the bank's groups apart best; the bank's own fill [−1, 1]."""
     axes = separating_axes(pretrained.styles.embeddings, pretrained.styles.groups)
-    known = _flat(pretrained.group_styles)
-    centre = known.mean(0)
-    reach = ((known - centre) @ axes).abs().amax(0).clamp(min=1e-6)
-    return (_flat(styles) - centre) @ axes / reach
+    known = _flat(pretrained.group_styles) @ axes
+    least, most = known.amin(0), known.amax(0)
+    return (2 * (_flat(styles) @ axes) - least - most) / (most - least).clamp(min=1e-6)
 
 
 def _flat(styles: Float[Tensor, "n ..."]) -> Float[Tensor, "n dim"]:

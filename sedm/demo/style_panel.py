@@ -17,7 +17,6 @@ from sedm.pretrained import Pretrained
 LETTERS = "ABCD"
 NOBODY = "—"  # of the third and fourth style, which are not needed
 GREY = "#b9b4c4"  # of a style whose colour is not known yet
-WIDTH = "478px"
 
 
 class StylePanel:
@@ -60,9 +59,9 @@ class StylePanel:
             self.shares.append(share)
         self.target = widgets.ToggleButtons(options=list(LETTERS), value="B", style={"button_width": "34px"})
         self.upload = widgets.FileUpload(
-            accept="", multiple=True, description="Own pictures", layout={"width": "150px"}
+            multiple=True, description="Own pictures", tooltip="Own pictures", layout={"width": "130px"}
         )
-        self.map = StyleMap(layout={"width": WIDTH})
+        self.map = StyleMap()
         label = widgets.HTML("Pick for", layout={"width": "52px"})
         pick = widgets.HBox([label, self.target]).add_class("sedm-row")
         self.box = widgets.VBox(
@@ -71,8 +70,7 @@ class StylePanel:
                 *rows,
                 widgets.HBox([pick, self.upload]).add_class("sedm-row").add_class("sedm-between"),
                 self.map,
-            ],
-            layout={"width": "508px"},
+            ]
         ).add_class("sedm-card")
 
     @property
