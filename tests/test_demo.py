@@ -215,6 +215,32 @@ def test_two_pages_share_a_generator_and_nothing_else(page, pretrained, tmp_path
     assert settle(other).equal(expected)
 
 
+def test_another_model_is_drawn_with_and_the_first_kept_as_it_was(page):
+    page.layouts.number.value = 3
+    page.styles.amounts[1].value = 0.4
+    before = settle(page)
+    page.model.value = "tissue"
+    assert settle(page).shape == (3, 64, 64)
+    assert page.error.value == ""
+    shipped = sedm.load_pretrained("tissue")
+    shown = render_mix(
+        shipped.pipeline, shipped.layouts.sample(1, seed=0)[0], page.mix.styles, page.mix.weights, steps=6
+    )
+    assert settle(page).equal(shown)
+    assert "load_pretrained('tissue')" in page.mix.code(page.pretrained.name)
+    page.model.value = "toy"
+    assert settle(page).equal(before)
+
+
+def test_points_whose_colour_is_not_drawn_yet_take_that_of_the_style_most_like_them(page):
+    panel, names = page.styles, page.pretrained.styles.names
+    assert len({point["colour"] for point in panel.map.points}) == len(names)  # the page has drawn them all
+    panel._colours.clear()
+    assert len(panel.colourless(3)) == 3
+    panel.set_colours({names[0]: (1, 2, 3)})
+    assert {point["colour"] for point in panel.map.points} == {"rgb(1, 2, 3)"}
+
+
 def test_an_error_is_a_sentence_on_the_page_that_goes_again(page):
     before = page.view.value
     page.styles.amounts[0].value = 0.0

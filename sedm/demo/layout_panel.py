@@ -50,7 +50,7 @@ class LayoutPanel:
         self.canvas = LayoutCanvas(size=size, colours=colours, unknown_colour=list(UNKNOWN_COLOUR))
         self.canvas.layout.width = WIDTH
         self.brush = widgets.ToggleButtons(
-            options=[(name, k) for k, name in enumerate(classes)], style={"button_width": f"{276 // len(classes)}px"}
+            options=[(name, k) for k, name in enumerate(classes)], style={"button_width": f"{288 // len(classes)}px"}
         )
         self.radius = widgets.IntSlider(3, 0, 10, description="Brush, px", layout={"width": WIDTH})
         widgets.dlink((self.brush, "value"), (self.canvas, "brush_class"))

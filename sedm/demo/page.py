@@ -62,7 +62,8 @@ class StyleMixing(widgets.VBox):
     def _make_controls(self, steps: int, name: str) -> None:
         wide = {"width": "100%"}
         models = list(dict.fromkeys([name, *shipped_models()]))
-        self.model = widgets.Dropdown(options=models, value=name, description="Model", layout={"width": "240px"})
+        self.model = widgets.Dropdown(options=models, value=name, description="Model", layout={"width": "200px"})
+        self.model.style.description_width = "46px"
         self.about = widgets.HTML().add_class("sedm-about")
         self.view, self.walk = (widgets.Image(format="png", layout=wide) for _ in range(2))
         self.busy, self.status = widgets.HTML().add_class("sedm-busy"), widgets.HTML()
@@ -142,7 +143,7 @@ class StyleMixing(widgets.VBox):
             self.walk.value = _png(_side_by_side(render_walk(pipeline, mix.layout, mix.styles[:2], *settings, check)))
         finally:
             self.busy.remove_class("sedm-on")
-        while names := chosen.colourless[:N_COLOURED]:
+        while names := chosen.colourless(N_COLOURED):
             chosen.set_colours(_colours_of(pretrained, names, check))
 
     def _show(self, image: UInt8[Tensor, "3 h w"], words: str) -> None:
@@ -184,14 +185,14 @@ class StyleMixing(widgets.VBox):
         self.error.value = f"<div class='sedm-error' role='alert'>{html.escape(words)}</div>"
 
 
-def _colours_of(pretrained: Pretrained, names: list[str], check: Callable[[], None]) -> dict[str, str]:
-    """The mean colour of a picture in each style, on the first layout."""
+def _colours_of(pretrained: Pretrained, names: list[str], check: Callable[[], None]) -> dict[str, tuple]:
+    """The mean colour, RGB 0…255, of a picture in each style, on the first layout."""
     styles = torch.stack([pretrained.style_of(name) for name in names])
     layouts = pretrained.layouts.sample(1, seed=0).expand(len(names), -1, -1)
     generators = noise_generators(0, [0] * len(names))
     images = pretrained.pipeline(layouts, styles, generators, COLOUR_STEPS, 1.0, "pt", check).images
     means = images.float().mean((2, 3)).int().tolist()
-    return {name: f"rgb({r},{g},{b})" for name, (r, g, b) in zip(names, means, strict=True)}
+    return {name: tuple(mean) for name, mean in zip(names, means, strict=True)}
 
 
 def _side_by_side(images: UInt8[Tensor, "n 3 h w"], gap: int = 4) -> UInt8[Tensor, "3 h w2"]:

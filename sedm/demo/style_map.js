@@ -7,12 +7,13 @@ function render({ model, el }) {
   caption.className = "sedm-caption";
   el.append(plane, caption);
   const place = (node, x, y) => Object.assign(node.style, { left: `${x * 100}%`, top: `${(1 - y) * 100}%` });
-  const hint = "Click a point to pick its style, or use the arrow keys and Enter. The dashed ring is the mixture.";
+  const hint = "Click a point to pick its style, or use arrow keys and Enter. Dashed: the mixture.";
   let buttons = [];
 
   function draw() {
     const focused = document.activeElement?.dataset?.name;
     plane.replaceChildren();
+    plane.classList.toggle("sedm-many", model.get("points").length > 60);
     const points = [...model.get("points")].sort((a, b) => a.x - b.x);
     buttons = points.map((point, index) => {
       const button = document.createElement("button");

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets as widgets
 import torch
@@ -16,7 +16,7 @@ from sedm.pretrained import Pretrained
 
 LETTERS = "ABCD"
 NOBODY = "—"  # of the third and fourth style, which are not needed
-GREY = "#b9b4c4"  # of a style whose colour is not known yet
+GREY = (185, 180, 196)  # of styles while no colour is known yet
 
 
 class StylePanel:
@@ -33,7 +33,7 @@ class StylePanel:
         self.pretrained, self._changed = pretrained, changed
         self._own: dict[str, tuple[Tensor, str]] = {}  # of uploaded pictures: style, code
         self._places = project_styles(pretrained, pretrained.group_styles)
-        self._colours: dict[str, str] = {}
+        self._colours: dict[str, tuple[int, int, int]] = {}
         self._make_controls()
         self._show_map()
         for control in (*self.choices, *self.amounts):
@@ -50,7 +50,7 @@ class StylePanel:
             options = names if letter in "AB" else [NOBODY, *names]
             choice = widgets.Dropdown(options=options, value=name if name in options else options[0])
             amount = widgets.FloatSlider(float(letter == "A"), min=0, max=1, step=0.01, readout=False)
-            choice.layout.width, amount.layout.width = "176px", "190px"
+            choice.layout.width, amount.layout.width, amount.layout.flex = "176px", "auto", "1 1 auto"
             share = widgets.HTML(layout={"width": "44px"})
             badge = widgets.HTML(f"<span class='sedm-letter'>{letter}</span>", layout={"width": "22px"})
             rows.append(widgets.HBox([badge, choice, amount, share]).add_class("sedm-row"))
@@ -99,15 +99,15 @@ class StylePanel:
             self._own[name][1] if name in self._own else f"pretrained.style_of({name!r})" for name in self.names
         )
 
-    def set_colours(self, colours: Mapping[str, str]) -> None:
-        """Paints points of the map: name → CSS colour."""
+    def set_colours(self, colours: Mapping[str, tuple[int, int, int]]) -> None:
+        """Paints points of the map: name → RGB, 0…255; others take the colour of the one most like them."""
         self._colours.update(colours)
         self._show_map()
 
-    @property
-    def colourless(self) -> list[str]:
-        """Styles of the bank whose colour is not known yet."""
-        return [name for name in self.pretrained.styles.names if name not in self._colours]
+    def colourless(self, n: int) -> list[str]:
+        """Up to ``n`` styles of the bank whose colour is not known yet, from all over it."""
+        names = [name for name in self.pretrained.styles.names if name not in self._colours]
+        return names[:: max(len(names) // n, 1)][:n]
 
     def _style(self, name: str) -> Float[Tensor, " ..."]:
         return self._own[name][0] if name in self._own else self.pretrained.style_of(name)
@@ -136,8 +136,7 @@ class StylePanel:
         name = names[0] + (f" + {len(names) - 1}" if len(names) > 1 else "")
         code = f"style_of_files(pretrained, {names})"
         self._own[name] = (style_of_images(self.pretrained, torch.stack(images)), code)
-        red, green, blue = torch.stack(images).float().mean((0, 2, 3)).int().tolist()
-        self._colours[name] = f"rgb({red},{green},{blue})"
+        self._colours[name] = tuple(torch.stack(images).float().mean((0, 2, 3)).int().tolist())
         for choice in self.choices:
             if name not in choice.options:
                 choice.options = (*choice.options, name)
@@ -152,9 +151,17 @@ class StylePanel:
             places = torch.cat([places, project_styles(self.pretrained, own)])
         names = [*self.pretrained.styles.names, *self._own]
         self.map.points = [
-            {"name": name, "x": x, "y": y, "colour": self._colours.get(name, GREY)}
-            for name, (x, y) in zip(names, _fitted(places).tolist(), strict=True)
+            {"name": name, "x": x, "y": y, "colour": f"rgb{colour}"}
+            for name, (x, y), colour in zip(names, _fitted(places).tolist(), self._all_colours(names), strict=True)
         ]
+
+    def _all_colours(self, names: Sequence[str]) -> list[tuple[int, int, int]]:
+        known = [name for name in self.pretrained.styles.names if name in self._colours]
+        if not known:
+            return [self._colours.get(name, GREY) for name in names]
+        every, of_known = (torch.stack([self._style(name) for name in some]).flatten(1) for some in (names, known))
+        nearest = torch.cdist(every, of_known).argmin(1).tolist()
+        return [self._colours.get(name, self._colours[known[k]]) for name, k in zip(names, nearest, strict=True)]
 
     def _show_mixture(self) -> None:
         total = sum(self.weights)
