@@ -286,7 +286,7 @@ def test_painting_can_be_undone(page):
     before = page.layouts.layout
     painted = before.clone()
     painted[:8] = 1
-    page.layouts.canvas.layout_bytes = painted.numpy().tobytes()
+    page.layouts.canvas.set_state({"layout_bytes": memoryview(painted.numpy().tobytes())})  # as the browser's arrive
     assert page.layouts.layout.equal(painted)
     page.layouts.undo.click()
     assert page.layouts.layout.equal(before)

@@ -21,7 +21,7 @@ class LayoutCanvas(anywidget.AnyWidget):
 
     _esm = _FOLDER / "layout_canvas.js"
     size = traitlets.Int(64).tag(sync=True)  # px a side
-    layout_bytes = traitlets.Bytes().tag(sync=True)
+    layout_bytes = traitlets.Bytes().tag(sync=True, from_json=lambda view, _: bytes(view))
     colours = traitlets.List().tag(sync=True)  # (red, green, blue) of each class
     unknown_colour = traitlets.List().tag(sync=True)
     brush_class = traitlets.Int(0).tag(sync=True)

@@ -49,7 +49,7 @@ function render({ model, el }) {
   function send() {
     if (!changed) return;
     changed = false;
-    model.set("layout_bytes", new DataView(pixels.slice().buffer));
+    model.set("layout_bytes", pixels.slice()); // a DataView would be taken for equal to the one before, and not be sent
     model.save_changes();
   }
   function place(event) {
