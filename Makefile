@@ -3,6 +3,7 @@
 # make check-figures   the embedded studies once more, beside the committed results, and their values compared
 # make bench       how fast training, sampling and generation are, against the reference's recipe: figures/benchmarks/
 # make paper       paper/main.pdf from the committed values and figures, in seconds, without training anything
+# make demo        style mixing as a page, for this computer alone, with the models that come along; Ctrl-C ends it
 # make lab         JupyterLab in this folder
 # make clean       removes what can be made again
 # Each of them first makes the virtual environment, when it is missing or older than the lock file.
@@ -15,7 +16,7 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce check-figures test bench paper lab clean
+.PHONY: reproduce check-figures test bench paper demo lab clean
 
 # Variables on the command line (STUDY=… PRESET=… DATA=… SEED=… JOBS=…) are checked there.
 reproduce: .venv/installed
@@ -39,6 +40,9 @@ bench: .venv/installed
 # Not committed: it follows from what is, and a copy would fall behind.
 paper: .venv/installed
 	@$(BIN)/python paper/build.py
+
+demo: .venv/installed
+	@$(BIN)/python -m sedm.demo
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=.

@@ -34,7 +34,9 @@ _HOME = {  # public name → module; imported on first use, because diffusers al
     "train_segmenter": "segment",
     "predict": "segment",
     "score_groups": "scores",
+    "load_pretrained": "pretrained",
     "render_mix": "demo",
+    "style_mixing": "demo",
 }
 __all__ = sorted(_HOME)
 

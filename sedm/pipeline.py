@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -150,8 +150,11 @@ class SEDMPipeline(DiffusionPipeline):
         n_steps: int = 12,
         guidance_scale: float = 1.0,
         output_type: str = "pil",
+        before_step: Callable[[], None] | None = None,
     ) -> ImagePipelineOutput:
         """One image a layout: ``.images`` is a list of pictures (``pil``) or uint8 (batch, 3, h, w) (``pt``).
+
+        Calls from several threads do not disturb each other: each has a scheduler of its own.
 
         Args:
             layouts: class indices, or ``UNKNOWN`` where anything may be.
@@ -159,6 +162,7 @@ class SEDMPipeline(DiffusionPipeline):
             generators: one an image, for its noise alone: an image does not depend on its neighbours.
             n_steps: solver steps, each one network evaluation (two when guided, run as one batch).
             guidance_scale: prediction = null + guidance_scale · (styled − null); 1 means no guidance.
+            before_step: called before each solver step; what it raises ends the sampling there.
 
         Raises:
             ValueError: sizes, counts or classes that do not fit each other or the model.
@@ -170,15 +174,18 @@ class SEDMPipeline(DiffusionPipeline):
         guided = guidance_scale != 1.0 and styles is not None
         styles = null if styles is None else styles.to(self.device, null.dtype)
         x_t = self._noise(generators).to(self.device, null.dtype)
-        self.scheduler.set_timesteps(n_steps, device=self.device)
-        for t in self.progress_bar(self.scheduler.timesteps):
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)  # it keeps the state of a sampling
+        scheduler.set_timesteps(n_steps, device=self.device)
+        for t in self.progress_bar(scheduler.timesteps):
+            if before_step is not None:
+                before_step()
             if guided:
                 both = self._denoise(x_t.repeat(2, 1, 1, 1), t, layouts.repeat(2, 1, 1), torch.cat([null, styles]))
                 of_null, of_style = both.chunk(2)
                 output = of_null + guidance_scale * (of_style - of_null)
             else:
                 output = self._denoise(x_t, t, layouts, styles)
-            x_t = self.scheduler.step(output, t, x_t).prev_sample
+            x_t = scheduler.step(output, t, x_t).prev_sample
         if self.autoencoder is not None:
             x_t = decode_latents(self.autoencoder, x_t)
         images = (x_t.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).cpu()

@@ -80,7 +80,10 @@ ALLOWED = {  # the arrows of the design: a module, and whom it may import beside
     "statistics": set(),
     "figures": set(),
     "results": set(),
-    "demo": {"pipeline", "styles", "figures"},
+    "pretrained": {"pipeline", "layouts", "styles"},
+    "model_card": set(),
+    "pack": {"pretrained", "model_card", "shards", "pipeline"},
+    "demo": {"pretrained", "pipeline", "layouts", "styles", "figures", "data"},
     **{leaf: set() for leaf in LEAVES},
     "config": {"studies"},
 }

@@ -8,14 +8,9 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 
-import sedm
 from sedm.data.patches import save_patches
-from sedm.demo import render_mix, style_mixing_widget
-from sedm.pipeline import noise_generators
 
 
 @pytest.fixture
@@ -193,7 +188,9 @@ def test_the_modules_of_a_notebook_are_those_its_imports_load(run, root, name):
     found = {path for path in run.modules_of(notebook) if not path.endswith("__init__.py")}
     assert loaded <= found
     late = {path.removeprefix(f"{root}/") for path in found - loaded}  # imported inside functions
-    assert late <= {f"sedm/data/{name}.py" for name in ("tissue", "flowers", "anatomy", "stains", "plants", "drawing")}
+    drawn = {f"sedm/data/{name}.py" for name in ("tissue", "flowers", "anatomy", "stains", "plants", "drawing")}
+    page = {f"sedm/demo/{name}.py" for name in ("page", "layout_panel", "style_panel", "controls", "worker")}
+    assert late <= drawn | page
 
 
 def test_a_notebook_that_only_plots_does_not_depend_on_training(run, root):
@@ -208,88 +205,3 @@ def test_a_notebook_that_only_plots_does_not_depend_on_training(run, root):
         "config.py",
     } <= names
     assert names.isdisjoint({"train.py", "model.py", "pipeline.py", "demo.py"})
-
-
-# ------------------------------------------------------------------------------------------- the demo
-
-
-@pytest.fixture
-def styles():
-    return torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def layouts(patches):
-    return patches.masks[:3]
-
-
-def test_the_same_mixture_is_the_same_image_and_each_argument_changes_it(pipeline, layouts, styles):
-    assert sedm.render_mix is render_mix
-    base = {"weights": [1, 1, 0], "guidance_scale": 1.0, "steps": 2, "seed": 0}
-    image = render_mix(pipeline, layouts[0], styles, **base)
-    assert image.equal(render_mix(pipeline, layouts[0], styles, **base))
-    assert not image.equal(render_mix(pipeline, layouts[1], styles, **base))
-    for change in ({"weights": [0, 1, 1]}, {"guidance_scale": 3.0}, {"steps": 3}, {"seed": 1}):
-        assert not image.equal(render_mix(pipeline, layouts[0], styles, **(base | change)))
-
-
-def test_a_weight_alone_renders_its_style(pipeline, layouts, styles):
-    image = render_mix(pipeline, layouts[0], styles, [0, 0.3, 0], steps=2, seed=5)
-    generators = noise_generators(5, [0])
-    assert image.equal(pipeline(layouts[:1], styles[1:2], generators, 2, output_type="pt").images[0])
-    with pytest.raises(ValueError, match="at least one above 0"):
-        render_mix(pipeline, layouts[0], styles, [0, 0, 0])
-
-
-@pytest.fixture
-def widget(pipeline, layouts, styles):
-    """The controls by name, and the two views."""
-    controls, layout_view, view = style_mixing_widget(pipeline, layouts, styles, ["a", "b", "c"], steps=2).children
-    named = {control.description: control for control in controls.children if control.description}
-    return named, controls.children[-1], layout_view, view
-
-
-def test_every_slider_draws_the_picture_anew(widget):
-    controls, message, layout_view, view = widget
-    assert {"a", "b", "c", "guidance", "layout", "seed"} == set(controls)
-    assert bytes(view.value).startswith(b"\x89PNG")
-    layout_before = layout_view.value
-    for name, value in (("b", 0.8), ("c", 1.0), ("a", 0.1), ("guidance", 3.0), ("seed", 4)):
-        before = view.value
-        controls[name].value = value
-        assert view.value != before, name
-    assert layout_view.value == layout_before
-    before = view.value
-    controls["layout"].value = 1
-    assert view.value != before
-    assert layout_view.value != layout_before
-    assert message.value == ""
-
-
-def test_the_widget_shows_what_the_pure_function_renders(widget, pipeline, layouts, styles):
-    from io import BytesIO
-
-    from PIL import Image
-
-    controls, _, _, view = widget
-    controls["b"].value = 0.5
-    shown = np.asarray(Image.open(BytesIO(view.value)))
-    expected = render_mix(pipeline, layouts[0], styles, [1.0, 0.5, 0.0], steps=2).permute(1, 2, 0)
-    zoom = shown.shape[0] // 16
-    assert np.array_equal(shown[::zoom, ::zoom], expected)
-
-
-def test_a_mixture_of_nothing_is_a_message_that_goes_again(widget):
-    controls, message, _, view = widget
-    before = view.value
-    controls["a"].value = 0.0
-    assert "at least one above 0" in message.value
-    controls["a"].value = 1.0
-    assert message.value == ""
-    assert view.value == before
-
-
-def test_a_seed_that_is_none_is_a_message(widget):
-    controls, message, _, _ = widget
-    controls["seed"].value = -1
-    assert "seed=-1" in message.value
