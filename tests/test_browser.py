@@ -216,12 +216,12 @@ def test_an_unfit_upload_is_answered_with_one_sentence(page, button):
     before = settled(page)
     for name, (content, words) in REFUSED.items():
         upload(page, page.get_by_role("button", name=button), name, content)
-        alert = page.get_by_role("alert").filter(has_text=name)
+        alert = page.locator(".sedm-error[role=alert]").filter(has_text=name)
         assert words in alert.inner_text()
     assert settled(page) == before
     column(page, "Picture").get_by_role("button", name="New noise").click()
     assert drawn_anew(page, before) != before
-    assert not page.get_by_role("alert").count()
+    assert not page.locator(".sedm-error").count()
 
 
 def test_every_control_is_reached_and_works_by_keyboard_alone(served):
