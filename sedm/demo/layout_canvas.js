@@ -5,6 +5,7 @@ function render({ model, el }) {
   canvas.width = canvas.height = size;
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "application");
+  canvas.dataset.lmSuppressShortcuts = true; // or JupyterLab would take the arrow keys and the space bar
   canvas.setAttribute("aria-label", "Layout. Arrow keys move the brush, the space bar paints.");
   const brush = document.createElement("div");
   brush.className = "sedm-brush";
@@ -81,7 +82,6 @@ function render({ model, el }) {
       stroke(at, at);
     } else return;
     event.preventDefault();
-    event.stopPropagation(); // JupyterLab would scroll or run a cell
     showBrush();
   });
   canvas.addEventListener("keyup", send);

@@ -6,6 +6,7 @@ function render({ model, el }) {
   const caption = document.createElement("div");
   caption.className = "sedm-caption";
   el.append(plane, caption);
+  el.dataset.lmSuppressShortcuts = true; // or JupyterLab would take arrow keys and Enter
   const place = (node, x, y) => Object.assign(node.style, { left: `${x * 100}%`, top: `${(1 - y) * 100}%` });
   const hint = "Click a point to pick its style, or use arrow keys and Enter. Dashed: the mixture.";
   let buttons = [];
@@ -36,7 +37,6 @@ function render({ model, el }) {
         const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
         if (!step) return;
         event.preventDefault();
-        event.stopPropagation();
         const next = buttons[(index + step + buttons.length) % buttons.length];
         button.tabIndex = -1;
         next.tabIndex = 0;
