@@ -36,6 +36,7 @@ bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.scaling
 	$(BIN)/python -m tests.benchmarks.generation
 	$(BIN)/python -m tests.benchmarks.steps --model $(MODEL)
+	$(BIN)/python -m tests.benchmarks.demo
 
 # Not committed: it follows from what is, and a copy would fall behind.
 paper: .venv/installed

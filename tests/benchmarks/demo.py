@@ -32,6 +32,9 @@ PICTURE = "() => document.querySelector('img.sedm-picture')?.naturalWidth >= 64"
 IDLE = """() => document.querySelector(".sedm-busy:not(.sedm-on)")
     && /steps,/.test(document.querySelector(".sedm-status").innerText)"""
 CLOCK = """() => {
+    window.pictures = 0;
+    const image = document.querySelector("img.sedm-picture");
+    new MutationObserver(() => { window.pictures += 1; }).observe(image, { attributes: true });
     addEventListener("keydown", () => { window.seen = { start: performance.now() }; }, true);
     new MutationObserver(() => {
         const words = document.querySelector(".sedm-status")?.innerText || "", seen = window.seen;
@@ -120,6 +123,7 @@ def main() -> None:
                     page.close()
                     time.sleep(20)  # until the next kernel waits
             memory = play(page, psutil.Process(server.pid), given.minutes)
+            n_pictures = page.evaluate("window.pictures")
             browser.close()
         finally:
             server.terminate()
@@ -130,6 +134,7 @@ def main() -> None:
         "memory_mib": memory,
         "memory_grown_mib": memory[-1] - memory[min(2, len(memory) - 1)],
         "minutes_of_play": given.minutes,
+        "n_pictures": n_pictures,
         "load_average": list(os.getloadavg()),
     }
     print(results["median_seconds"], memory)
