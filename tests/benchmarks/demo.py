@@ -5,7 +5,7 @@
 The page is served as ``make demo`` serves it and driven in Chromium. The first picture is timed from opening the page,
 with the kernel that waits for it ready; a preview and a final picture from the key that moves a slider to their
 appearance, by the browser's clock. Memory is that of the server and its kernels, every half minute of scripted play.
-Written to ``figures/benchmarks/values_demo.json``, with how busy the machine was.
+Written to ``figures/benchmarks/demo.json``, with how busy the machine was.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def main() -> None:
         "load_average": list(os.getloadavg()),
     }
     print(results["median_seconds"], memory)
-    print(save_results("values_demo", results))
+    print(save_results("demo", results))
 
 
 if __name__ == "__main__":
