@@ -53,8 +53,8 @@ class LayoutPanel:
             options=[(name, k) for k, name in enumerate(classes)], style={"button_width": f"{288 // len(classes)}px"}
         )
         self.radius = widgets.IntSlider(3, 0, 10, description="Brush, px", layout={"width": WIDTH})
-        widgets.dlink((self.brush, "value"), (self.canvas, "brush_class"))
-        widgets.dlink((self.radius, "value"), (self.canvas, "brush_radius"))
+        widgets.jsdlink((self.brush, "index"), (self.canvas, "brush_class"))  # in the browser: kernels are busy
+        widgets.jsdlink((self.radius, "value"), (self.canvas, "brush_radius"))
         self.number = widgets.BoundedIntText(0, 0, 9999, description="Number", layout={"width": "140px"})
         self.number.style.description_width = self.radius.style.description_width = "62px"
         self.new, self.undo = (
