@@ -37,7 +37,7 @@ class Arm:
     """One way to train a segmentation network; every arm also flips and turns its images."""
 
     kind: str  # "control" (needs no generator), "one part missing", "SEDM", or "sees more" than others may
-    synthetic: str = ""  # which pairs are added: a colour transfer of TRANSFERS, or generated ones in STYLES
+    synthetic: str = ""  # pairs that are added: a colour transfer of TRANSFERS, PSEUDO_LABELS, or generated in STYLES
     share: float = 1.0  # of the synthetic pairs that is used
     augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
     unannotated: bool = False  # a mean teacher learns from the unannotated images
@@ -45,13 +45,14 @@ class Arm:
     changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
 
 
-PSEUDO = {"arms": {"layouts": "pseudo-layouts"}}
+PSEUDO_LABELS = "pseudo-labels"  # unannotated images with predicted masks, as the generator is given
 ARMS = {
     "real": Arm("control"),
     "colour_augmentation": Arm("control", augmented=True),
     "reinhard": Arm("control", "reinhard"),
     "macenko": Arm("control", "macenko"),
     "reinhard_augmented": Arm("control", "reinhard", augmented=True),
+    "pseudo_labels": Arm("control", PSEUDO_LABELS, augmented=True),
     "mean_teacher": Arm("control", unannotated=True, augmented=True),
     "no_style": Arm("one part missing", "none"),
     "shuffled_styles": Arm("one part missing", "shuffled"),
@@ -84,6 +85,13 @@ SWEPT = {  # setting → value → the arm with this value, all else alike
     "layouts": {
         value: replace(ARMS["sedm_augmented"], changes={"arms": {"layouts": value}}) for value in LAYOUT_SOURCES
     },
+    "n_steps": {
+        value: replace(ARMS["sedm_augmented"], changes={"segmentation": {"n_steps": value}}) for value in (400, 1200)
+    },
+    "n_steps_of_transfer": {
+        value: replace(ARMS["reinhard_augmented"], changes={"segmentation": {"n_steps": value}})
+        for value in (400, 1200)
+    },
     "aggregation": {
         value: replace(ARMS["sedm_augmented"], changes={"model": {"aggregation": value}})
         for value in ("mean", "max", "attention")
@@ -97,6 +105,7 @@ EVERY_ARM = ARMS | {SWEEPS[setting][value]: arm for setting, arms in SWEPT.items
 
 IGNORED = (
     *(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")),
+    *("arms.also_annotated", "arms.also_compared"),
     *(f"arms.{name}" for name in ("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight")),
     *("layouts.prior", "layouts.n_compared"),
 )
@@ -198,7 +207,8 @@ def run_arms(
             key = unit.draw, *sections.values()
             if key not in draws:
                 draws[key] = Draw(replace(baseline, **sections), study, unit.draw, runs)
-                if given := (generators or {}).get(draws[key].folder.name):
+                given = (generators or {}).get(draws[key].folder.name)
+                if given and config.model == baseline.model:
                     draws[key].generator = given
             found = run_unit(unit, draws[key], study, out)
             if EVERY_ARM[unit.arm].synthetic in STYLES and not generators:
@@ -251,6 +261,8 @@ def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> PatchTensors | None
     """The pairs that an arm adds to the annotated ones; None where it adds none."""
     if not arm.synthetic:
         return None
+    if arm.synthetic == PSEUDO_LABELS:
+        return draw.pseudo_labelled()
     pairs = draw.transfer(arm.synthetic) if arm.synthetic in TRANSFERS else draw.generate(arm.synthetic)
     pairs = pairs.select(range(round(arm.share * len(pairs.groups))))
     percentile = config.sampling.filter_percentile

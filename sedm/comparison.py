@@ -17,15 +17,19 @@ from sedm.statistics import compare_groups, holm, summarise_groups
 
 COLUMNS = ["arm", "n_annotated", "draw", "seed", "split", "group", "iou", "dice"]
 BOUND = "all_annotations"  # sees all masks, whatever the draw
+SIGNIFICANT = 0.05
 
 
-def read_scores(folder: str | Path) -> pd.DataFrame:
+def read_scores(folder: str | Path, units: Sequence[str] | None = None) -> pd.DataFrame:
     """One row a unit, split and group; columns as in ``COLUMNS``.
+
+    Args:
+        units: the names of those to read; all in ``folder`` when left out. Any that has no file is left out.
 
     Raises:
         ValueError: no unit in ``folder``, or units of different data.
     """
-    units = [json.loads(path.read_text())["values"] for path in sorted(Path(folder).glob("values_*.json"))]
+    units = [stored["values"] for stored in _read_units(folder, units)]
     if not units:
         raise ValueError(f"{folder}: no values_*.json; python -m sedm.arms writes them")
     if len({unit["data"] for unit in units}) > 1:
@@ -70,39 +74,55 @@ def compare_arms(
     *,
     split: str = "test",
     measure: str = "iou",
+    untested: Sequence[str] = (BOUND,),
     seed: int = 0,
 ) -> pd.DataFrame:
     """One row an arm, the best first: what `summarise_groups` and `compare_groups` with the control say, and more.
 
-    ``ci_low`` and ``ci_high`` belong to ``mean_difference``, ``mean_low`` and ``mean_high`` to ``mean``.
-    ``p_adjusted`` is ``wilcoxon_p`` after Holm's correction for all arms in the table, but those that see more than
-    the others may (`BOUND`) and the control. ``seed_sd`` is the standard deviation of the mean score over seeds of the
-    same draw (root mean square over draws), ``draw_sd`` that over draws of their means over seeds; ``n_units`` counts.
+    An arm is compared with the control on the draws and seeds that both have, `BOUND` on all of the control's.
+    ``ci_low`` and ``ci_high`` belong to ``mean_difference``, ``mean_low`` and ``mean_high`` to ``mean``: intervals over
+    groups, for these draws and seeds. How much other ones matter is told by ``smallest_difference`` and
+    ``largest_difference``, of one draw and seed; by ``seed_sd``, the standard deviation of the mean score over seeds of
+    the same draw (root mean square over draws), and ``draw_sd``, that over draws of their means over seeds; ``n_units``
+    counts them. ``p_adjusted`` is ``wilcoxon_p`` after Holm's correction for all arms in the table, but the control and
+    those ``untested``.
 
     Args:
         control: the arm that others are compared with.
+        untested: arms that see more than others may.
         seed: of the bootstraps.
 
     Raises:
-        ValueError: no unit of the control.
+        ValueError: no unit of the control, or none of the draws and seeds of another arm.
     """
     by_group, chosen = group_scores(scores, n_annotated, split, measure), _choose(scores, n_annotated, split)
     if control not in by_group:
         raise ValueError(f"no unit of the control {control!r} with {n_annotated} annotated groups")
-    rows = {}
+    rows, reference = {}, chosen[chosen["arm"] == control].set_index(["draw", "seed"])
     for arm in by_group:
-        means = chosen[chosen["arm"] == arm].groupby(["draw", "seed"])[measure].mean()
+        own = chosen[chosen["arm"] == arm].set_index(["draw", "seed"])
+        means = own.groupby(["draw", "seed"])[measure].mean()
         spread = {
             "seed_sd": float(means.groupby("draw").var().mean() ** 0.5),
             "draw_sd": float(means.groupby("draw").mean().std()),
             "n_units": len(means),
         }
-        compared = {} if arm == control else compare_groups(by_group[arm], by_group[control], seed)
+        compared = {}
+        if arm != control:
+            differences = (means - reference.groupby(["draw", "seed"])[measure].mean()).dropna()
+            if differences.empty:
+                raise ValueError(f"no unit of {arm!r} has the draw and the seed of one of the control {control!r}")
+            pair = own, reference
+            if arm != BOUND:
+                pair = [table[table.index.isin(differences.index)] for table in pair]
+            pair = [table.groupby("group")[measure].mean().reindex(by_group.index) for table in pair]
+            compared = compare_groups(*pair, seed)
+            compared |= {"smallest_difference": differences.min(), "largest_difference": differences.max()}
         summary = summarise_groups(by_group[arm], seed)
         summary |= {"mean_low": summary.pop("ci_low"), "mean_high": summary.pop("ci_high")}
         rows[arm] = summary | compared | spread
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
-    tested = table.drop(index=[control, BOUND], errors="ignore")
+    tested = table.drop(index=[control, *untested], errors="ignore")
     table["p_adjusted"] = pd.Series(holm(tested["wilcoxon_p"].to_dict()) if len(tested) else {}, dtype=float)
     return table.rename_axis("arm")
 
@@ -130,20 +150,24 @@ def curve(
 
 
 def describe_finding(table: pd.DataFrame, control: str, arm: str) -> str:
-    """One paragraph on what `compare_arms` found of ``arm``: mean, difference, spread between groups, and a verdict."""
+    """One paragraph on what `compare_arms` found of ``arm``: mean, difference, spread between groups, and a verdict.
+
+    The verdict is that of the interval, where the adjusted p agrees at 0.05.
+    """
     ours, theirs = table.loc[arm], table.loc[control]
     verdict = "cannot be told from it"
-    if ours["ci_low"] > 0:
+    if ours["p_adjusted"] < SIGNIFICANT and ours["ci_low"] > 0:
         verdict = "is better"
-    elif ours["ci_high"] < 0:
+    elif ours["p_adjusted"] < SIGNIFICANT and ours["ci_high"] < 0:
         verdict = "is worse"
     return (
         f"Over {ours['n_groups']:.0f} test groups, `{arm}` {verdict}, compared with the strongest control, "
         f"`{control}`: a mean IoU of {ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of "
         f"{ours['mean_difference']:+.3f} [{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], p = {ours['p_adjusted']:.2g} "
-        f"after Holm's correction. The spread between groups is {ours['sd_ratio']:.2f} times that of the control "
-        f"[{ours['sd_ratio_low']:.2f}, {ours['sd_ratio_high']:.2f}], the worst group {ours['worst']:.3f} against "
-        f"{theirs['worst']:.3f}."
+        f"after Holm's correction; of one draw and seed, from {ours['smallest_difference']:+.3f} to "
+        f"{ours['largest_difference']:+.3f}. The spread between groups is {ours['sd_ratio']:.2f} times that of the "
+        f"control [{ours['sd_ratio_low']:.2f}, {ours['sd_ratio_high']:.2f}], the worst group {ours['worst']:.3f} "
+        f"against {theirs['worst']:.3f}."
         + "".join(
             f" Another {what} of this arm moves its mean by {ours[f'{what}_sd']:.3f} (standard deviation)."
             for what in ("seed", "draw")
@@ -152,16 +176,25 @@ def describe_finding(table: pd.DataFrame, control: str, arm: str) -> str:
     )
 
 
-def unit_facts(folder: str | Path) -> list[dict]:
-    """One entry a unit: arm, draw, seed, the test IoU of each group, and the run that made it."""
+def unit_facts(folder: str | Path, units: Sequence[str] | None = None) -> list[dict]:
+    """One entry a unit: arm, draw, seed, the test IoU of each group, and the run that made it.
+
+    Args:
+        units: as `read_scores` takes them.
+    """
     facts = []
-    for path in sorted(Path(folder).glob("values_*.json")):
-        stored = json.loads(path.read_text())
+    for stored in _read_units(folder, units):
         unit, run = stored["values"], stored["run"]
         kept = {key: unit[key] for key in (*COLUMNS[:4], "n_real", "n_synthetic", "data")}
         kept |= {key: run[key] for key in ("commit", "device", "seconds")}
         facts.append(kept | {"iou": unit["scores"]["test"]["iou"]})
     return facts
+
+
+def _read_units(folder: str | Path, names: Sequence[str] | None) -> list[dict]:
+    paths = sorted(Path(folder).glob("values_*.json"))
+    wanted = {path.name for path in paths} if names is None else {f"values_{name}.json" for name in names}
+    return [json.loads(path.read_text()) for path in paths if path.name in wanted]
 
 
 def _choose(scores: pd.DataFrame, n_annotated: int, split: str) -> pd.DataFrame:

@@ -207,7 +207,7 @@ class SegmentationConfig:
 
 
 CONTROLS = (  # need no generator
-    *("real", "colour_augmentation", "reinhard", "macenko", "reinhard_augmented", "mean_teacher"),
+    *("real", "colour_augmentation", "reinhard", "macenko", "reinhard_augmented", "pseudo_labels", "mean_teacher"),
 )
 COMPARED = (
     *CONTROLS,
@@ -225,6 +225,8 @@ class ArmConfig:
     swept: tuple[str, ...] = ()  # settings of which several values are compared as well
     label_counts: tuple[int, ...] = ()  # of annotated groups, on the curve of the arms ``by_labels``
     by_labels: tuple[str, ...] = ("real", "colour_augmentation")
+    also_annotated: int = 0  # groups, with which ``also_compared`` are compared once more; 0 = not at all
+    also_compared: tuple[str, ...] = ("real", "colour_augmentation", "reinhard_augmented", "sedm", "sedm_augmented")
     n_draws: int = 1  # of annotated groups
     n_steps: int = 150  # of a segmentation network
     batch_size: int = 16  # of it
@@ -332,9 +334,10 @@ PRESETS = {
             COMPARED,
             swept=(
                 *("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight"),
-                *("share", "layouts"),
+                *("share", "layouts", "n_steps", "n_steps_of_transfer"),
             ),
             label_counts=(4, 8, 16, 204),
+            also_annotated=4,
             n_draws=2,
             n_steps=400,
             batch_size=12,

@@ -24,6 +24,7 @@ from sedm.data.splits import hide_annotations
 from sedm.data.tensors import PatchTensors, data_checksum, to_tensors
 from sedm.filtering import keep_pairs, score_pairs
 from sedm.generate import generate_patches
+from sedm.hardware import pick_device
 from sedm.layouts import EmpiricalPrior, LayoutPrior, LearnedPrior, RandomFieldPrior
 from sedm.model import StyleDiffusion
 from sedm.pairing import GivenLayouts, Pairing
@@ -111,7 +112,7 @@ class Draw:
             folder, held_out = self.folder / f"generator-{_short(config.model)}", self.study.held_out_groups
             options = {"annotated": annotated, "initial": initial}
             model = train_model(config, patches, len(self.classes), folder, held_out, **options)
-        return SEDMPipeline.from_model(model)
+        return SEDMPipeline.from_model(model).to(pick_device())  # where styles are embedded decides their last bits
 
     @cached_property
     def layouts(self) -> LayoutPrior | GivenLayouts:
@@ -145,6 +146,10 @@ class Draw:
             given = pipeline, self.layouts, bank, sampling, self.number, self.folder / name
             table = generate_patches(*given, pairing=pairing)
         return to_tensors(table)
+
+    def pseudo_labelled(self) -> PatchTensors:
+        """The unannotated images with the masks that a segmentation network predicts: what the generator trains on."""
+        return self.with_pseudo_layouts.select((~self.train.has_mask).nonzero().flatten().tolist())
 
     def filtered(self, pairs: PatchTensors, percentile: float) -> PatchTensors:
         """The pairs without those whose layout a segmentation network, trained on this draw's masks, finds least."""

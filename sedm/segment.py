@@ -59,6 +59,7 @@ def train_segmenter(
 
     Raises:
         ValueError: no annotated patch, a mask value outside the classes, or patches of different size.
+        FloatingPointError: the loss is no longer finite.
 
     >>> images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
     >>> patches = PatchTensors(images, (images[:, 0] > 127).to(torch.uint8), list("aabb"))
@@ -93,6 +94,8 @@ def train_segmenter(
         schedule.step()
         if teacher is not None:
             teacher.update_parameters(network)
+    if not loss.isfinite():  # once it is not, it stays so
+        raise FloatingPointError(f"the loss of a segmentation network ended as {loss.item()}; lower the learning rate")
     return (network if teacher is None else teacher.module).eval()
 
 

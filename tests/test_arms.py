@@ -7,7 +7,17 @@ import pytest
 import torch
 
 import sedm.arms
-from sedm.arms import ARMS, EVERY_ARM, SWEEPS, list_units, load_predictions, main, run_arms, synthetic_pairs
+from sedm.arms import (
+    ARMS,
+    EVERY_ARM,
+    PSEUDO_LABELS,
+    SWEEPS,
+    list_units,
+    load_predictions,
+    main,
+    run_arms,
+    synthetic_pairs,
+)
 from sedm.comparison import CONTROLS, read_scores
 from sedm.config import PRESETS, build_config, flatten
 from sedm.draws import STYLES, TRANSFERS, Draw, load_study_data
@@ -42,7 +52,7 @@ def read(path):
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_presets_name_arms_and_sweeps_that_exist(preset):
     arms = build_config("tissue", preset).arms
-    assert set(arms.compared) | set(arms.by_labels) <= set(ARMS)
+    assert set(arms.compared) | set(arms.by_labels) | set(arms.also_compared) <= set(ARMS)
     assert set(arms.swept) <= set(SWEEPS)
     assert "real" in arms.compared
     assert "sedm" in arms.compared
@@ -51,12 +61,13 @@ def test_presets_name_arms_and_sweeps_that_exist(preset):
 def test_every_arm_of_the_plan_is_there():
     assert set(CONTROLS) == {name for name, arm in ARMS.items() if arm.kind == "control"}
     assert build_config("ebhi", "full").arms.compared == tuple(ARMS)
-    assert {arm.synthetic for arm in ARMS.values()} == {"", *STYLES, *TRANSFERS}
+    assert {arm.synthetic for arm in ARMS.values()} == {"", PSEUDO_LABELS, *STYLES, *TRANSFERS}
 
 
 def test_all_arms_take_the_same_steps_on_the_same_groups():
     baseline = build_config("ebhi", "full")
-    units = list_units(baseline, list(EVERY_ARM), [4], [1], [2])
+    longer = [*SWEEPS["n_steps"].values(), *SWEEPS["n_steps_of_transfer"].values()]
+    units = list_units(baseline, [arm for arm in EVERY_ARM if arm not in longer], [4], [1], [2])
     same = ("segmentation.n_steps", "segmentation.batch_size", "segmentation.learning_rate", "data.n_annotated_groups")
     assert {tuple(flatten(unit.config)[key] for key in same) for unit in units} == {(400, 12, 3e-3, 4)}
     assert {(unit.draw, unit.config.seed) for unit in units} == {(1, 2)}
@@ -76,6 +87,7 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     assert changed("real", "colour_augmentation") == ({jitter}, {"augmented"})
     taught = {"segmentation.consistency_weight"}, {"unannotated"}
     assert changed("colour_augmentation", "mean_teacher") == taught
+    assert changed("sedm_augmented", "pseudo_labels") == (set(), {"synthetic"})
     assert changed("sedm", "shuffled_styles") == (set(), {"synthetic"})
     assert changed("sedm", "sedm_augmented") == ({jitter}, {"augmented"})
     assert changed("sedm", "sedm_filtered") == ({"sampling.filter_percentile"}, set())
@@ -138,6 +150,9 @@ def test_pairs_are_shared_out_and_filtered_as_the_arm_says(smoke, tmp_path):
     assert torch.equal(pairs["share_0.5"].images, pairs["sedm"].images[:6])
     assert 0 < len(pairs["sedm_filtered"].groups) < config.arms.n_images
     assert synthetic_pairs(draw, ARMS["real"], config) is None
+    labelled = synthetic_pairs(draw, ARMS["pseudo_labels"], config)
+    assert torch.equal(labelled.images, draw.unannotated.images)
+    assert torch.equal(labelled.masks, draw.with_pseudo_layouts.masks[~draw.train.has_mask])
 
 
 # --------------------------------------------------------------------------------------------------- units

@@ -117,6 +117,43 @@ def test_a_curve_has_a_point_where_there_are_units():
     assert table.loc[8, "low"] < table.loc[8, "mean"] == pytest.approx(group_scores(scores, 8)["real"].mean())
 
 
+def test_an_arm_is_compared_on_the_draws_and_seeds_that_it_shares_with_the_control():
+    """Draw 1 is easier by 0.1: an arm that lacks draw 0 must not look better for it."""
+    scores = make_scores({"real": 0.7, "sedm": 0.7, BOUND: 0.9}, noise=0.0)
+    scores.loc[scores["draw"] == 1, "iou"] += 0.09
+    scores = scores[(scores["arm"] == "real") | (scores["draw"] == 1) | (scores["arm"] == BOUND)]
+    scores = scores[(scores["arm"] != BOUND) | (scores["draw"] == 0)]
+    table = compare_arms(scores, "real", 8)
+    assert table.loc["sedm", "mean_difference"] == pytest.approx(0)
+    assert table.loc["sedm", "mean"] == pytest.approx(table.loc["real", "mean"] + 0.05)
+    assert table.loc[BOUND, "mean_difference"] == pytest.approx(0.15)  # needs no draw: with all of the control's
+    assert table.loc["sedm", "n_units"] == 3
+    with pytest.raises(ValueError, match="no unit of 'sedm' has the draw and the seed"):
+        compare_arms(scores[(scores["arm"] == "sedm") | (scores["draw"] == 0)], "real", 8)
+
+
+def test_the_largest_and_smallest_difference_are_those_of_one_network():
+    scores = make_scores({"real": 0.7, "sedm": 0.7}, noise=0.0)
+    scores.loc[(scores["arm"] == "sedm") & (scores["draw"] == 1) & (scores["seed"] == 2), "iou"] += 0.03
+    scores.loc[(scores["arm"] == "sedm") & (scores["draw"] == 0) & (scores["seed"] == 0), "iou"] -= 0.01
+    row = compare_arms(scores, "real", 8).loc["sedm"]
+    assert row[["smallest_difference", "largest_difference"]].tolist() == pytest.approx([-0.01, 0.03])
+
+
+def test_arms_that_see_more_are_not_tested():
+    scores = make_scores({"real": 0.7, "sedm": 0.72, "transductive": 0.8})
+    table = compare_arms(scores, "real", 8, untested=["transductive"])
+    assert table["p_adjusted"].dropna().to_dict() == {"sedm": pytest.approx(table.loc["sedm", "wilcoxon_p"])}
+
+
+def test_an_interval_is_no_finding_where_the_adjusted_p_is_none():
+    table = compare_arms(make_scores({"real": 0.7, "sedm": 0.76}, noise=0.03), "real", 8)
+    assert "`sedm` is better" in describe_finding(table, "real", "sedm")
+    table.loc["sedm", "p_adjusted"] = 0.06
+    assert table.loc["sedm", "ci_low"] > 0
+    assert "`sedm` cannot be told from it" in describe_finding(table, "real", "sedm")
+
+
 @pytest.mark.parametrize(
     ("ours", "verdict"), [(0.76, "is better"), (0.7, "cannot be told from it"), (0.64, "is worse")]
 )
@@ -126,7 +163,7 @@ def test_the_finding_is_worded_by_the_interval(ours, verdict):
     assert f"`sedm` {verdict}, compared with the strongest control, `real`" in told
     assert "Another draw" in told
     alone = compare_arms(make_scores({"real": 0.7, "sedm": ours}, draws=(0,)), "real", 8)
-    assert "draw" not in describe_finding(alone, "real", "sedm")
+    assert "Another draw" not in describe_finding(alone, "real", "sedm")
 
 
 # ------------------------------------------------------------------------------------------------ the files
@@ -147,6 +184,9 @@ def test_units_are_read_as_they_were_written(tmp_path):
     assert scores.query("group == 'case-a'")["iou"].tolist() == [0.4, 0.6]
     assert scores.query("group == 'case-b'")["iou"].isna().all()
     assert [(unit["seed"], unit["iou"]["case-a"]) for unit in unit_facts(tmp_path)] == [(0, 0.4), (1, 0.6)]
+    wanted = ["real-n8-draw0-seed1", "real-n8-draw0-seed2"]  # the second was never run
+    assert set(read_scores(tmp_path, wanted)["seed"]) == {1}
+    assert [unit["seed"] for unit in unit_facts(tmp_path, wanted)] == [1]
 
 
 def test_no_units_and_units_of_different_data_are_refused(tmp_path):

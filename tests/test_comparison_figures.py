@@ -94,7 +94,7 @@ def test_numbers_of_a_forest_are_beside_their_rows(comparisons):
     for text in axis.texts:
         rows[text.xy[1]].append(text.get_text())
     assert rows == {
-        -1: ["mean [95 % interval]", "adjusted p"],
+        -1: ["difference [95 % interval]", "adjusted p"],
         0: ["+0.012 [0.004, 0.020]", "< 0.001"],
         1: ["−0.030 [−0.100, 0.040]", "0.050"],
         2: ["+0.050", ""],
@@ -108,8 +108,10 @@ def test_only_significant_dots_are_filled_each_in_the_colour_of_its_kind(compari
     dots = of_type(figure.axes[0], PathCollection)
     edges = [dot.get_edgecolor()[0] for dot in dots]
     filled = [same_color(dot.get_facecolor()[0], edge) for dot, edge in zip(dots, edges, strict=True)]
-    assert filled == [True, False, False, True]
-    assert [same_color(dot.get_facecolor()[0], "white") for dot in dots] == [False, True, True, False]
+    strokes = [len(dot.get_paths()[0].vertices) == 2 for dot in dots]  # of an arm that was not tested
+    assert strokes == [False, False, True, False]
+    assert [fill for fill, stroke in zip(filled, strokes, strict=True) if not stroke] == [True, False, True]
+    assert [same_color(dot.get_facecolor()[0], "white") for dot in dots] == [False, True, False, False]
     assert same_color(edges[0], edges[2])
     assert len({tuple(edge) for edge in edges}) == 3
     assert key(figure) == ["SEDM", "one part missing", "new kind", "adjusted p < 0.05", "otherwise"]
@@ -129,7 +131,10 @@ def test_a_kind_has_one_colour_in_all_figures(comparisons):
 def test_a_forest_of_one_arm_without_kinds_and_tests_needs_no_key(comparisons):
     figure = forest_plot(comparisons.drop(columns="kind").iloc[2:3], control="real_only", xlabel="IoU")
     assert figure.legends == []
-    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["mean [95 % interval]", "+0.050"]
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == [
+        "difference [95 % interval]",
+        "+0.050",
+    ]
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus(comparisons):

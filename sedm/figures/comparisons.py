@@ -29,7 +29,8 @@ SHADE = 0.35  # of the brightness is left where a prediction is wrong: seen with
 def forest_plot(comparisons: pd.DataFrame, control: str, xlabel: str) -> Figure:
     """A figure with a row an arm: its mean difference from the control, the 95 % interval, both as numbers beside it.
 
-    A dot is filled where the adjusted p is below 0.05. Numbers that are NaN are left out.
+    A dot is filled where the adjusted p is below 0.05, and a stroke where there is none. Numbers that are NaN are left
+    out.
 
     Args:
         comparisons: one row an arm, the first at the top; columns ``mean_difference, ci_low, ci_high, p_adjusted`` and,
@@ -47,15 +48,16 @@ def forest_plot(comparisons: pd.DataFrame, control: str, xlabel: str) -> Figure:
     palette, tested = _palette(kinds), numbers["p_adjusted"].notna().any()
     figure, axis = plt.subplots(figsize=(6.8, 1.1 + 0.27 * len(numbers)), layout="constrained")
     axis.axvline(0, color="0.6", linewidth=1, zorder=0)
-    words = [("mean [95 % interval]", "adjusted p" if tested else "")]
+    words = [("difference [95 % interval]", "adjusted p" if tested else "")]
     for place, (kind, (mean, low, high, p)) in enumerate(zip(kinds, numbers.to_numpy(), strict=True)):
         colour = palette[kind]
         axis.hlines(place, low, high, color=colour, linewidth=1.6)
         inside = colour if p < SIGNIFICANT else "white"
-        axis.scatter(mean, place, s=28, facecolor=inside, edgecolor=colour, linewidth=1.4, zorder=2)
+        look = {"marker": "|", "color": colour} if np.isnan(p) else {"facecolor": inside, "edgecolor": colour}
+        axis.scatter(mean, place, s=28, linewidth=1.4, zorder=2, **look)
         words.append((_interval_text(mean, low, high), "" if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else "< 0.001"))
     for place, texts in enumerate(words, start=-1):
-        for text, offset in zip(texts, (10, 144), strict=True):  # points from the panel's right side
+        for text, offset in zip(texts, (10, 152), strict=True):  # points from the panel's right side
             side = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center_baseline"}
             axis.annotate(text, (1, place), (offset, 0), **side)
     axis.set(xlabel=f"{xlabel}: difference from “{_words(control)}”", ylim=(len(numbers) - 0.4, -1.4))
