@@ -155,13 +155,13 @@ def describe_finding(table: pd.DataFrame, control: str, arm: str) -> str:
     The verdict is that of the interval, where the adjusted p agrees at 0.05.
     """
     ours, theirs = table.loc[arm], table.loc[control]
-    verdict = "cannot be told from it"
+    verdict = "cannot be told from"
     if ours["p_adjusted"] < SIGNIFICANT and ours["ci_low"] > 0:
-        verdict = "is better"
+        verdict = "is better than"
     elif ours["p_adjusted"] < SIGNIFICANT and ours["ci_high"] < 0:
-        verdict = "is worse"
+        verdict = "is worse than"
     return (
-        f"Over {ours['n_groups']:.0f} test groups, `{arm}` {verdict}, compared with the strongest control, "
+        f"Over {ours['n_groups']:.0f} test groups, `{arm}` {verdict} the strongest control, "
         f"`{control}`: a mean IoU of {ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of "
         f"{ours['mean_difference']:+.3f} [{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], p = {ours['p_adjusted']:.2g} "
         f"after Holm's correction; of one draw and seed, from {ours['smallest_difference']:+.3f} to "

@@ -151,16 +151,16 @@ def test_an_interval_is_no_finding_where_the_adjusted_p_is_none():
     assert "`sedm` is better" in describe_finding(table, "real", "sedm")
     table.loc["sedm", "p_adjusted"] = 0.06
     assert table.loc["sedm", "ci_low"] > 0
-    assert "`sedm` cannot be told from it" in describe_finding(table, "real", "sedm")
+    assert "`sedm` cannot be told from the" in describe_finding(table, "real", "sedm")
 
 
 @pytest.mark.parametrize(
-    ("ours", "verdict"), [(0.76, "is better"), (0.7, "cannot be told from it"), (0.64, "is worse")]
+    ("ours", "verdict"), [(0.76, "is better than"), (0.7, "cannot be told from"), (0.64, "is worse than")]
 )
 def test_the_finding_is_worded_by_the_interval(ours, verdict):
     table = compare_arms(make_scores({"real": 0.7, "sedm": ours}, noise=0.03), "real", 8)
     told = describe_finding(table, "real", "sedm")
-    assert f"`sedm` {verdict}, compared with the strongest control, `real`" in told
+    assert f"`sedm` {verdict} the strongest control, `real`" in told
     assert "Another draw" in told
     alone = compare_arms(make_scores({"real": 0.7, "sedm": ours}, draws=(0,)), "real", 8)
     assert "Another draw" not in describe_finding(alone, "real", "sedm")
