@@ -8,6 +8,8 @@ With ``notebook`` as the first argument it runs a single one, as the Snakefile d
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import os
 import re
 import socket
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import cache
 from pathlib import Path
 
 from progress import Job, Progress, summarise
@@ -25,6 +28,7 @@ from sedm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, FIGURES = "data/runs", "figures"
+TRIGGERS = ("mtime", "params", "code")  # of Snakemake; a notebook may wait for fewer of the earlier ones than last time
 PAPER = ROOT / "paper" / "main.pdf"
 DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": "", "DRY": "", "PROFILE": ""}
 STARTER = "SEDM_STARTED_BY"  # host:process that a notebook must not outlive
@@ -90,13 +94,15 @@ def check_data(study: str, folder: str) -> None:
             check_header(file, facts.group_column)
 
 
-def modules_of(notebook: Path) -> list[str]:
-    """The files of ``sedm`` that a notebook imports, directly or through each other."""
-    import nbformat
+def code_of(notebook: str | Path) -> list[str]:
+    """What stands in the code cells of a notebook."""
+    cells = json.loads(Path(notebook).read_text())["cells"]  # nbformat takes seconds to import
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
-    cells = nbformat.read(notebook, as_version=4).cells
-    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    waiting, found = imported_modules(code, package=""), set()
+
+def modules_of(notebook: str | Path) -> list[str]:
+    """The files of ``sedm`` that a notebook imports, directly or through each other."""
+    waiting, found = [*imported_modules("\n".join(code_of(notebook)), package="")], set()
     while waiting:
         name = waiting.pop()
         place = ROOT.joinpath(*name.split("."))
@@ -107,6 +113,14 @@ def modules_of(notebook: Path) -> list[str]:
     return sorted(str(path) for path in found)
 
 
+@cache
+def code_hash(notebook: str | Path) -> str:
+    """A hash of what a notebook does: its code cells and the modules they import, not the words between."""
+    code = [*code_of(notebook), *(Path(path).read_text() for path in modules_of(notebook))]
+    return hashlib.sha256("\0".join(code).encode()).hexdigest()[:12]
+
+
+@cache  # most notebooks import the same modules
 def imported_modules(code: str, package: str) -> list[str]:
     """Dotted names of the ``sedm`` modules that a piece of code imports; ``package`` is where it lives.
 
@@ -170,6 +184,7 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
     cores, n_jobs = os.cpu_count() or 1, int(request["JOBS"])
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile")]
     command += ["--directory", str(ROOT), "--cores", str(max(cores, n_jobs)), "--keep-going", "--rerun-incomplete"]
+    command += ["--rerun-triggers", *TRIGGERS]
     command += ["--quiet", "host", "progress", "--nolock", *(["--dry-run"] if request["DRY"] == "1" else [])]
     command += ["--workflow-profile", str(ROOT / request["PROFILE"])] if request["PROFILE"] else []
     command += ["--config", f"threads={max(cores // n_jobs, 1)}", f"runs={runs}", f"figures={figures}"]
@@ -191,7 +206,8 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
         return 0
     print(summarise(jobs, since, ROOT / figures))
     if snakemake.returncode and not any(job.state(since) == "FAILED" for job in jobs):
-        print(words)  # no notebook is at fault
+        told = re.search(r"^the paper was not built: .*", words, re.MULTILINE)
+        print(told[0] if told else words)  # no notebook is at fault
     built = PAPER.is_file() and PAPER.stat().st_mtime >= since
     ran = built or any(job.state(since) == "done" for job in jobs)
     outcome = "FAILED, see above" if snakemake.returncode else "done" if ran else "everything is up to date"
@@ -213,6 +229,9 @@ def explain(words: str) -> list[str]:
         reason = re.sub(r"Input files updated by another job: ", "it comes after ", reason)
         reason = re.sub(r"Updated input files: ", "changed: ", reason)
         reason = re.sub(r"[\w./-]*/(\d\d_\w+)\.done", r"\1", reason)
+        reason = re.sub(
+            r"Params have changed.*", "a parameter, a table or the code of an earlier notebook changed", reason
+        )
         lines.append(f"{study} {notebook} would run: {reason}")
     return lines
 
@@ -243,8 +262,10 @@ def main(arguments: list[str]) -> int:
         if arguments[:1] == ["notebook"]:
             end_with_starter()
             values, executed = dict(argument.split("=", 1) for argument in arguments[3:]), Path(arguments[2])
+            done, recipe = Path(values.pop("done")), values.pop("recipe")
             log = executed.with_suffix(".log") if STARTER in os.environ else None
             run_notebook(Path(arguments[1]), executed, {**values, "seed": int(values["seed"])}, log)
+            done.write_text(recipe)
             return 0
         return reproduce(parse_request(arguments))
     except (ValueError, RuntimeError) as error:

@@ -127,7 +127,8 @@ def run() -> ModuleType:
 def snakemake(root, folder, study, data="", options=()):
     """What Snakemake says when it is asked for every notebook of the study in the folder."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--directory", str(root)]
-    command += ["--cores", "1", "--nolock", "--quiet", "rules", "host", "progress", *options, "--config"]
+    command += ["--cores", "1", "--nolock", "--quiet", "rules", "host", "progress", *options]
+    command += ["--rerun-triggers", *sys.modules["run"].TRIGGERS, "--config"]
     command += [f"study={study}", "preset=smoke", "seed=0", f"data={data}"]
     command += [f"runs={folder / 'runs'}", f"figures={folder / 'figures'}"]
     ended = subprocess.run(command, cwd=root, env=SETTINGS, capture_output=True, text=True, check=False)
@@ -142,7 +143,7 @@ def run_graph(root, folder, study, data):
 
 
 @pytest.fixture(scope="session")
-def graphs(root, request, tmp_path_factory):
+def graphs(root, run, request, tmp_path_factory):
     """The run of each study that a test asks for, as a future; two at a time."""
     asked = {name for item in request.session.items for name in item.fixturenames}
     data = {"tissue": "", "ebhi": STAGED / FOLDERS["ebhi"]}

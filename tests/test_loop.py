@@ -13,7 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.testing import assert_close
 
-from sedm.config import TrainingConfig
+from sedm.config import TrainingConfig, build_config
+from sedm.data.patches import save_patches
+from sedm.data.sources import load_study
+from sedm.data.splits import hide_annotations
 from sedm.loop import EXPLOSION, WINDOW, load_raw_weights, make_accelerator, optimise
 
 SETTINGS = TrainingConfig(n_steps=30, batch_size=4, warmup_steps=0, learning_rate=0.05, checkpoint_every=10)
@@ -254,3 +257,29 @@ def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path):
         assert_close(first[name], weight, rtol=1e-4, atol=1e-6)
     losses = [[line["loss"] for line in metrics_of(where)] for where in (folder, tmp_path / "one")]
     assert np.allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("study", ["tissue", "flowers"])
+def test_what_two_processes_trained_by_hand_is_what_the_notebook_finds(tmp_path, monkeypatch, root, study):
+    """The cells of notebook 03, or 01, that lead to the trained model; a step of training would end them."""
+    (name,) = (root / "notebooks").glob({"tissue": "03*", "flowers": "01*"}[study])
+    folder = tmp_path / study / "smoke"
+    finish(start("-m", 2, "sedm.train", "--study", study, "--preset", "smoke", "--out", folder / "training"))
+    trained = {path: path.read_bytes() for path in (folder / "training").glob("checkpoint-*")}
+    assert trained
+    if study == "tissue":  # as notebook 02 leaves them
+        config = build_config(study, "smoke")
+        tables = load_study(config)
+        tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
+        for split, table in tables.items():
+            save_patches(table, folder / "tables" / f"{split}.parquet")
+    monkeypatch.setattr("sedm.train.training_batch", lambda *_: pytest.fail("it was trained again"))
+    code = [cell for cell in json.loads(name.read_text())["cells"] if cell["cell_type"] == "code"]
+    (last,) = (index for index, cell in enumerate(code) if "train_model(" in "".join(cell["source"]))
+    known = {}
+    for cell in code[: last + 1]:
+        exec("".join(cell["source"]), known)
+        if "parameters" in cell["metadata"].get("tags", []):
+            known |= {"preset": "smoke", "runs": str(tmp_path), "figures": str(tmp_path / "figures")}
+    assert known["model"] is not None
+    assert {path: path.read_bytes() for path in (folder / "training").glob("checkpoint-*")} == trained

@@ -1,6 +1,7 @@
 """The house is in order: who imports whom, what is pinned, how notebooks are committed."""
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import jaxtyping
+import nbformat
 import pytest
 import torch
 import yaml
@@ -263,6 +265,20 @@ def test_a_notebook_is_committed_without_outputs(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_in_every_editor_without_a_question(path):
+    """JupyterLab, VS Code and GitHub: valid, a kernel that is everywhere, and names of cells that stay."""
+    written = json.loads(path.read_text())
+    nbformat.validate(written)
+    assert (written["nbformat"], written["nbformat_minor"]) == (4, 5)
+    assert written["metadata"]["kernelspec"]["name"] == "python3"
+    assert written["metadata"]["language_info"]["name"] == "python"
+    names = [cell["id"] for cell in written["cells"]]
+    assert len(set(names)) == len(names)
+    for link in re.findall(r"\]\(([^)#]+)\)", "\n".join(source(cell) for cell in written["cells"])):
+        assert link.startswith("http") or (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_opens_with_question_claim_and_figures(path):
     opening = source(cells_of(path, "markdown")[0])
     assert json.loads(path.read_text())["cells"][0]["cell_type"] == "markdown"
@@ -307,6 +323,40 @@ def test_a_notebook_holds_no_long_function_and_no_class(path):
 
 
 # ------------------------------------------------------------------------------------------------ the rest
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "figures/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_links_and_shows_is_there(page):
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r"(?:href|src)=\"([^\"#]+)\"", text)
+    missing = [one for one in links if not one.startswith("http") and not ((ROOT / page).parent / one).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_that_a_page_names_are_there(page):
+    named = set(re.findall(r"python -m (sedm[\w.]*)", (ROOT / page).read_text()))
+    assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
+
+
+def test_settings_and_targets_that_the_pages_name_are_known(run):
+    text = "\n".join((ROOT / page).read_text() for page in PAGES) + (ROOT / "Dockerfile").read_text()
+    targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+    assert set(re.findall(r"\bmake ([a-z-]+)", " ".join(re.findall(r"`[^`]*`|^make.*$", text, re.MULTILINE)))) <= set(
+        targets
+    )
+    for line in re.findall(r"make reproduce((?: [A-Z]+=\S+)+)", text):
+        assert {word.partition("=")[0] for word in line.split()} <= set(run.DEFAULTS)
+
+
+def test_the_weights_that_come_along_are_those_of_the_table():
+    table = (ROOT / "data" / "README.md").read_text()
+    for path in sorted((ROOT / "data" / "models").rglob("*.safetensors")):
+        name = path.relative_to(ROOT / "data" / "models").as_posix()
+        assert f"| `{name}` | {hashlib.sha256(path.read_bytes()).hexdigest()} |" in table
 
 
 def test_no_file_names_a_place_on_this_machine():

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -133,10 +134,17 @@ def finished(run, root, tmp_path):
     return tmp_path
 
 
-def would_run(folder):
-    command = [sys.executable, "notebooks/run.py", "STUDY=tissue", "DRY=1"]
+def start(folder, *command):
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    said = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def would_run(folder, *settings):
+    ended = start(folder, "notebooks/run.py", "STUDY=tissue", "DRY=1", *settings)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    said = ended.stdout
     return [line.partition(" would run")[0].removeprefix("tissue ") for line in said.splitlines()]
 
 
@@ -150,6 +158,61 @@ def test_an_edit_runs_again_what_uses_it_and_nothing_else(finished):
     ):
         (finished / edited).touch()
         assert sorted(would_run(finished)) == [*expected, "the paper"], edited
+
+
+@pytest.fixture
+def remembered(run, finished):
+    """… and in which Snakemake and the notebooks keep what they were made of."""
+    command = ["-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--cores", "1", "--touch", "--forceall"]
+    settings = {"study": "tissue", "preset": "quick", "seed": 0, "data": "", "runs": run.RUNS, "figures": run.FIGURES}
+    ended = start(finished, *command, "--config", *(f"{name}={value}" for name, value in settings.items()))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    kept = [json.loads(path.read_text()) for path in (finished / ".snakemake" / "metadata").iterdir()]
+    for one in kept:
+        if one["rule"] == "notebook":
+            (recipe,) = re.findall(r"recipe=(\w+)", one["shellcmd"])
+            (finished / re.search(r"done=(\S+)", one["shellcmd"])[1]).write_text(recipe)
+    (finished / "paper" / "main.pdf").touch()
+    return finished
+
+
+def edit(folder, name, old, new):
+    path = folder / "notebooks" / f"{name}.ipynb"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_sentence_runs_its_own_notebook_again_and_code_also_what_comes_after(run, remembered):
+    everything = [*run.NOTEBOOKS["tissue"], "the paper"]
+    assert would_run(remembered) == ["everything is up to date"]
+    edit(remembered, "02_layout_priors", "**Question.**", "**Question.** Indeed:")
+    assert would_run(remembered) == ["02_layout_priors", "the paper"]
+    edit(remembered, "06_style_mixing", "import load_pretrained", "import  load_pretrained")
+    assert sorted(would_run(remembered)) == ["02_layout_priors", "06_style_mixing", "the paper"]
+    edit(remembered, "03_diffusion_training", "import train_model", "import  train_model")
+    assert sorted(would_run(remembered)) == everything  # 03 has its own reason, the others come after it
+    assert sorted(would_run(remembered, "SEED=1")) == everything
+
+
+def test_code_and_parameters_run_again_what_comes_after(run, remembered):
+    everything = [*run.NOTEBOOKS["tissue"], "the paper"]
+    assert sorted(would_run(remembered, "SEED=1")) == everything
+    edit(remembered, "02_layout_priors", "import load_study", "import  load_study")
+    assert sorted(would_run(remembered)) == everything
+
+
+def test_a_second_run_is_up_to_date_and_a_paper_against_its_values_ends_in_one_line(remembered):
+    ended = start(remembered, "notebooks/run.py", "STUDY=tissue")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "everything is up to date" in ended.stdout
+    values = remembered / "figures" / "tissue" / "values_fidelity.json"
+    values.write_text(values.read_text().replace('"layout_iou": {', '"layout_uoi": {'))
+    ended = start(remembered, "notebooks/run.py", "STUDY=tissue")
+    assert ended.returncode == 1
+    *_, why, outcome = ended.stdout.splitlines()
+    assert why.startswith("the paper was not built: figures/tissue/values_fidelity.json has no table/layout_iou")
+    assert outcome.startswith("tissue (quick): FAILED")
 
 
 # ------------------------------------------------------------------------------------------ notebooks
