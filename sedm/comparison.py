@@ -107,19 +107,19 @@ def compare_arms(
             "draw_sd": float(means.groupby("draw").mean().std()),
             "n_units": len(means),
         }
-        compared = {}
-        if arm != control:
-            differences = (means - reference.groupby(["draw", "seed"])[measure].mean()).dropna()
-            if differences.empty:
-                raise ValueError(f"no unit of {arm!r} has the draw and the seed of one of the control {control!r}")
-            pair = own, reference
-            if arm != BOUND:
-                pair = [table[table.index.isin(differences.index)] for table in pair]
-            pair = [table.groupby("group")[measure].mean().reindex(by_group.index) for table in pair]
-            compared = compare_groups(*pair, seed)
-            compared |= {"smallest_difference": differences.min(), "largest_difference": differences.max()}
+        differences = (means - reference.groupby(["draw", "seed"])[measure].mean()).dropna()
+        if differences.empty:
+            raise ValueError(f"no unit of {arm!r} has the draw and the seed of one of the control {control!r}")
+        pair = own, reference
+        if arm != BOUND:
+            pair = [table[table.index.isin(differences.index)] for table in pair]
+        pair = [table.groupby("group")[measure].mean().reindex(by_group.index) for table in pair]
+        compared = compare_groups(*pair, seed)
+        compared |= {"smallest_difference": differences.min(), "largest_difference": differences.max()}
         summary = summarise_groups(by_group[arm], seed)
         summary |= {"mean_low": summary.pop("ci_low"), "mean_high": summary.pop("ci_high")}
+        if arm == control:  # no difference, but the same columns, also when it is the only arm
+            compared = dict.fromkeys(compared.keys() - summary.keys(), float("nan"))
         rows[arm] = summary | compared | spread
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
     tested = table.drop(index=[control, *untested], errors="ignore")

@@ -132,7 +132,8 @@ def snakemake(root, folder, study, data="", options=()):
     command += [f"study={study}", "preset=smoke", "seed=0", f"data={data}"]
     command += [f"runs={folder / 'runs'}", f"figures={folder / 'figures'}"]
     ended = subprocess.run(command, cwd=root, env=SETTINGS, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    said = (ended.stdout + ended.stderr).splitlines()
+    assert ended.returncode == 0, "\n".join([line for line in said if "%|" not in line][-60:])  # no progress bars
     return ended.stdout + ended.stderr
 
 

@@ -108,6 +108,14 @@ def test_spread_over_seeds_and_over_draws_are_told_apart():
     assert row["n_units"] == 6
 
 
+def test_a_control_alone_has_the_same_columns():
+    table = compare_arms(make_scores({"real": 0.7}), "real", 8)
+    assert list(table.index) == ["real"]
+    assert set(table) == set(compare_arms(make_scores({"real": 0.7, "sedm": 0.76}), "real", 8))
+    assert np.isnan(table.loc["real", "mean_difference"])
+    assert np.isnan(table.loc["real", "p_adjusted"])
+
+
 def test_a_curve_has_a_point_where_there_are_units():
     scores = make_scores({"real": 0.7})
     scores.loc[scores["split"] == "validation", "iou"] -= 0.2
