@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from jaxtyping import UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -37,7 +38,8 @@ class Arm:
     """One way to train a segmentation network; every arm also flips and turns its images."""
 
     kind: str  # "control" (needs no generator), "one part missing", "SEDM", or "sees more" than others may
-    synthetic: str = ""  # pairs that are added: a colour transfer of TRANSFERS, PSEUDO_LABELS, or generated in STYLES
+    synthetic: str = ""  # pairs that are added: a colour transfer of TRANSFERS, or generated in STYLES
+    pseudo_labels: bool = False  # unannotated images are added with predicted masks, as the generator is given them
     share: float = 1.0  # of the synthetic pairs that is used
     augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
     unannotated: bool = False  # a mean teacher learns from the unannotated images
@@ -45,14 +47,13 @@ class Arm:
     changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
 
 
-PSEUDO_LABELS = "pseudo-labels"  # unannotated images with predicted masks, as the generator is given
 ARMS = {
     "real": Arm("control"),
     "colour_augmentation": Arm("control", augmented=True),
     "reinhard": Arm("control", "reinhard"),
     "macenko": Arm("control", "macenko"),
     "reinhard_augmented": Arm("control", "reinhard", augmented=True),
-    "pseudo_labels": Arm("control", PSEUDO_LABELS, augmented=True),
+    "pseudo_labels": Arm("control", pseudo_labels=True, augmented=True),
     "mean_teacher": Arm("control", unannotated=True, augmented=True),
     "no_style": Arm("one part missing", "none"),
     "shuffled_styles": Arm("one part missing", "shuffled"),
@@ -62,6 +63,7 @@ ARMS = {
     "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
     "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),
     "sedm_pseudo_layouts": Arm("SEDM", "unannotated", augmented=True, changes={"arms": {"layouts": "pseudo-layouts"}}),
+    "sedm_pseudo_labels": Arm("SEDM", "unannotated", pseudo_labels=True, augmented=True),
     "transductive": Arm("sees more", "transductive", augmented=True),
     "all_annotations": Arm("sees more", augmented=True, all_masks=True),
 }
@@ -165,7 +167,7 @@ def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Confi
     arms = baseline.arms
     segmentation = {"n_steps": arms.n_steps, "batch_size": arms.batch_size}
     segmentation |= {"colour_jitter": arms.colour_jitter} if arm.augmented else {}
-    if arm.synthetic:
+    if arm.synthetic or arm.pseudo_labels:
         fraction = arms.transfer_fraction if arm.synthetic in TRANSFERS else arms.synthetic_fraction
         segmentation["synthetic_fraction"] = fraction
     segmentation |= {"consistency_weight": arms.consistency_weight} if arm.unannotated else {}
@@ -259,14 +261,17 @@ def load_predictions(runs: Path, arm: str, n_annotated: int, draw: int, seed: in
 
 def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> PatchTensors | None:
     """The pairs that an arm adds to the annotated ones; None where it adds none."""
+    labelled = draw.pseudo_labelled() if arm.pseudo_labels else None
     if not arm.synthetic:
-        return None
-    if arm.synthetic == PSEUDO_LABELS:
-        return draw.pseudo_labelled()
+        return labelled
     pairs = draw.transfer(arm.synthetic) if arm.synthetic in TRANSFERS else draw.generate(arm.synthetic)
     pairs = pairs.select(range(round(arm.share * len(pairs.groups))))
     percentile = config.sampling.filter_percentile
-    return draw.filtered(pairs, percentile) if percentile else pairs
+    pairs = draw.filtered(pairs, percentile) if percentile else pairs
+    if labelled is None:
+        return pairs
+    images, masks = torch.cat([pairs.images, labelled.images]), torch.cat([pairs.masks, labelled.masks])
+    return PatchTensors(images, masks, pairs.groups + labelled.groups)
 
 
 def keep_measures(draw: Draw, out: Path) -> None:

@@ -212,7 +212,7 @@ CONTROLS = (  # need no generator
 COMPARED = (
     *CONTROLS,
     *("no_style", "shuffled_styles", "annotated_styles"),
-    *("sedm", "sedm_filtered", "sedm_augmented", "sedm_mean_teacher", "sedm_pseudo_layouts"),
+    *("sedm", "sedm_filtered", "sedm_augmented", "sedm_mean_teacher", "sedm_pseudo_layouts", "sedm_pseudo_labels"),
     *("transductive", "all_annotations"),
 )
 

@@ -10,7 +10,6 @@ import sedm.arms
 from sedm.arms import (
     ARMS,
     EVERY_ARM,
-    PSEUDO_LABELS,
     SWEEPS,
     list_units,
     load_predictions,
@@ -61,7 +60,7 @@ def test_presets_name_arms_and_sweeps_that_exist(preset):
 def test_every_arm_of_the_plan_is_there():
     assert set(CONTROLS) == {name for name, arm in ARMS.items() if arm.kind == "control"}
     assert build_config("ebhi", "full").arms.compared == tuple(ARMS)
-    assert {arm.synthetic for arm in ARMS.values()} == {"", PSEUDO_LABELS, *STYLES, *TRANSFERS}
+    assert {arm.synthetic for arm in ARMS.values()} == {"", *STYLES, *TRANSFERS}
 
 
 def test_all_arms_take_the_same_steps_on_the_same_groups():
@@ -87,7 +86,8 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     assert changed("real", "colour_augmentation") == ({jitter}, {"augmented"})
     taught = {"segmentation.consistency_weight"}, {"unannotated"}
     assert changed("colour_augmentation", "mean_teacher") == taught
-    assert changed("sedm_augmented", "pseudo_labels") == (set(), {"synthetic"})
+    assert changed("sedm_augmented", "sedm_pseudo_labels") == (set(), {"pseudo_labels"})
+    assert changed("pseudo_labels", "sedm_pseudo_labels") == (set(), {"synthetic"})
     assert changed("sedm", "shuffled_styles") == (set(), {"synthetic"})
     assert changed("sedm", "sedm_augmented") == ({jitter}, {"augmented"})
     assert changed("sedm", "sedm_filtered") == ({"sampling.filter_percentile"}, set())
@@ -153,6 +153,10 @@ def test_pairs_are_shared_out_and_filtered_as_the_arm_says(smoke, tmp_path):
     labelled = synthetic_pairs(draw, ARMS["pseudo_labels"], config)
     assert torch.equal(labelled.images, draw.unannotated.images)
     assert torch.equal(labelled.masks, draw.with_pseudo_layouts.masks[~draw.train.has_mask])
+    both = synthetic_pairs(draw, ARMS["sedm_pseudo_labels"], sedm.config)
+    assert torch.equal(both.images, torch.cat([pairs["sedm"].images, labelled.images]))
+    assert torch.equal(both.masks, torch.cat([pairs["sedm"].masks, labelled.masks]))
+    assert both.groups == pairs["sedm"].groups + labelled.groups
 
 
 # --------------------------------------------------------------------------------------------------- units
