@@ -149,10 +149,13 @@ def curve(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def describe_finding(table: pd.DataFrame, control: str, arm: str) -> str:
+def describe_finding(table: pd.DataFrame, control: str, arm: str, called: str = "the strongest control") -> str:
     """One paragraph on what `compare_arms` found of ``arm``: mean, difference, spread between groups, and a verdict.
 
     The verdict is that of the interval, where the adjusted p agrees at 0.05.
+
+    Args:
+        called: the control, in words.
     """
     ours, theirs = table.loc[arm], table.loc[control]
     verdict = "cannot be told from"
@@ -161,8 +164,8 @@ def describe_finding(table: pd.DataFrame, control: str, arm: str) -> str:
     elif ours["p_adjusted"] < SIGNIFICANT and ours["ci_high"] < 0:
         verdict = "is worse than"
     return (
-        f"Over {ours['n_groups']:.0f} test groups, `{arm}` {verdict} the strongest control, "
-        f"`{control}`: a mean IoU of {ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of "
+        f"Over {ours['n_groups']:.0f} test groups, `{arm}` {verdict} {called}, `{control}`: a mean IoU of "
+        f"{ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of "
         f"{ours['mean_difference']:+.3f} [{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], p = {ours['p_adjusted']:.2g} "
         f"after Holm's correction; of one draw and seed, from {ours['smallest_difference']:+.3f} to "
         f"{ours['largest_difference']:+.3f}. The spread between groups is {ours['sd_ratio']:.2f} times that of the "
