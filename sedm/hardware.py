@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+
+PRECISIONS = ("", "float32", "bfloat16")
+"""What the environment variable ``SEDM_PRECISION`` may hold; empty or not set: what the hardware is fast with."""
 
 
 def pick_device() -> torch.device:
@@ -15,13 +20,22 @@ def pick_device() -> torch.device:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where ``device`` computes with it natively, else None (stay in float32).
+    """bfloat16 where ``device`` computes with it natively, else None: stay in float32. ``SEDM_PRECISION`` overrules it.
 
-    A CPU without avx512_bf16 or amx emulates bfloat16, several times slower than float32.
+    A CPU without avx512_bf16 or amx emulates bfloat16, several times slower than float32. Results differ between the
+    two by rounding, so ``SEDM_PRECISION=float32`` makes those of different machines comparable.
+
+    Raises:
+        ValueError: ``SEDM_PRECISION`` is neither float32 nor bfloat16.
 
     >>> autocast_dtype(torch.device("cpu")) in {torch.bfloat16, None}
     True
     """
+    asked = os.environ.get("SEDM_PRECISION", "")
+    if asked not in PRECISIONS:
+        raise ValueError(f"SEDM_PRECISION={asked!r}; set it to float32 or bfloat16, or leave it out")
+    if asked:
+        return torch.bfloat16 if asked == "bfloat16" else None
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else None

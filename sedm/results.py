@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sedm.config import Config, flatten
 from sedm.files import replacing
+from sedm.hardware import autocast_dtype, pick_device
 from sedm.studies import STUDIES
 
 FOLDERS = {"quick": "", "full": "full", "paper": "paper"}  # of the presets whose results are committed
@@ -86,6 +87,7 @@ class Results:
             "device": torch.cuda.get_device_name()
             if torch.cuda.is_available()
             else f"CPU, {torch.get_num_threads()} threads",
+            "precision": "float32" if autocast_dtype(pick_device()) is None else "bfloat16",
             "seconds": round(time.monotonic() - self._started, 1),
             "attribution": STUDIES[self.config.study].attribution,
             "figures": self._drawn,

@@ -227,13 +227,37 @@ def save_sample_sheet(
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Trains the generator of a study and saves its pipeline; under a launcher, on several processes."""
-    from sedm.config import PRESETS
+def _train_study(study_name: str, preset: str, data: str, seed: int, out: Path) -> None:
     from sedm.data.sources import load_study
     from sedm.data.splits import hide_annotations
     from sedm.data.tensors import to_tensors
     from sedm.pseudo_layouts import with_pseudo_layouts
+    from sedm.studies import STUDIES
+
+    accelerator = make_accelerator()  # a precision that it does not know is refused before data are drawn
+    config, study = build_config(study_name, preset, seed), STUDIES[study_name]
+    tables = load_study(config, data)
+    seen = set(tables["train"]["group"][:])
+    held_out = {group for split in ("test", "shifted") if split in tables for group in tables[split]["group"][:]}
+    if study.kind == "tissue":  # natural images keep all their masks
+        tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
+    patches = to_tensors(tables["train"], config.data.image_size)
+    autoencoder = None
+    if config.model.autoencoder == "own":
+        autoencoder = train_autoencoder(config, patches, out / "autoencoder")
+    elif config.model.autoencoder:
+        autoencoder = load_autoencoder(config.model.autoencoder)
+    held_out -= seen if study.shared_groups else set()
+    patches, annotated = with_pseudo_layouts(patches, config, len(study.classes), out)
+    options = {"autoencoder": autoencoder, "annotated": annotated}
+    model = train_model(config, patches, len(study.classes), out, held_out, **options)
+    if accelerator.is_main_process:
+        SEDMPipeline.from_model(model, autoencoder).save_pretrained(out / "model")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains the generator of a study and saves its pipeline; under a launcher, on several processes."""
+    from sedm.config import PRESETS
     from sedm.studies import STUDIES
 
     parser = argparse.ArgumentParser("python -m sedm.train", description=main.__doc__)
@@ -243,24 +267,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained pipeline")
     given = parser.parse_args(arguments)
-    config, study = build_config(given.study, given.preset, given.seed), STUDIES[given.study]
-    tables = load_study(config, given.data)
-    seen = set(tables["train"]["group"][:])
-    held_out = {group for split in ("test", "shifted") if split in tables for group in tables[split]["group"][:]}
-    if study.kind == "tissue":  # natural images keep all their masks
-        tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
-    patches = to_tensors(tables["train"], config.data.image_size)
-    autoencoder = None
-    if config.model.autoencoder == "own":
-        autoencoder = train_autoencoder(config, patches, given.out / "autoencoder")
-    elif config.model.autoencoder:
-        autoencoder = load_autoencoder(config.model.autoencoder)
-    held_out -= seen if study.shared_groups else set()
-    patches, annotated = with_pseudo_layouts(patches, config, len(study.classes), given.out)
-    options = {"autoencoder": autoencoder, "annotated": annotated}
-    model = train_model(config, patches, len(study.classes), given.out, held_out, **options)
-    if make_accelerator().is_main_process:
-        SEDMPipeline.from_model(model, autoencoder).save_pretrained(given.out / "model")
+    try:
+        _train_study(given.study, given.preset, given.data, given.seed, given.out)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
 
 
 if __name__ == "__main__":

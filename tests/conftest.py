@@ -1,16 +1,20 @@
 """What several test files share: tiny patches, a tiny configuration, an untrained pipeline, the staged data.
 
 The hook comes before the first import of sedm, so every annotation is checked in every test, shapes included; a
-whole number is welcome where a float is (PEP 484).
+whole number is welcome where a float is (PEP 484). Tests compare with loops written by hand and closed forms, to the
+last digits, so everything computes in float32 on every machine; tests/test_precision.py says what bfloat16 changes.
 """
 # ruff: noqa: E402
+
+import os
+
+os.environ["SEDM_PRECISION"] = "float32"  # of subprocesses too
 
 from jaxtyping import install_import_hook
 
 install_import_hook("sedm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import importlib.util
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -262,7 +262,8 @@ def test_the_order_of_images_does_not_matter(world, asked, perfect):
     generated = PatchTensors(paint(layouts, groups, seed=6), layouts, groups).select(order)
     values = fidelity_table(generated, **{**world, "style_rows": world["style_rows"][order]})["value"]
     drawn = [key for key in values.index if key[1] == "chance"]  # at random, by the order
-    assert values.drop(drawn).to_dict() == pytest.approx(perfect.drop(drawn)[values.drop(drawn).index].to_dict())
+    wanted = perfect.drop(drawn)[values.drop(drawn).index].to_dict()
+    assert values.drop(drawn).to_dict() == pytest.approx(wanted, rel=1e-5)  # float32 sums in another order
 
 
 def test_stains_are_looked_for_only_where_there_are_some_and_small_sets_have_no_neighbours(world, asked):

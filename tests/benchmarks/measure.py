@@ -101,7 +101,7 @@ def machine() -> dict:
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "memory_gib": round(memory / 2**30, 1),
-        "bfloat16": "native" if dtype is not None else "not available here",
+        "bfloat16": "used" if dtype is not None else "not used",
         "vector_extensions": [flag for flag in flags if flag.startswith(("avx", "amx"))],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "commit": commit or "not a checkout",
