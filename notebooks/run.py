@@ -220,12 +220,12 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
 def explain(words: str) -> list[str]:
     """One line a notebook that would run, and why, from what Snakemake says in a dry run.
 
-    >>> explain("Job 1: tissue: running 02_layout_priors, to …\\nReason: Missing output files: data/runs/a.done")
-    ['tissue 02_layout_priors would run: it never ran to its end']
+    >>> explain("Job 1: tissue: running 02_layouts, …\\nReason: Missing output files: a.done; Updated input files: b")
+    ['tissue 02_layouts would run: it never ran to its end; changed: b']
     """
     lines = []
     for study, notebook, reason in re.findall(r"Job \d+: (\w+): running (\w+),.*\nReason: (.*)", words):
-        reason = re.sub(r"Missing output files: \S+", "it never ran to its end", reason)
+        reason = re.sub(r"Missing output files: [^\s;]+", "it never ran to its end", reason)
         reason = re.sub(r"Input files updated by another job: ", "it comes after ", reason)
         reason = re.sub(r"Updated input files: ", "changed: ", reason)
         reason = re.sub(r"[\w./-]*/(\d\d_\w+)\.done", r"\1", reason)
