@@ -388,7 +388,7 @@ STUDY_CHANGES = {
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random field"}},
     ("ebhi", "full"): {
         "data": {"n_annotated_groups": 8},
-        "layouts": {"prior": "learned"},
+        "layouts": {"prior": "random field"},
         "arms": {"synthetic_fraction": 0.4, "transfer_fraction": 0.6},
     },
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
