@@ -9,6 +9,7 @@ units are skipped and interrupted ones start again. Processes started with the s
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,13 +23,14 @@ from torch import Tensor
 
 from sedm.config import LAYOUT_SOURCES, PRESETS, Config, build_config, known_name
 from sedm.data.tensors import PatchTensors, to_tensors
-from sedm.draws import STYLES, TRANSFERS, Draw, StudyData, load_study_data
+from sedm.draws import STYLES, TRANSFERS, Draw, StudyData, draw_name, load_study_data
 from sedm.evaluation import draw_unseen, measure_floors, measure_model
 from sedm.files import replacing
 from sedm.pipeline import SEDMPipeline
 from sedm.results import Results
 from sedm.scores import score_groups
 from sedm.segment import kept_segmenter, predict, train_segmenter
+from sedm.shards import weights_hash
 from sedm.studies import STUDIES
 from sedm.units import claim, finish_units, is_finished
 
@@ -108,6 +110,7 @@ EVERY_ARM = ARMS | {SWEEPS[setting][value]: arm for setting, arms in SWEPT.items
 IGNORED = (
     *(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")),
     *("arms.also_annotated", "arms.also_compared"),
+    "segmentation.n_seeds",
     *(f"arms.{name}" for name in ("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight")),
     *("layouts.prior", "layouts.n_compared"),
 )
@@ -136,7 +139,8 @@ def list_units(
 ) -> list[Unit]:
     """Every arm for every count of annotated groups, draw and seed, those of the first seed first.
 
-    What sees all masks is there once a seed: it does not depend on the draw.
+    What sees all masks is there once a seed: it depends neither on the draw nor on how many groups are annotated, and
+    its unit bears those of ``baseline``.
 
     Args:
         n_annotated: counts of annotated groups; that of ``baseline`` when left out.
@@ -152,14 +156,15 @@ def list_units(
     n_annotated = n_annotated or [baseline.data.n_annotated_groups]
     draws = draws or range(baseline.seed, baseline.seed + baseline.arms.n_draws)
     seeds = range(baseline.segmentation.n_seeds) if seeds is None else seeds
-    units = []
+    units = {}
     for seed in seeds:
         for n, draw in ((n, draw) for n in n_annotated for draw in draws):
             for name in arms:
                 arm = EVERY_ARM[known_name("arm", name, EVERY_ARM)]
-                if not arm.all_masks or (n, draw) == (n_annotated[0], draws[0]):
-                    units.append(Unit(name, arm_config(baseline, arm, n, seed), draw))
-    return units
+                where = (baseline.data.n_annotated_groups, baseline.seed) if arm.all_masks else (n, draw)
+                unit = Unit(name, arm_config(baseline, arm, where[0], seed), where[1])
+                units.setdefault(unit.name, unit)
+    return list(units.values())
 
 
 def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Config:
@@ -186,22 +191,33 @@ def run_arms(
     out: Path,
     generators: Mapping[str, SEDMPipeline] | None = None,
     replace_stale: bool = False,
+    wait: bool = False,
 ) -> list[Unit]:
     """`sedm.units.finish_units` of these units of ``baseline``.
+
+    A unit of other data, or of another generator that was given, is not taken for one of these.
 
     Args:
         data: folder of parquet files of a study that is not embedded.
         runs: keeps generators, synthetic images and predictions.
         out: receives a file for each unit, and in ``generators`` one for each generator trained here.
         generators: already trained ones, by the name of the draw ("n6-draw0") whose masks they have seen.
-        replace_stale: units of other settings in ``out`` are run again and overwritten.
+        replace_stale: others in ``out`` are run again and overwritten.
+        wait: for units that other processes have begun.
 
     Raises:
-        ValueError: ``out`` holds a unit of other settings.
+        ValueError: ``out`` holds a unit of other settings, data or generators.
     """
+    study = load_study_data(baseline, data)
+    given = {name: weights_hash(pipeline) for name, pipeline in (generators or {}).items()}
+
+    def facts(unit: Unit) -> dict[str, str]:
+        name = draw_name(unit.config, unit.draw)
+        lent = EVERY_ARM[unit.arm].synthetic in STYLES and name in given and unit.config.model == baseline.model
+        return {"data": study.checksum} | ({"generator": given[name]} if lent else {})
 
     def prepare() -> Callable[[Unit], str]:
-        study, draws = load_study_data(baseline, data), {}
+        draws = {}
 
         def finish(unit: Unit) -> str:
             config = unit.config
@@ -209,9 +225,9 @@ def run_arms(
             key = unit.draw, *sections.values()
             if key not in draws:
                 draws[key] = Draw(replace(baseline, **sections), study, unit.draw, runs)
-                given = (generators or {}).get(draws[key].folder.name)
-                if given and config.model == baseline.model:
-                    draws[key].generator = given
+                own = (generators or {}).get(draws[key].folder.name)
+                if own and config.model == baseline.model:
+                    draws[key].generator = own
             found = run_unit(unit, draws[key], study, out)
             if EVERY_ARM[unit.arm].synthetic in STYLES and not generators:
                 keep_measures(draws[key], out / "generators")
@@ -219,7 +235,7 @@ def run_arms(
 
         return finish
 
-    return finish_units(units, prepare, runs, out, IGNORED, replace_stale)
+    return finish_units(units, prepare, runs, out, IGNORED, replace_stale, facts, wait)
 
 
 def run_unit(unit: Unit, draw: Draw, study: StudyData, out: Path) -> dict[str, float]:
@@ -246,6 +262,7 @@ def run_unit(unit: Unit, draw: Draw, study: StudyData, out: Path) -> dict[str, f
                 save_file({"predictions": prediction}, temporary)
     values = {"arm": unit.arm, "n_annotated": config.data.n_annotated_groups, "draw": unit.draw, "seed": config.seed}
     values |= {"data": study.checksum, "n_real": len(given[0].groups), "scores": scores}
+    values |= {"generator": weights_hash(draw.generator)} if arm.synthetic in STYLES else {}
     results.save_values(unit.name, values | {"n_synthetic": 0 if synthetic is None else len(synthetic.groups)})
     return means
 
@@ -275,10 +292,11 @@ def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> PatchTensors | None
 
 
 def keep_measures(draw: Draw, out: Path) -> None:
-    """None, after what `sedm.evaluation` measures of the draw's generator was written to ``out``, once."""
-    name = f"{draw.folder.name}-{draw.config.model.aggregation}"
+    """None, after what `sedm.evaluation` measures of the draw's generator was written to ``out``, once a generator."""
+    name, weights = f"{draw.folder.name}-{draw.config.model.aggregation}", weights_hash(draw.generator)
+    path = out / f"values_{name}.json"
     with claim(draw.folder / "measures.lock", wait=True):
-        if (out / f"values_{name}.json").exists():
+        if path.exists() and json.loads(path.read_text())["values"].get("generator") == weights:
             return
         validation, test = (draw.study.held_out[split] for split in ("validation", "test"))
         n_classes = len(draw.classes)
@@ -287,7 +305,8 @@ def keep_measures(draw: Draw, out: Path) -> None:
         results = Results(draw.config, out, draw.runs)
         results.folder = out
         found = measure_model(draw.generator, draw.config, unseen)
-        results.save_values(name, {"measures": found, "floors": measure_floors(unseen)})
+        floors = measure_floors(unseen)
+        results.save_values(name, {"measures": found, "floors": floors, "generator": weights})
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -124,6 +124,26 @@ def train_autoencoder(
     return autoencoder
 
 
+def make_autoencoder(config: Config, patches: PatchTensors, folder: str | Path) -> AutoencoderKL | VQModel | None:
+    """What ``config.model.autoencoder`` asks for: None for "", our own trained on ``patches``, or that in its folder.
+
+    Args:
+        patches: as `train_autoencoder` takes them.
+        folder: receives our own.
+
+    Raises:
+        ValueError: see `train_autoencoder` and `load_autoencoder`.
+
+    >>> from sedm.config import build_config
+    >>> images, masks = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.uint8)
+    >>> make_autoencoder(build_config("tissue", "quick"), PatchTensors(images, masks, ["a"]), "not/written") is None
+    True
+    """
+    if config.model.autoencoder == "own":
+        return train_autoencoder(config, patches, folder)
+    return load_autoencoder(config.model.autoencoder) if config.model.autoencoder else None
+
+
 @torch.no_grad()
 def standardise_latents(autoencoder: AutoencoderKL, images: UInt8[Tensor, "n 3 h w"], seed: int) -> None:
     """None; the autoencoder's ``shift_factor`` and ``scaling_factor`` then give these images' latents mean 0, sd 1.

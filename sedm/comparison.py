@@ -119,7 +119,7 @@ def compare_arms(
         summary = summarise_groups(by_group[arm], seed)
         summary |= {"mean_low": summary.pop("ci_low"), "mean_high": summary.pop("ci_high")}
         if arm == control:  # no difference, but the same columns, also when it is the only arm
-            compared = dict.fromkeys(compared.keys() - summary.keys(), float("nan"))
+            compared = {key: float("nan") for key in compared if key not in summary}
         rows[arm] = summary | compared | spread
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
     tested = table.drop(index=[control, *untested], errors="ignore")
@@ -189,7 +189,7 @@ def unit_facts(folder: str | Path, units: Sequence[str] | None = None) -> list[d
     for stored in _read_units(folder, units):
         unit, run = stored["values"], stored["run"]
         kept = {key: unit[key] for key in (*COLUMNS[:4], "n_real", "n_synthetic", "data")}
-        kept |= {key: run[key] for key in ("commit", "device", "seconds")}
+        kept |= {key: run.get(key) for key in ("commit", "device", "precision", "seconds")}
         facts.append(kept | {"iou": unit["scores"]["test"]["iou"]})
     return facts
 

@@ -232,8 +232,8 @@ class ArmConfig:
     batch_size: int = 16  # of it
     n_images: int = 256  # synthetic ones, of each source
     layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
-    # chosen on validation groups, each among four: of the arms with random colours, with generated images, with colour
-    # transfer, and with a mean teacher
+    # chosen on validation groups, each among four: of the arms with random colours, with generated images (and, not
+    # chosen anew, with pseudo-labels), with colour transfer, and with a mean teacher
     colour_jitter: float = 0.2
     synthetic_fraction: float = 0.8
     transfer_fraction: float = 0.8
@@ -336,7 +336,7 @@ PRESETS = {
                 *("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight"),
                 *("share", "layouts", "n_steps", "n_steps_of_transfer"),
             ),
-            label_counts=(4, 8, 16, 204),
+            label_counts=(4, 8, 16, 60),
             also_annotated=4,
             n_draws=2,
             n_steps=400,
@@ -389,7 +389,7 @@ STUDY_CHANGES = {
     ("ebhi", "full"): {
         "data": {"n_annotated_groups": 8},
         "layouts": {"prior": "random field"},
-        "arms": {"synthetic_fraction": 0.4, "transfer_fraction": 0.6},
+        "arms": {"label_counts": (4, 8, 16, 204), "synthetic_fraction": 0.4, "transfer_fraction": 0.6},
     },
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
     ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},

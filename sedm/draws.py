@@ -17,6 +17,7 @@ import datasets
 import torch
 from tqdm import tqdm
 
+from sedm.autoencoder import make_autoencoder
 from sedm.colour_transfer import macenko, reinhard
 from sedm.config import Config, SamplingConfig
 from sedm.data.sources import load_study
@@ -68,6 +69,16 @@ def load_study_data(config: Config, data: str | Path) -> StudyData:
     return StudyData(tables["train"], held_out, data_checksum(train, *held_out.values()))
 
 
+def draw_name(config: Config, number: int) -> str:
+    """What a draw's folder is called.
+
+    >>> from sedm.config import build_config
+    >>> draw_name(build_config("ebhi", "full"), 1)
+    'n8-draw1'
+    """
+    return f"n{config.data.n_annotated_groups}-draw{number}"
+
+
 class Draw:
     """One draw of annotated groups.
 
@@ -84,7 +95,7 @@ class Draw:
         segmentation = replace(config.segmentation, colour_jitter=SEGMENTER_JITTER)
         self.config = replace(config, seed=number, segmentation=segmentation)
         self.study, self.number, self.runs = study, number, Path(runs)
-        self.folder = self.runs / f"n{config.data.n_annotated_groups}-draw{number}"
+        self.folder = self.runs / draw_name(config, number)
         table = hide_annotations(study.table, config.data.n_annotated_groups, number)
         self.train: PatchTensors = to_tensors(table, config.data.image_size)
         self.classes = STUDIES[config.study].classes
@@ -110,9 +121,11 @@ class Draw:
         patches = self.with_pseudo_layouts if config.training.unannotated == "pseudo_layouts" else self.train
         with claim(self.folder / "generator.lock", wait=True):
             folder, held_out = self.folder / f"generator-{_short(config.model)}", self.study.held_out_groups
-            options = {"annotated": annotated, "initial": initial}
+            autoencoder = _autoencoder(config, self.study, self.runs)
+            options = {"autoencoder": autoencoder, "annotated": annotated, "initial": initial}
             model = train_model(config, patches, len(self.classes), folder, held_out, **options)
-        return SEDMPipeline.from_model(model).to(pick_device())  # where styles are embedded decides their last bits
+        pipeline = SEDMPipeline.from_model(model, autoencoder)
+        return pipeline.to(pick_device())  # where styles are embedded decides their last bits
 
     @cached_property
     def layouts(self) -> LayoutPrior | GivenLayouts:
@@ -198,7 +211,15 @@ def pretrain(config: Config, study: StudyData, runs: Path) -> StyleDiffusion:
     images = to_tensors(hide_annotations(study.table, 0, seed=0), config.data.image_size)
     with claim(runs / "pretraining.lock", wait=True):
         given = replace(config, seed=0, training=training), images, len(STUDIES[config.study].classes)
-        return train_model(*given, runs / f"pretraining-{_short(config.model)}", study.held_out_groups)
+        folder, autoencoder = runs / f"pretraining-{_short(config.model)}", _autoencoder(config, study, runs)
+        return train_model(*given, folder, study.held_out_groups, autoencoder=autoencoder)
+
+
+def _autoencoder(config: Config, study: StudyData, runs: Path):
+    """The one for all draws, where there is any: it sees images and no mask."""
+    images = to_tensors(hide_annotations(study.table, 0, seed=0), config.data.image_size)
+    with claim(runs / "autoencoder.lock", wait=True):
+        return make_autoencoder(replace(config, seed=0), images, runs / "autoencoder")
 
 
 def transfer_colours(

@@ -23,7 +23,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """bfloat16 where ``device`` computes with it natively, else None: stay in float32. ``SEDM_PRECISION`` overrules it.
 
     A CPU without avx512_bf16 or amx emulates bfloat16, several times slower than float32. Results differ between the
-    two by rounding, so ``SEDM_PRECISION=float32`` makes those of different machines comparable.
+    two by rounding, so ``SEDM_PRECISION=float32`` makes those of different CPUs comparable.
 
     Raises:
         ValueError: ``SEDM_PRECISION`` is neither float32 nor bfloat16.
@@ -37,7 +37,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if asked:
         return torch.bfloat16 if asked == "bfloat16" else None
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else None
 
 

@@ -9,6 +9,7 @@ import math
 import platform
 import subprocess
 import time
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class Results:
         self.folder = Path(figures, config.study, FOLDERS[config.preset]) if committed else self.private
         self._drawn = {}  # name of each figure beside the values → hash of its bytes
         self._started = time.monotonic()
+        self._commit = _commit()
 
     def save_figure(self, figure: Figure, name: str, *, shows_data: bool) -> Path:
         """The path of ``fig_<name>.png``.
@@ -82,7 +84,7 @@ class Results:
     def _provenance(self) -> dict:
         return {
             "config": _plain(flatten(self.config)),
-            "commit": _commit(),
+            "commit": self._commit,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
             "device": torch.cuda.get_device_name()
             if torch.cuda.is_available()
@@ -109,6 +111,7 @@ def _plain(value):
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
 
 
+@cache  # the code that runs is that of the beginning, whatever is checked out meanwhile
 def _commit() -> str:
     """The commit of the code, with ``+changes`` when the library differs from it; ``unknown`` outside a checkout."""
     root = Path(__file__).parent

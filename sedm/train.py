@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sedm.autoencoder import encode_images, latent_shape, load_autoencoder, train_autoencoder
+from sedm.autoencoder import encode_images, latent_shape, make_autoencoder
 from sedm.config import Config, TrainingConfig, build_config
 from sedm.data.augment import apply_symmetries, draw_exponents, draw_symmetries, recolour
 from sedm.data.patches import UNKNOWN
@@ -242,11 +242,7 @@ def _train_study(study_name: str, preset: str, data: str, seed: int, out: Path) 
     if study.kind == "tissue":  # natural images keep all their masks
         tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
     patches = to_tensors(tables["train"], config.data.image_size)
-    autoencoder = None
-    if config.model.autoencoder == "own":
-        autoencoder = train_autoencoder(config, patches, out / "autoencoder")
-    elif config.model.autoencoder:
-        autoencoder = load_autoencoder(config.model.autoencoder)
+    autoencoder = make_autoencoder(config, patches, out / "autoencoder")
     held_out -= seen if study.shared_groups else set()
     patches, annotated = with_pseudo_layouts(patches, config, len(study.classes), out)
     options = {"autoencoder": autoencoder, "annotated": annotated}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, TypeVar, runtime_checkable
 
 from tqdm import tqdm
@@ -32,6 +33,7 @@ class Unit(Protocol):
         """All that decides its result, apart from the data."""
 
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 AnyUnit = TypeVar("AnyUnit", bound=Unit)
 
 
@@ -42,8 +44,10 @@ def finish_units(
     out: Path,
     ignored: Sequence[str] = (),
     replace_stale: bool = False,
+    facts: Callable[[AnyUnit], Mapping[str, str]] = lambda unit: NOTHING,
+    wait: bool = False,
 ) -> list[AnyUnit]:
-    """The units that diverged; any other has a file in ``out`` or is in the hands of another process.
+    """The units that diverged; any other has a file in ``out`` or, without ``wait``, is in another process's hands.
 
     One line is printed a unit, and a bar shows units an hour and the time left.
 
@@ -53,25 +57,28 @@ def finish_units(
             not stop a night's work.
         runs: receives the locks.
         ignored: as `is_finished` takes it.
-        replace_stale: units of other settings are run again and overwritten.
+        replace_stale: units of other settings or facts are run again and overwritten.
+        facts: of a unit, as `is_finished` takes them.
+        wait: for units that other processes have begun, and finish those that they leave unfinished.
 
     Raises:
-        ValueError: ``out`` holds a unit of other settings, which is left alone.
+        ValueError: ``out`` holds a unit of other settings or facts, which is left alone.
     """
 
     def finished(unit: AnyUnit) -> bool:
-        return is_finished(unit, out, ignored, replace_stale)
+        return is_finished(unit, out, ignored, replace_stale, facts(unit))
 
     waiting = [unit for unit in units if not finished(unit)]
     print(f"{len(units)} units, {len(units) - len(waiting)} of them finished", flush=True)
     if not waiting:
         return []
-    finish, failed = prepare(), []
+    finish, failed, queue = prepare(), [], [(unit, False) for unit in waiting]
     with tqdm(total=len(units), initial=len(units) - len(waiting), desc="units", unit="unit") as bar:
-        for number, unit in enumerate(waiting, start=1):
-            with claim(runs / f"{unit.name}.lock") as claimed:
+        for number, (unit, blocking) in enumerate(queue, start=1):
+            with claim(runs / f"{unit.name}.lock", wait=blocking) as claimed:
                 if not claimed:
                     outcome = "in the hands of another process"
+                    queue += [(unit, True)] if wait else []  # once more, after all others
                 elif finished(unit):
                     outcome = "finished by another process"
                 else:
@@ -82,25 +89,29 @@ def finish_units(
                         failed.append(unit)
                         outcome = f"FAILED, {error}"
                     outcome += f", after {time.monotonic() - started:.0f} s"
-            bar.write(f"[{number}/{len(waiting)}] {unit.name}: {outcome}")
+            bar.write(f"[{number}/{len(queue)}] {unit.name}: {outcome}")
             bar.update(sum(map(finished, units)) - bar.n)  # by all processes
     return failed
 
 
-def is_finished(unit: Unit, out: Path, ignored: Sequence[str] = (), replace_stale: bool = False) -> bool:
+def is_finished(
+    unit: Unit, out: Path, ignored: Sequence[str] = (), replace_stale: bool = False, facts: Mapping[str, str] = NOTHING
+) -> bool:
     """Whether ``out`` holds this unit.
 
     Args:
         ignored: beginnings of settings that the units do not depend on, such as ``"layouts."``.
-        replace_stale: one of other settings is none.
+        replace_stale: one of other settings or facts is none.
+        facts: what its values must hold besides, such as the checksum of the data.
 
     Raises:
-        ValueError: it holds one of other settings.
+        ValueError: it holds one of other settings or facts.
     """
     path = out / f"values_{unit.name}.json"
     if not path.exists():
         return False
-    found, wanted = json.loads(path.read_text())["run"]["config"], json.loads(json.dumps(flatten(unit.config)))
+    stored, wanted = json.loads(path.read_text()), json.loads(json.dumps(flatten(unit.config)))
+    found, wanted = stored["values"] | stored["run"]["config"], wanted | facts
     for key in wanted:
         if key in found and found[key] != wanted[key] and not key.startswith(tuple(ignored)):
             if replace_stale:

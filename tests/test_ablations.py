@@ -29,6 +29,7 @@ from sedm.data.tensors import data_checksum
 from sedm.evaluation import draw_unseen
 from sedm.model import build_model
 from sedm.segmentation_networks import UNet
+from sedm.units import finish_units
 
 
 @pytest.fixture
@@ -224,6 +225,23 @@ def test_a_unit_in_other_hands_is_left_to_them(prepared, untrained, config, tmp_
         assert claimed
         run_units(units, "", tmp_path / "runs", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["values_baseline-seed1.json"]
+    assert "baseline-seed0: in the hands of another process" in capsys.readouterr().out
+
+
+def test_a_unit_in_other_hands_is_waited_for_and_finished_where_they_fail(tmp_path, config, capsys):
+    """Another process holds the first unit until the second is finished here, and ends without a result."""
+    units, finished = list_units(config, ["baseline"], [0, 1]), []
+    other = claim(tmp_path / "baseline-seed0.lock")
+    assert other.__enter__()
+
+    def finish(unit):
+        finished.append(unit.name)
+        if unit.name == "baseline-seed1":
+            other.__exit__(None, None, None)
+        return "well"
+
+    assert finish_units(units, lambda: finish, tmp_path, tmp_path / "out", wait=True) == []
+    assert finished == ["baseline-seed1", "baseline-seed0"]
     assert "baseline-seed0: in the hands of another process" in capsys.readouterr().out
 
 

@@ -53,6 +53,7 @@ def test_presets_name_arms_and_sweeps_that_exist(preset):
     arms = build_config("tissue", preset).arms
     assert set(arms.compared) | set(arms.by_labels) | set(arms.also_compared) <= set(ARMS)
     assert set(arms.swept) <= set(SWEEPS)
+    assert max((*arms.label_counts, 0)) <= build_config("tissue", preset).data.n_train_groups
     assert "real" in arms.compared
     assert "sedm" in arms.compared
 
@@ -68,8 +69,10 @@ def test_all_arms_take_the_same_steps_on_the_same_groups():
     longer = [*SWEEPS["n_steps"].values(), *SWEEPS["n_steps_of_transfer"].values()]
     units = list_units(baseline, [arm for arm in EVERY_ARM if arm not in longer], [4], [1], [2])
     same = ("segmentation.n_steps", "segmentation.batch_size", "segmentation.learning_rate", "data.n_annotated_groups")
-    assert {tuple(flatten(unit.config)[key] for key in same) for unit in units} == {(400, 12, 3e-3, 4)}
-    assert {(unit.draw, unit.config.seed) for unit in units} == {(1, 2)}
+    n_groups = {unit.arm: 8 if EVERY_ARM[unit.arm].all_masks else 4 for unit in units}
+    for unit in units:
+        assert tuple(flatten(unit.config)[key] for key in same) == (400, 12, 3e-3, n_groups[unit.arm])
+        assert (unit.draw, unit.config.seed) == (0 if EVERY_ARM[unit.arm].all_masks else 1, 2)
 
 
 def test_an_arm_differs_from_its_neighbour_in_one_thing():
@@ -100,9 +103,13 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     assert (found.synthetic_fraction, found.consistency_weight) == (0.3, 2.0)
     (unit,) = list_units(replace(build_config("ebhi", "full"), arms=tuned), ["real"], [8], [0], [0])
     assert unit.config.segmentation == settings["real"].segmentation  # which depends on none of them
+    keys = {"layouts": "arms.layouts", "aggregation": "model.aggregation", "transfer_fraction": "synthetic_fraction"}
+    keys |= {"n_steps_of_transfer": "n_steps"}
     for setting, values in SWEEPS.items():
         for value, arm in values.items():
-            assert setting == "share" or value in flatten(settings[arm]).values(), arm
+            key = keys.get(setting, setting)
+            key = key if "." in key else f"segmentation.{key}"
+            assert setting == "share" or flatten(settings[arm])[key] == value, arm
 
 
 def test_units_come_seed_by_seed_and_the_ceiling_once_a_seed():
@@ -110,14 +117,13 @@ def test_units_come_seed_by_seed_and_the_ceiling_once_a_seed():
         unit.name
         for unit in list_units(build_config("ebhi", "full"), ["real", "all_annotations"], [4, 8], [0, 1], [0, 1])
     ]
-    assert names == [
-        f"{arm}-n{n}-draw{draw}-seed{seed}"
-        for seed in (0, 1)
-        for n in (4, 8)
-        for draw in (0, 1)
-        for arm in ("real", "all_annotations")
-        if arm == "real" or (n, draw) == (4, 0)
+    assert [name for name in names if name.startswith("real")] == [
+        f"real-n{n}-draw{draw}-seed{seed}" for seed in (0, 1) for n in (4, 8) for draw in (0, 1)
     ]
+    others = [name for name in names if not name.startswith("real")]
+    assert others == ["all_annotations-n8-draw0-seed0", "all_annotations-n8-draw0-seed1"]
+    (alone,) = list_units(build_config("ebhi", "full"), ["all_annotations"], [4], [1], [0])
+    assert alone.name == others[0]  # whoever asks
 
 
 def test_an_unknown_arm_is_named_with_the_one_probably_meant(tmp_path, capsys):
@@ -206,6 +212,29 @@ def test_a_unit_of_other_settings_is_not_taken_for_this_one(smoke, tmp_path):
     run_arms(config, list_units(config, ["real"]), *given, replace_stale=True)
     more = replace(config, arms=replace(config.arms, compared=("real", "sedm"), n_draws=3))  # which units there are
     assert run_arms(more, list_units(more, ["real"], draws=[0]), "", tmp_path, tmp_path, generators) == []
+
+
+def test_units_of_other_data_or_another_generator_are_not_taken_for_these(smoke, tmp_path, monkeypatch):
+    config, study, generators = smoke
+    units, where = list_units(config, ["real", "sedm"]), ("", tmp_path, tmp_path)
+
+    def trained():
+        files = [tmp_path / f"values_{unit.name}.json" for unit in units]
+        return [path.stat().st_mtime_ns for path in files]
+
+    run_arms(config, units, *where, generators)
+    first = trained()
+    other = SEDMPipeline.from_model(build_model(config.model, 3, config.data.image_size, seed=1).eval())
+    with pytest.raises(ValueError, match="made with generator = "):
+        run_arms(config, units, *where, {"n2-draw0": other})
+    run_arms(config, units, *where, {"n2-draw0": other}, replace_stale=True)
+    second = trained()
+    assert [one == two for one, two in zip(first, second, strict=True)] == [True, False]
+    monkeypatch.setattr(sedm.arms, "load_study_data", lambda *args: study._replace(checksum="of other tables"))
+    with pytest.raises(ValueError, match="made with data = "):
+        run_arms(config, units, *where, {"n2-draw0": other})
+    run_arms(config, units, *where, {"n2-draw0": other}, replace_stale=True)
+    assert all(one != two for one, two in zip(second, trained(), strict=True))
 
 
 def test_a_generator_trained_here_is_measured_once(smoke, tmp_path):

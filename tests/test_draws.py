@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sedm.colour_transfer import reinhard
-from sedm.config import ArmConfig, build_config
+from sedm.config import ArmConfig, AutoencoderConfig, build_config
 from sedm.data.patches import from_arrays
 from sedm.data.tensors import PatchTensors, to_tensors
 from sedm.draws import Draw, StudyData, load_study_data, pretrain, transfer_colours
@@ -88,6 +88,17 @@ def test_a_generator_is_trained_once_and_kept(config, tmp_path):
     again = Draw(config, make_study(), 0, tmp_path).generator.denoiser.state_dict()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == before
     assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_a_generator_on_latents_has_the_autoencoder_of_all_draws(config, tmp_path):
+    """It has seen images and no mask, so one serves every draw."""
+    model = replace(config.model, autoencoder="own", unshuffle=1)
+    training = replace(config.training, symmetries="none", colour_jitter=0.0)
+    config = replace(config, model=model, training=training, autoencoder=AutoencoderConfig((8, 8), n_steps=2))
+    first, second = (Draw(config, make_study(), number, tmp_path).generator for number in (0, 1))
+    one, other = (generator.autoencoder.state_dict() for generator in (first, second))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert Draw(config, make_study(), 0, tmp_path).generate("unannotated").images.shape == (6, 3, SIZE, SIZE)
 
 
 def test_draws_differ_and_smaller_ones_are_nested(config, tmp_path):

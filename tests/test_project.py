@@ -61,6 +61,7 @@ ALLOWED = {  # the arrows of the design: a module, and whom it may import beside
     "ablations": {"units", "evaluation", "train", "segment", "pseudo_layouts", "pipeline", "results", "data"},
     "colour_transfer": {"fidelity"},
     "draws": {
+        "autoencoder",
         "colour_transfer",
         "filtering",
         "generate",
@@ -76,7 +77,7 @@ ALLOWED = {  # the arrows of the design: a module, and whom it may import beside
         "units",
         "data",
     },
-    "arms": {"draws", "evaluation", "pipeline", "results", "scores", "segment", "units", "data"},
+    "arms": {"draws", "evaluation", "pipeline", "results", "scores", "segment", "shards", "units", "data"},
     "comparison": {"statistics"},
     "scores": {"data"},
     "statistics": set(),
