@@ -96,6 +96,9 @@ SWEPT = {  # setting → value → the arm with this value, all else alike
         value: replace(ARMS["reinhard_augmented"], changes={"segmentation": {"n_steps": value}})
         for value in (400, 1200)
     },
+    "n_steps_of_pseudo_labels": {
+        value: replace(ARMS["pseudo_labels"], changes={"segmentation": {"n_steps": value}}) for value in (400, 1200)
+    },
     "aggregation": {
         value: replace(ARMS["sedm_augmented"], changes={"model": {"aggregation": value}})
         for value in ("mean", "max", "attention")

@@ -226,7 +226,10 @@ class ArmConfig:
     label_counts: tuple[int, ...] = ()  # of annotated groups, on the curve of the arms ``by_labels``
     by_labels: tuple[str, ...] = ("real", "colour_augmentation")
     also_annotated: int = 0  # groups, with which ``also_compared`` are compared once more; 0 = not at all
-    also_compared: tuple[str, ...] = ("real", "colour_augmentation", "reinhard_augmented", "sedm", "sedm_augmented")
+    also_compared: tuple[str, ...] = (
+        *("real", "colour_augmentation", "reinhard_augmented", "pseudo_labels"),
+        *("sedm", "sedm_augmented", "sedm_pseudo_layouts"),
+    )
     n_draws: int = 1  # of annotated groups
     n_steps: int = 150  # of a segmentation network
     batch_size: int = 16  # of it
@@ -334,7 +337,7 @@ PRESETS = {
             COMPARED,
             swept=(
                 *("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight"),
-                *("share", "layouts", "n_steps", "n_steps_of_transfer"),
+                *("share", "layouts", "n_steps", "n_steps_of_transfer", "n_steps_of_pseudo_labels"),
             ),
             label_counts=(4, 8, 16, 60),
             also_annotated=4,

@@ -66,7 +66,7 @@ def test_every_arm_of_the_plan_is_there():
 
 def test_all_arms_take_the_same_steps_on_the_same_groups():
     baseline = build_config("ebhi", "full")
-    longer = [*SWEEPS["n_steps"].values(), *SWEEPS["n_steps_of_transfer"].values()]
+    longer = [arm for setting, arms in SWEEPS.items() if setting.startswith("n_steps") for arm in arms.values()]
     units = list_units(baseline, [arm for arm in EVERY_ARM if arm not in longer], [4], [1], [2])
     same = ("segmentation.n_steps", "segmentation.batch_size", "segmentation.learning_rate", "data.n_annotated_groups")
     n_groups = {unit.arm: 8 if EVERY_ARM[unit.arm].all_masks else 4 for unit in units}
@@ -104,7 +104,7 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     (unit,) = list_units(replace(build_config("ebhi", "full"), arms=tuned), ["real"], [8], [0], [0])
     assert unit.config.segmentation == settings["real"].segmentation  # which depends on none of them
     keys = {"layouts": "arms.layouts", "aggregation": "model.aggregation", "transfer_fraction": "synthetic_fraction"}
-    keys |= {"n_steps_of_transfer": "n_steps"}
+    keys |= {"n_steps_of_transfer": "n_steps", "n_steps_of_pseudo_labels": "n_steps"}
     for setting, values in SWEEPS.items():
         for value, arm in values.items():
             key = keys.get(setting, setting)
