@@ -339,3 +339,6 @@ def test_a_panel_a_setting_with_its_values_in_order():
     line, _, (bars,) = left.containers[0]
     assert line.get_ydata().tolist() == [0.6, 0.7]
     assert [segment[:, 1].round(6).tolist() for segment in bars.get_segments()] == [[0.5, 0.65], [0.6, 0.9]]
+    seven = sweeps_plot({f"setting_{i}": numbers for i in range(7)}, "IoU").axes
+    assert [axis.get_xlabel() for axis in seven] == [f"setting {i}" for i in range(7)]
+    assert [axis.get_ylabel() for axis in seven] == ["IoU", "", "", "", "", "IoU", ""]

@@ -153,6 +153,8 @@ def curves_plot(
 def sweeps_plot(sweeps: dict[str, pd.DataFrame], ylabel: str) -> Figure:
     """A figure with a panel a setting, its values along the axis, with 95 % intervals; values need not be numbers.
 
+    Five panels fill a row.
+
     Args:
         sweeps: setting → frame with one row a value and the columns ``mean, low, high``.
         ylabel: what ``mean`` is.
@@ -161,16 +163,21 @@ def sweeps_plot(sweeps: dict[str, pd.DataFrame], ylabel: str) -> Figure:
     >>> [label.get_text() for label in sweeps_plot({"layouts": table}, "IoU").axes[0].get_xticklabels()]
     ['drawn', 'learned']
     """
-    n = len(sweeps)
-    figure, axes = plt.subplots(1, n, figsize=(2.1 * n, 2.6), sharey=True, squeeze=False, layout="constrained")
-    for axis, (setting, table) in zip(axes[0], sweeps.items(), strict=True):
+    n_columns = min(len(sweeps), 5)
+    n_rows = -(-len(sweeps) // n_columns)
+    size = (2.1 * n_columns, 2.6 * n_rows)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(sweeps) :]:
+        axis.remove()
+    for axis, (setting, table) in zip(axes.flat, sweeps.items(), strict=False):
         reach = [table["mean"] - table["low"], table["high"] - table["mean"]]
         places = range(len(table))  # values are often doubled: as far apart as any others
         axis.errorbar(places, table["mean"], reach, color=COLOURS[1], marker="o", markersize=4, linewidth=1.2)
         steep = any(isinstance(value, str) for value in table.index)
         axis.set_xticks(places, [str(value) for value in table.index], rotation=30 if steep else 0)
         axis.set(xlabel=_words(setting), xlim=(-0.5, len(table) - 0.5))
-    axes[0, 0].set_ylabel(ylabel)
+    for first in axes[:, 0]:
+        first.set_ylabel(ylabel)
     return figure
 
 
