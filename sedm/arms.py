@@ -112,7 +112,7 @@ EVERY_ARM = ARMS | {SWEEPS[setting][value]: arm for setting, arms in SWEPT.items
 
 IGNORED = (
     *(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")),
-    *("arms.also_annotated", "arms.also_compared"),
+    *("arms.also_annotated", "arms.also_compared", "arms.longer"),
     "segmentation.n_seeds",
     *(f"arms.{name}" for name in ("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight")),
     *("layouts.prior", "layouts.n_compared"),

@@ -230,6 +230,7 @@ class ArmConfig:
         *("real", "colour_augmentation", "reinhard_augmented", "pseudo_labels"),
         *("sedm", "sedm_augmented", "sedm_pseudo_layouts"),
     )
+    longer: tuple[str, ...] = ()  # arms of sweeps over ``n_steps``, which are compared with each other
     n_draws: int = 1  # of annotated groups
     n_steps: int = 150  # of a segmentation network
     batch_size: int = 16  # of it
@@ -341,6 +342,7 @@ PRESETS = {
             ),
             label_counts=(4, 8, 16, 60),
             also_annotated=4,
+            longer=("n_steps_1200", "n_steps_of_transfer_1200", "n_steps_of_pseudo_labels_1200"),
             n_draws=2,
             n_steps=400,
             batch_size=12,

@@ -53,6 +53,7 @@ def test_presets_name_arms_and_sweeps_that_exist(preset):
     arms = build_config("tissue", preset).arms
     assert set(arms.compared) | set(arms.by_labels) | set(arms.also_compared) <= set(ARMS)
     assert set(arms.swept) <= set(SWEEPS)
+    assert set(arms.longer) <= set(EVERY_ARM)
     assert max((*arms.label_counts, 0)) <= build_config("tissue", preset).data.n_train_groups
     assert "real" in arms.compared
     assert "sedm" in arms.compared
