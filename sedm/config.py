@@ -230,7 +230,7 @@ class ArmConfig:
         *("real", "colour_augmentation", "reinhard_augmented", "pseudo_labels"),
         *("sedm", "sedm_augmented", "sedm_pseudo_layouts"),
     )
-    longer: tuple[str, ...] = ()  # arms of sweeps over ``n_steps``, which are compared with each other
+    longer: tuple[str, ...] = ()  # arms of sweeps over ``n_steps``: the method, then the controls it is compared with
     n_draws: int = 1  # of annotated groups
     n_steps: int = 150  # of a segmentation network
     batch_size: int = 16  # of it

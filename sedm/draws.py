@@ -217,7 +217,9 @@ def pretrain(config: Config, study: StudyData, runs: Path) -> StyleDiffusion:
 
 
 def _autoencoder(config: Config, study: StudyData, runs: Path):
-    """The one for all draws, where there is any: it sees images and no mask."""
+    """The one for all draws, which sees images and no mask; None where generators work on pixels."""
+    if not config.model.autoencoder:
+        return None
     images = to_tensors(hide_annotations(study.table, 0, seed=0), config.data.image_size)
     with claim(runs / "autoencoder.lock", wait=True):
         return make_autoencoder(replace(config, seed=0), images, runs / "autoencoder")
