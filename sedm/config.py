@@ -389,11 +389,11 @@ STUDY_CHANGES = {
         "data": {"n_train_groups": 48, "n_validation_groups": 0, "n_test_groups": 8, "n_images_per_group": 12},
         "training": {"n_steps": 2400},
     },
-    # pictures are committed: layouts must be drawn, not flipped copies of masks
+    # pictures are committed: layouts must be drawn, not flipped copies of masks; in few steps no gland is learned
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random field"}},
     ("ebhi", "full"): {
         "data": {"n_annotated_groups": 8},
-        "layouts": {"prior": "random field"},
+        "layouts": {"prior": "learned"},
         "arms": {"label_counts": (4, 8, 16, 204), "synthetic_fraction": 0.4, "transfer_fraction": 0.6},
     },
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
@@ -404,6 +404,7 @@ STUDY_CHANGES = {
         "training": {"style_sampling": "augmented", "n_steps": 2000},
         "sampling": {"n_style_images": 1},
     },
+    ("pets", "full"): {"training": {"style_sampling": "augmented"}, "sampling": {"n_style_images": 1}},
 }
 
 
