@@ -77,6 +77,10 @@ SWEPT = {  # setting → value → the arm with this value, all else alike
         value: replace(ARMS["sedm_augmented"], changes={"segmentation": {"synthetic_fraction": value}})
         for value in (0.2, 0.4, 0.6, 0.8)
     },
+    "pseudo_label_fraction": {
+        value: replace(ARMS["pseudo_labels"], changes={"segmentation": {"synthetic_fraction": value}})
+        for value in (0.2, 0.4, 0.6, 0.8)
+    },
     "transfer_fraction": {
         value: replace(ARMS["reinhard_augmented"], changes={"segmentation": {"synthetic_fraction": value}})
         for value in (0.2, 0.4, 0.6, 0.8)
@@ -114,7 +118,8 @@ IGNORED = (
     *(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")),
     *("arms.also_annotated", "arms.also_compared", "arms.longer"),
     "segmentation.n_seeds",
-    *(f"arms.{name}" for name in ("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight")),
+    *(f"arms.{name}_fraction" for name in ("synthetic", "pseudo_label", "transfer")),
+    *("arms.colour_jitter", "arms.consistency_weight"),
     *("layouts.prior", "layouts.n_compared"),
 )
 """Settings that say which units there are, that are in those of the segmenter, or that concern other notebooks."""
@@ -175,9 +180,10 @@ def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Confi
     arms = baseline.arms
     segmentation = {"n_steps": arms.n_steps, "batch_size": arms.batch_size}
     segmentation |= {"colour_jitter": arms.colour_jitter} if arm.augmented else {}
-    if arm.synthetic or arm.pseudo_labels:
-        fraction = arms.transfer_fraction if arm.synthetic in TRANSFERS else arms.synthetic_fraction
-        segmentation["synthetic_fraction"] = fraction
+    if arm.synthetic in TRANSFERS:
+        segmentation["synthetic_fraction"] = arms.transfer_fraction
+    elif arm.synthetic or arm.pseudo_labels:
+        segmentation["synthetic_fraction"] = arms.synthetic_fraction if arm.synthetic else arms.pseudo_label_fraction
     segmentation |= {"consistency_weight": arms.consistency_weight} if arm.unannotated else {}
     changes = {"data": {"n_annotated_groups": n_annotated}, "segmentation": segmentation}
     for section, values in arm.changes.items():

@@ -236,10 +236,11 @@ class ArmConfig:
     batch_size: int = 16  # of it
     n_images: int = 256  # synthetic ones, of each source
     layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
-    # chosen on validation groups, each among four: of the arms with random colours, with generated images (and, not
-    # chosen anew, with pseudo-labels), with colour transfer, and with a mean teacher
+    # chosen on validation groups, each among four: of the arms with random colours, with generated images, with
+    # pseudo-labels, with colour transfer, and with a mean teacher
     colour_jitter: float = 0.2
     synthetic_fraction: float = 0.8
+    pseudo_label_fraction: float = 0.8
     transfer_fraction: float = 0.8
     consistency_weight: float = 0.1
     n_pretraining_steps: int = 0  # of one generator without any mask, where those of all draws start; 0 = no such start
@@ -247,7 +248,7 @@ class ArmConfig:
 
     def __post_init__(self):
         _positive(self, "n_draws", "n_steps", "batch_size", "n_images", "colour_jitter")
-        for name in ("synthetic_fraction", "transfer_fraction"):
+        for name in ("synthetic_fraction", "pseudo_label_fraction", "transfer_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}; it must lie in [0, 1]")
         known_name("layouts", self.layouts, LAYOUT_SOURCES)
@@ -337,7 +338,8 @@ PRESETS = {
         "arms": ArmConfig(
             COMPARED,
             swept=(
-                *("colour_jitter", "synthetic_fraction", "transfer_fraction", "consistency_weight"),
+                *("colour_jitter", "synthetic_fraction", "pseudo_label_fraction", "transfer_fraction"),
+                *("consistency_weight",),
                 *("share", "layouts", "n_steps", "n_steps_of_transfer", "n_steps_of_pseudo_labels"),
             ),
             label_counts=(4, 8, 16, 60),
@@ -394,7 +396,12 @@ STUDY_CHANGES = {
     ("ebhi", "full"): {
         "data": {"n_annotated_groups": 8},
         "layouts": {"prior": "learned"},
-        "arms": {"label_counts": (4, 8, 16, 204), "synthetic_fraction": 0.4, "transfer_fraction": 0.6},
+        "arms": {
+            "label_counts": (4, 8, 16, 204),
+            "synthetic_fraction": 0.4,
+            "pseudo_label_fraction": 0.4,
+            "transfer_fraction": 0.6,
+        },
     },
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
     ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},

@@ -102,10 +102,15 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     (unit,) = list_units(replace(build_config("ebhi", "full"), arms=tuned), ["sedm_mean_teacher"], [8], [0], [0])
     found = unit.config.segmentation
     assert (found.synthetic_fraction, found.consistency_weight) == (0.3, 2.0)
+    shares = {"sedm": 0.3, "sedm_pseudo_labels": 0.3, "pseudo_labels": 0.7, "reinhard": 0.1}
+    tuned = replace(tuned, pseudo_label_fraction=0.7, transfer_fraction=0.1)
+    units = list_units(replace(build_config("ebhi", "full"), arms=tuned), list(shares), [8], [0], [0])
+    assert {unit.arm: unit.config.segmentation.synthetic_fraction for unit in units} == shares
     (unit,) = list_units(replace(build_config("ebhi", "full"), arms=tuned), ["real"], [8], [0], [0])
     assert unit.config.segmentation == settings["real"].segmentation  # which depends on none of them
     keys = {"layouts": "arms.layouts", "aggregation": "model.aggregation", "transfer_fraction": "synthetic_fraction"}
     keys |= {"n_steps_of_transfer": "n_steps", "n_steps_of_pseudo_labels": "n_steps"}
+    keys |= {"pseudo_label_fraction": "synthetic_fraction"}
     for setting, values in SWEEPS.items():
         for value, arm in values.items():
             key = keys.get(setting, setting)

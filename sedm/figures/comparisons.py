@@ -89,7 +89,7 @@ def arms_strip_plot(scores: pd.DataFrame, ylabel: str, highlighted: int = 3) -> 
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['patient-1', 'mean ± SD\\nbetween groups']
     """
-    figure, axis = plt.subplots(figsize=(2.6 + 0.6 * scores.shape[1], 3.8), layout="constrained")
+    figure, axis = plt.subplots(figsize=(1.4 + 0.62 * scores.shape[1], 4.2), layout="constrained")
     places = np.arange(scores.shape[1])
     worst = list(scores.iloc[:, 0].nsmallest(highlighted).index)
     for group, values in scores.drop(index=worst).iterrows():
@@ -103,7 +103,7 @@ def arms_strip_plot(scores: pd.DataFrame, ylabel: str, highlighted: int = 3) -> 
     axis.set(ylabel=ylabel, xlim=(-0.4, places[-1] + 0.5))
     slanted = {"rotation": 35, "rotation_mode": "anchor", "ha": "right"}  # long names of narrow columns do not touch
     axis.set_xticks(places, [_words(arm) for arm in scores], **slanted)
-    figure.legend(loc="outside right upper", **KEY)
+    figure.legend(loc="outside lower center", ncols=2, **KEY)
     return figure
 
 
@@ -126,7 +126,7 @@ def curves_plot(
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['real only', 'all annotations']
     """
-    figure, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(4.4, 3.6), layout="constrained")
     forward, back = (np.log, np.exp) if log_x else (np.asarray, np.asarray)
     xs = np.unique(np.concatenate([curve.index.to_numpy(float) for curve in curves.values()]))
     if log_x and xs[0] <= 0:
@@ -146,7 +146,7 @@ def curves_plot(
         axis.set_xscale("log")
         axis.set_xticks(xs, [f"{x:g}" for x in xs])
         axis.xaxis.set_minor_locator(NullLocator())
-    figure.legend(loc="outside right upper", **KEY)
+    figure.legend(loc="outside lower center", ncols=3, **KEY)
     return figure
 
 
