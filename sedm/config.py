@@ -398,9 +398,8 @@ STUDY_CHANGES = {
         "layouts": {"prior": "learned"},
         "arms": {
             "label_counts": (4, 8, 16, 204),
-            "synthetic_fraction": 0.4,
-            "pseudo_label_fraction": 0.4,
-            "transfer_fraction": 0.6,
+            "synthetic_fraction": 0.2,
+            "pseudo_label_fraction": 0.6,
         },
     },
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper

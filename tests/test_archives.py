@@ -26,6 +26,7 @@ from PIL import Image
 
 from sedm.config import build_config
 from sedm.data import download, ebhi, flowers102
+from sedm.data.__main__ import main as make_tables
 from sedm.data.download import DownloadError, RemoteFile, fetch, figshare_files
 from sedm.data.patches import PatchTableError, check_patches, load_patches
 from sedm.data.reduce import reduce_mask
@@ -652,6 +653,34 @@ def test_real_cases_are_split_in_the_staged_proportions(staged_data):
             grades.setdefault(row["case"], Counter())[row["grade"]] += 1
     split_of = ebhi._split_cases(grades, 2 / 9, 1 / 9, seed=0)
     assert Counter(split_of.values()) == {"train": 204, "validation": 34, "test": 68}
+
+
+def test_the_committed_cases_are_those_of_the_staged_tables(staged_data):
+    for split in ("validation", "test"):
+        staged = datasets.Dataset.from_parquet(str(staged_data / "ebhi_seg_128" / f"{split}.parquet"))
+        assert set(staged["case"]) == set(ebhi.COMMITTED_CASES[split])
+
+
+def test_cases_can_be_given_instead_of_drawn(tree, tmp_path):
+    cases = {"validation": ["2000001", "2010001"], "test": ["2000002"]}
+    tables = ebhi.make_ebhi(tree, image_size=PATCH, cases=cases)
+    assert {split: sorted(set(tables[split]["case"])) for split in cases} == cases
+    assert len(set(tables["train"]["case"])) == 6 * 7 - 3
+    ebhi.prepare(tree, tmp_path / "out", image_size=PATCH, cases=cases, progress=False)
+    assert "split by the case numbers that were given" in (tmp_path / "out" / "README.md").read_text()
+    message = fault(ValueError, ebhi.make_ebhi, tree, cases={"validation": [], "test": ["2099999"]})
+    assert message == f"{tree}: no image of the case 2099999, which cases['test'] names"
+
+
+def test_the_command_splits_biopsies_as_the_committed_results_are(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(ebhi, "COMMITTED_CASES", {"validation": ["2000001"], "test": ["2000002"]})
+    for folder, more in (("committed", []), ("drawn", ["--seed", "0"])):
+        make_tables(["ebhi", str(tree), str(tmp_path / folder), "--image-size", "8", *more])
+    staged = {
+        name: datasets.Dataset.from_parquet(str(tmp_path / name / "test.parquet")) for name in ("committed", "drawn")
+    }
+    assert set(staged["committed"]["case"]) == {"2000002"}
+    assert set(staged["drawn"]["case"]) == set(ebhi.make_ebhi(tree, image_size=8, seed=0)["test"]["case"])
 
 
 def test_a_case_counts_as_its_most_common_grade():

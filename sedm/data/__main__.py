@@ -33,7 +33,7 @@ files from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/
     parser.add_argument("--splits", type=Path, help="catch: a table with the columns Slide and Dataset")
     parser.add_argument("--seen", type=int, nargs="+", help="flowers102: numbers of the seen species, for our own draw")
     parser.add_argument("--image-size", type=int, default=128, help="flowers102, ebhi: px a side")
-    parser.add_argument("--seed", type=int, default=0, help="flowers102, ebhi: of the splits")
+    parser.add_argument("--seed", type=int, help="of the splits; ebhi: cases of the committed results when left out")
     options = parser.parse_args(arguments)
     if options.study == "catch" and not options.annotations:
         parser.error("catch needs --annotations")
@@ -46,12 +46,13 @@ files from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/
         if options.study == "catch":
             catch.prepare(options.source, options.annotations, options.out, split_file=options.splits)
         else:
-            settings = {"image_size": options.image_size, "seed": options.seed}
+            settings = {"image_size": options.image_size, "seed": options.seed or 0}
             if options.study == "flowers102":
                 flowers102.prepare(options.source, options.out, seen_species=options.seen, **settings)
             else:
-                ebhi.prepare(options.source, options.out, **settings)
-    except (PatchTableError, DownloadError) as error:
+                cases = ebhi.COMMITTED_CASES if options.seed is None else None
+                ebhi.prepare(options.source, options.out, cases=cases, **settings)
+    except (PatchTableError, DownloadError, ValueError) as error:
         raise SystemExit(str(error)) from error
 
 

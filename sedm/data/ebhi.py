@@ -12,7 +12,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -47,6 +47,22 @@ CLASSES = ("background", "epithelium")
 GRADES = ("Adenocarcinoma", "High-grade IN", "Low-grade IN", "Normal", "Polyp", "Serrated adenoma")
 LAYOUT = f"expected <grade>/image/*.png and <grade>/label/*.png for the grades {', '.join(GRADES)} (from {HOME})"
 
+VALIDATION_CASES = (
+    "2012154 2012197 2012223 2012400 2012485 2012803 2012888 2012957 2012958 2012983 2012996 2013112 "
+    "2013490 2013495 2013496 2013501 2013911 2013953 2013962 2014094 2014132 2014209 2014665 2015413 "
+    "2016777 2016846 2016852 2016887 2100011 2100117 2100144 2100474 2100732 2102643"
+)
+TEST_CASES = (
+    "1815572 1815635 2000000 2001814 2001837 2001849 2012114 2012118 2012151 2012173 2012191 2012246 "
+    "2012476 2012508 2012525 2012785 2012788 2012921 2012946 2012952 2012967 2013013 2013108 2013152 "
+    "2013386 2013391 2013489 2013520 2013923 2014030 2014093 2014123 2014139 2014361 2014646 2014677 "
+    "2014733 2014792 2015023 2015103 2015140 2015354 2016757 2016811 2016854 2016867 2016882 2016885 "
+    "2016981 2017275 2017282 2017994 2100009 2100092 2100111 2100256 2100276 2100734 2100773 2100798 "
+    "2101366 2102188 2102280 2110187 2110491 2110503 2110531 2110585"
+)
+COMMITTED_CASES = {"validation": VALIDATION_CASES.split(), "test": TEST_CASES.split()}
+"""Cases that the committed results were validated and tested on; they were trained on the others."""
+
 FILE_NAME = re.compile(r"[A-Za-z]+(?P<case>\d{7})-(?P<block>\d+)-\d+-(?P<field>\d+)\.png")
 NO_CASE, NO_MASK, REPEATED = "a name without a case number", "no mask", "the pixels of an earlier image"
 
@@ -58,6 +74,7 @@ def make_ebhi(
     test_fraction: float = 2 / 9,
     validation_fraction: float = 1 / 9,
     seed: int = 0,
+    cases: Mapping[str, Collection[str]] | None = None,
     progress: bool = False,
 ) -> dict[str, datasets.Dataset]:
     """The patch tables ``train``, ``validation`` and ``test``, no case in two of them.
@@ -71,9 +88,11 @@ def make_ebhi(
         image_size: side of the patches in px.
         test_fraction, validation_fraction: shares of the cases, within the cases of each most common grade.
         seed: of the draw of cases.
+        cases: of ``validation`` and ``test``, such as `COMMITTED_CASES`; drawn with the shares and the seed when left
+            out.
 
     Raises:
-        ValueError: an image size below 1, or shares that leave no case to train on.
+        ValueError: an image size below 1, shares that leave no case to train on, or ``cases`` that are not there.
         PatchTableError: no such source, a RAR archive, a grade without images, an unreadable file, a mask of
             another size than its image, or two copies of the data in one folder.
 
@@ -82,7 +101,7 @@ def make_ebhi(
     ...
     sedm.data.patches.PatchTableError: nowhere.zip: no such file or folder
     """
-    splits, left_out = _make(Path(source), image_size, test_fraction, validation_fraction, seed, progress)
+    splits, left_out = _make(Path(source), image_size, test_fraction, validation_fraction, seed, cases, progress)
     for reason, names in left_out.items():
         first = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
         warnings.warn(f"{source}: {len(names)} images left out, {reason}: {first}", stacklevel=2)
@@ -97,6 +116,7 @@ def prepare(
     test_fraction: float = 2 / 9,
     validation_fraction: float = 1 / 9,
     seed: int = 0,
+    cases: Mapping[str, Collection[str]] | None = None,
     progress: bool = True,
 ) -> dict[str, Path]:
     """The parquet files by split that are now in ``out``, beside a card ``README.md``; arguments as `make_ebhi`.
@@ -112,13 +132,15 @@ def prepare(
     ValueError: image_size=0; ask for 1 px or more
     """
     source, out = Path(source), Path(out)
-    splits, left_out = _make(source, image_size, test_fraction, validation_fraction, seed, progress)
+    splits, left_out = _make(source, image_size, test_fraction, validation_fraction, seed, cases, progress)
     paths = {split: save_patches(table, out / f"{split}.parquet") for split, table in splits.items()}
     notes = [
         f"{image_size} px a side, reduced with Lanczos; masks cut at half their range, then reduced by area, 1 where "
         "above a half",
         f"split by case with seed {seed}, within the cases of each most common grade: {test_fraction:.3f} to test, "
-        f"{validation_fraction:.3f} to validation",
+        f"{validation_fraction:.3f} to validation"
+        if cases is None
+        else "split by the case numbers that were given",
         *(f"{len(names)} images left out, {reason}: {', '.join(names)}" for reason, names in left_out.items()),
     ]
     sources = [source] if source.is_file() else []
@@ -127,7 +149,13 @@ def prepare(
 
 
 def _make(
-    source: Path, image_size: int, test_fraction: float, validation_fraction: float, seed: int, progress: bool
+    source: Path,
+    image_size: int,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+    cases: Mapping[str, Collection[str]] | None,
+    progress: bool,
 ) -> tuple[dict[str, datasets.Dataset], dict[str, list[str]]]:
     """(tables by split, names of the images left out by reason)."""
     if image_size < 1:
@@ -142,7 +170,12 @@ def _make(
     grades: dict[str, Counter] = {}
     for case, grade in zip(table["case"], table["grade"], strict=True):
         grades.setdefault(case, Counter())[grade] += 1
-    split_of = _split_cases(grades, test_fraction, validation_fraction, seed)
+    if cases is None:
+        split_of = _split_cases(grades, test_fraction, validation_fraction, seed)
+    else:
+        split_of = dict.fromkeys(grades, "train") | {case: split for split in cases for case in cases[split]}
+        if absent := [case for case in split_of if case not in grades]:
+            raise ValueError(f"{source}: no image of the case {absent[0]}, which cases[{split_of[absent[0]]!r}] names")
     rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for row, case in enumerate(table["case"]):
         rows[split_of[case]].append(row)
