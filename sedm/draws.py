@@ -153,7 +153,8 @@ class Draw:
         """
         config, pipeline = self.config, self.generator
         bank, sampling = self._bank(styles), self._sampling
-        made_of = sampling, config.arms.layouts, config.layouts, weights_hash(pipeline), self.study.checksum
+        layouts = config.arms.layouts, config.layouts.n_learning_steps
+        made_of = sampling, *layouts, weights_hash(pipeline), self.study.checksum
         name = f"{styles}-{_short(*made_of)}"
         with claim(self.folder / f"{name}.lock", wait=True):
             pairing = Pairing(bank, sampling)

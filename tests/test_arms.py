@@ -91,7 +91,7 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     taught = {"segmentation.consistency_weight"}, {"unannotated"}
     assert changed("colour_augmentation", "mean_teacher") == taught
     assert changed("sedm_augmented", "sedm_pseudo_labels") == (set(), {"pseudo_labels"})
-    assert changed("pseudo_labels", "sedm_pseudo_labels") == (set(), {"synthetic"})
+    assert changed("pseudo_labels", "sedm_pseudo_labels") == ({"segmentation.synthetic_fraction"}, {"synthetic"})
     assert changed("sedm", "shuffled_styles") == (set(), {"synthetic"})
     assert changed("sedm", "sedm_augmented") == ({jitter}, {"augmented"})
     assert changed("sedm", "sedm_filtered") == ({"sampling.filter_percentile"}, set())
