@@ -176,6 +176,13 @@ def test_facts_are_those_of_the_code_and_all_are_used(paper):
             assert fact["value"] == pytest.approx(eval(code, {"found": found, "len": len})), key
 
 
+def test_arms_are_marked_as_they_are_trained(paper):
+    from sedm.arms import ARMS
+
+    marked = {one["arm"]: one["colours"] for one in paper.traces("arm")}
+    assert marked == {name: arm.augmented for name, arm in ARMS.items()}
+
+
 def test_values_say_which_run_made_them(paper):
     files = {name for one in paper.traces("value") for name, _ in one["of"]}
     for name in files:
