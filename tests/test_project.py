@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import jaxtyping
@@ -17,6 +18,7 @@ import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import sedm
@@ -229,6 +231,14 @@ def test_pins_are_plain_versions_and_torch_the_one_meant(pins):
     assert pins["torch"] == "2.13.0"
     assert [name for name, pin in pins.items() if str(Version(pin)) != pin or Version(pin).local] == []
     assert FORBIDDEN.isdisjoint(name.replace("-", "_") for name in pins)
+
+
+def test_every_pinned_version_can_be_installed_on_the_oldest_python(pins):
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    needed = {normal(one.name): one.metadata["Requires-Python"] for one in distributions()}
+    patch = Version(f"{oldest}.0")
+    assert [name for name in pins if needed.get(name) and patch not in SpecifierSet(needed[name])] == []
+    assert patch not in SpecifierSet(">=3.11.5")  # as a pin once asked for
 
 
 def test_the_environment_installs_the_lock_and_then_the_project():
