@@ -46,7 +46,8 @@ def pack_run(study: str, run: str | Path, figures: str | Path, out: str | Path, 
     pretrained = load_pretrained(run)
     if pretrained.layouts.kind == "empirical" and not facts.redistributable:
         raise ValueError(
-            f"{run}: its layout prior holds masks of {study}, which may not be redistributed; fit a 'random field' or 'learned' one"
+            f"{run}: its layout prior holds masks of {study}, which may not be redistributed; "
+            "fit a 'random field' or 'learned' one"
         )
     if out.exists():
         raise ValueError(f"{out}: exists already; delete it first")
