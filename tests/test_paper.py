@@ -177,7 +177,7 @@ def test_facts_are_those_of_the_code_and_all_are_used(paper):
 
 
 def test_arms_are_marked_as_they_are_trained(paper):
-    from sedm.arms import ARMS
+    from sedm.arm_table import ARMS
 
     marked = {one["arm"]: one["colours"] for one in paper.traces("arm")}
     assert marked == {name: arm.augmented for name, arm in ARMS.items()}
