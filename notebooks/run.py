@@ -2,7 +2,8 @@
 
     python notebooks/run.py STUDY=ebhi PRESET=quick DATA=/data/ebhi SEED=0 JOBS=1 DRY=1
 
-With ``notebook`` as the first argument it runs a single one, as the Snakefile does.
+With ``notebook`` as the first argument it runs a single one, as the Snakefile does; with ``make`` it takes the settings
+that were given to make.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ NOTEBOOKS = {
 
 
 def parse_request(arguments: list[str]) -> dict[str, str]:
-    """The settings of a run, from words such as ``STUDY=ebhi``; checked before anything runs.
+    """Read the settings of a run from words such as ``STUDY=ebhi``, and check them before anything runs.
 
     Raises:
         ValueError: an unknown name or value; the message says which one was probably meant.
@@ -71,6 +72,19 @@ def parse_request(arguments: list[str]) -> dict[str, str]:
         build_config(study, request["PRESET"])
         check_data(study, request["DATA"])
     return request
+
+
+def words_of_make(flags: str) -> list[str]:
+    """Return the variables given to make, as they were typed, from the MAKEFLAGS that it hands on to its commands.
+
+    In a recipe a shell would read them once more, and trip over a quote in the name of a folder.
+    Source: GNU make, which escapes blanks and backslashes by a backslash and doubles dollar signs.
+
+    >>> words_of_make(r"k -- STUDY=tissue\\ flowers DATA=it's\\ 100%")
+    ['STUDY=tissue flowers', "DATA=it's 100%"]
+    """
+    variables = flags.partition("-- ")[2]
+    return [re.sub(r"\\(.)", r"\1", word).replace("$$", "$") for word in re.findall(r"(?:\\.|\S)+", variables)]
 
 
 def check_data(study: str, folder: str) -> None:
@@ -187,10 +201,18 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
     command += ["--rerun-triggers", *TRIGGERS]
     command += ["--quiet", "host", "progress", "--nolock", *(["--dry-run"] if request["DRY"] == "1" else [])]
     command += ["--workflow-profile", str(ROOT / request["PROFILE"])] if request["PROFILE"] else []
-    command += ["--config", f"threads={max(cores // n_jobs, 1)}", f"runs={runs}", f"figures={figures}"]
-    command += [f"{name.lower()}={value}" for name, value in request.items() if name not in ("JOBS", "DRY", "PROFILE")]
+    settings = {"threads": max(cores // n_jobs, 1), "runs": runs, "figures": figures}
+    settings |= {name.lower(): value for name, value in request.items() if name not in ("JOBS", "DRY", "PROFILE")}
     starter = {STARTER: f"{socket.gethostname()}:{os.getpid()}"}
-    with tempfile.TemporaryFile("w+") as said:
+    kept = ROOT / ".snakemake"  # which the nodes of a cluster share
+    kept.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        tempfile.NamedTemporaryFile("w", dir=kept, prefix="request-", suffix=".json") as config,
+    ):
+        json.dump(settings, config)  # --config would take a folder 2024_11 for the number 202411
+        config.flush()
+        command += ["--configfile", config.name]
         options = {"cwd": ROOT, "stdout": said, "stderr": subprocess.STDOUT, "env": {**os.environ, **starter}}
         with subprocess.Popen(command, **options) as snakemake:
             progress, parent = Progress(jobs, since), os.getppid()
@@ -267,6 +289,9 @@ def main(arguments: list[str]) -> int:
             run_notebook(Path(arguments[1]), executed, {**values, "seed": int(values["seed"])}, log)
             done.write_text(recipe)
             return 0
+        if arguments == ["make"]:
+            words = words_of_make(os.environ.get("MAKEFLAGS", ""))
+            arguments = [word for word in words if not word.startswith("PYTHON=")]
         return reproduce(parse_request(arguments))
     except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

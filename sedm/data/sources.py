@@ -35,6 +35,8 @@ def load_study(config: Config, folder: str | Path = "") -> dict[str, datasets.Da
     {'train': 24, 'validation': 12, 'test': 18, 'shifted': 12}
     """
     study = STUDIES[config.study]
+    if not isinstance(folder, str | Path):
+        raise ValueError(f"data={folder!r}; give the folder as text, in quotes (papermill: -r data …)")
     if study.embedded and folder:
         raise ValueError(f"DATA={str(folder)!r}, but the study {config.study!r} is embedded: leave DATA out")
     if not study.embedded and not folder:
