@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -13,21 +13,29 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from sedm.data.file_names import find_files, folder_names
+from sedm.data.image_files import find_image_files
 from sedm.data.patches import UNKNOWN, PatchTableError, decode, encode, locate
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # JPEG would blur class indices
+from sedm.files import replacing
 
 MaskValues = Mapping[int, int] | Mapping[tuple[int, int, int], int]
 
 
-def load_image_folder(folder: str | Path, mask_values: MaskValues | None = None) -> datasets.Dataset:
-    """The patch table of a folder with ``images/`` and, under the same names, ``masks/`` of lossless files.
+def load_image_folder(
+    folder: str | Path,
+    mask_values: MaskValues | None = None,
+    group_level: int | Sequence[int] | None = None,
+) -> datasets.Dataset:
+    """Read a folder with ``images/`` and, under the same names, ``masks/`` of lossless files as a patch table.
 
-    Groups are the sub-folders of ``images/``. Or ``metadata.csv`` names them: a row a file, with the columns
-    ``file_name`` (in ``images/``), ``group``, if wanted ``mask_file_name`` (in ``masks/``; empty where not annotated),
-    and any others, which stay columns of text. A missing mask file means: not annotated. The name of each file is
-    kept as ``file_name``.
+    Groups are the folders in ``images/``. Or ``metadata.csv`` names them: a row a file, with the columns ``file_name``
+    (in ``images/``), ``group``, if wanted ``mask_file_name`` (in ``masks/``; empty where not annotated), and any
+    others, which stay columns of text; blanks around cells do not count, and any encoding and separator of
+    ``read_spreadsheet`` will do. A missing mask file means: not annotated. The name of each file is kept as
+    ``file_name``.
+
+    A mask may add a word to the name of its picture (``a_mask.png``, ``seg-a.png``) and then also lie beside it. Hidden
+    files and folders, and those of systems (``.ipynb_checkpoints``, ``@eaDir``, ``__MACOSX``), are passed over.
 
     The table holds where the pictures lie; ``save_patches`` copies them. Masks are read as they are: class indices in
     one channel, also those of a palette. Only masks that ``mask_values`` translates are held in memory, as PNG.
@@ -35,11 +43,15 @@ def load_image_folder(folder: str | Path, mask_values: MaskValues | None = None)
     Args:
         mask_values: the class index of each value in the mask files, such as ``{0: 0, 255: 1}``, or of each colour,
             such as ``{(0, 0, 0): 0, (255, 0, 0): 1}``.
+        group_level: which folder is the group, where they are nested: 1 is the one in ``images/``, 2 the one in that,
+            -1 the one that holds the file; ``(1, 2)`` joins two names with a slash.
 
     Raises:
-        PatchTableError: no images, an image without a group, a mask without an image or in a format that loses
-            values, a table of groups without its columns or with a file that is not there, a value that
+        PatchTableError: no images, an image without a group or in nested folders without a ``group_level``, a mask
+            without an image or in a format that loses values, a folder or file named like masks that would go unread,
+            a table of groups that cannot be read, lacks columns or names a file that is not there, a value that
             ``mask_values`` does not name.
+        ValueError: a ``group_level`` that is none, or one beside ``metadata.csv``.
 
     From a folder to a table for training:
 
@@ -63,31 +75,14 @@ def load_image_folder(folder: str | Path, mask_values: MaskValues | None = None)
     >>> folder.cleanup()
     """
     folder = Path(folder).absolute()
-    paths = [path for path in _files(folder / "images") if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not paths:
-        raise PatchTableError(f"{folder / 'images'}: no image files")
-    images = {path.relative_to(folder / "images").as_posix(): path for path in paths}
-    metadata = folder / "metadata.csv"
-    if metadata.exists():
-        rows = _read_metadata(metadata, images)
-    else:
-        rows = {name: {"group": name.split("/")[0]} for name in images if "/" in name}
-    for name, path in images.items():
-        if name not in rows:
-            raise PatchTableError(f"{path}: no group; use images/<group>/<file> or metadata.csv")
-    known = rows[next(iter(images))].keys()
-    if "mask_file_name" in known:
-        masks = _named_masks(folder / "masks", rows, metadata)
-    else:
-        masks = _find_masks(folder / "masks", images)
-    columns = [column for column in known if column not in ("file_name", "mask_file_name", "group")]
+    files = find_image_files(folder, group_level)
     table = datasets.Dataset.from_dict(
         {
-            "image": [_stored(path) for path in images.values()],
-            "mask": [_stored(masks.get(name)) for name in images],
-            "group": [rows[name]["group"] for name in images],
-            "file_name": list(images),
-            **{column: [rows[name][column] for name in images] for column in columns},
+            "image": [_stored(file.path) for file in files],
+            "mask": [_stored(file.mask) for file in files],
+            "group": [file.group for file in files],
+            "file_name": [file.name for file in files],
+            **{column: [file.columns[column] for file in files] for column in files[0].columns},
         }
     )
     table = table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
@@ -95,23 +90,48 @@ def load_image_folder(folder: str | Path, mask_values: MaskValues | None = None)
 
 
 def save_image_folder(table: datasets.Dataset, folder: str | Path) -> Path:
-    """The folder that now holds each row as ``images/<group>/<row>.png`` and, where annotated, the same in ``masks/``.
+    """Write each row as ``images/<group>/<row>.png`` and, where annotated, the same in ``masks/``.
 
-    What other tools read; ``load_image_folder`` makes a table of it again.
+    What other tools read; ``load_image_folder`` makes a table of it again. ``metadata.csv`` holds the names of the
+    groups, so a group whose name is no good for a folder, such as ``site/case`` or ``..``, gets a folder with another.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PatchTableError: a row without a group, a group whose name a spreadsheet would change, or files of another table
+            in the folder; nothing is written then.
 
     >>> import tempfile
     >>> from sedm.data.patches import from_arrays
     >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = save_image_folder(from_arrays(pixels, [pixels[0, ..., 0], None], ["case-7", "case-8"]), folder)
-    ...     load_image_folder(folder)["file_name"][:]
-    ['case-7/000000.png', 'case-8/000001.png']
+    ...     _ = save_image_folder(from_arrays(pixels, [pixels[0, ..., 0], None], ["case-7", "site/8"]), folder)
+    ...     loaded = load_image_folder(folder)
+    >>> loaded["file_name"][:], loaded["group"][:]
+    (['case-7/000000.png', 'group-site-8/000001.png'], ['case-7', 'site/8'])
     """
     folder = Path(folder)
-    for row, patch in enumerate(table.select_columns(["image", "mask", "group"])):
+    groups = table["group"][:]
+    for row, group in enumerate(groups):
+        if not isinstance(group, str) or not group or group != group.strip() or "\0" in group:
+            raise PatchTableError(
+                f"row {row}, column 'group': {group!r}; give each row a name without blanks around it"
+            )
+    folder_of = folder_names(groups)
+    names = [f"{folder_of[group]}/{row:06d}.png" for row, group in enumerate(groups)]
+    stored_masks = table.select_columns("mask").cast_column("mask", datasets.Image(decode=False))["mask"]
+    mask_names = [name if mask else "" for name, mask in zip(names, stored_masks, strict=True)]
+    _refuse_other_files(folder, {"images": set(names), "masks": set(mask_names)})
+    # first, so that reading what an interruption left ends in an error
+    with replacing(folder / "metadata.csv") as path, path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "group", "mask_file_name"])
+        writer.writerows(zip(names, groups, mask_names, strict=True))
+    for name, patch in zip(names, table.select_columns(["image", "mask"]), strict=True):
         for kind in ("image", "mask"):
             if patch[kind] is not None:
-                path = folder / f"{kind}s" / patch["group"] / f"{row:06d}.png"
+                path = folder / f"{kind}s" / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 patch[kind].save(path)
     return folder
@@ -233,74 +253,16 @@ def _code(value: int | tuple[int, int, int]) -> int:
     return value[0] << 16 | value[1] << 8 | value[2] if isinstance(value, tuple) else value
 
 
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder, in order, but the hidden ones that file managers leave."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+def _refuse_other_files(folder: Path, names: Mapping[str, set[str]]) -> None:
+    """Refuse a folder with pictures that a table would not replace but mix with its own."""
+    for kind, own in names.items():
+        for name, path in find_files(folder / kind).items():
+            if name not in own:
+                raise PatchTableError(f"{path}: no picture of this table; save it into a folder of its own")
 
 
 def _stored(path: Path | None) -> dict | None:
     return None if path is None else {"bytes": None, "path": str(path)}
-
-
-def _read_metadata(metadata: Path, images: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """The rows by ``file_name``."""
-    with metadata.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-        rows = list(csv.DictReader(file, restval=""))
-    if not rows or not {"file_name", "group"} <= rows[0].keys():
-        raise PatchTableError(f"{metadata}: expected the columns file_name,group")
-    for column in ("image", "mask"):
-        if column in rows[0]:
-            raise PatchTableError(f"{metadata}: the column {column!r} is kept for pictures; name files mask_file_name")
-    named: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, start=2):  # as a spreadsheet counts
-        name = row["file_name"]
-        if None in row:
-            raise PatchTableError(f"{metadata}, line {number}: more cells than the head has columns")
-        if name in named:
-            raise PatchTableError(f"{metadata}, line {number}: {name!r} is there twice")
-        if name not in images:
-            raise PatchTableError(f"{metadata}, line {number}: no such file, {metadata.parent / 'images' / name}")
-        named[name] = row
-    return named
-
-
-def _named_masks(folder: Path, rows: Mapping[str, Mapping[str, str]], metadata: Path) -> dict[str, Path]:
-    """The mask of each image that has one: the file that ``metadata.csv`` names."""
-    masks = {name: folder / row["mask_file_name"] for name, row in rows.items() if row["mask_file_name"]}
-    for name, path in masks.items():
-        if not path.is_file():
-            raise PatchTableError(f"{metadata}: the mask of {name!r} is not there, {path}")
-        _check_lossless(path)
-    used = set(masks.values())
-    for path in _files(folder):
-        if path.suffix.lower() in MASK_SUFFIXES and path not in used:
-            raise PatchTableError(f"{path}: {metadata.name} names no image for this mask")
-    return masks
-
-
-def _find_masks(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
-    """The mask of each image that has one: the file of the same name, but for the suffix."""
-    images_of: dict[str, list[str]] = {}
-    for name in images:
-        images_of.setdefault(str(Path(name).with_suffix("")), []).append(name)
-    masks: dict[str, Path] = {}
-    for path in _files(folder):
-        names = images_of.get(str(path.relative_to(folder).with_suffix("")), [])
-        if names:
-            _check_lossless(path)
-        elif path.suffix.lower() not in MASK_SUFFIXES:
-            continue  # a list of class names, say
-        if len(names) != 1:
-            raise PatchTableError(f"{path}: a mask of {len(names)} images ({', '.join(names) or 'none of its name'})")
-        if names[0] in masks:
-            raise PatchTableError(f"{path}: a second mask of {names[0]!r}, besides {masks[names[0]].name}")
-        masks[names[0]] = path
-    return masks
-
-
-def _check_lossless(mask: Path) -> None:
-    if mask.suffix.lower() not in MASK_SUFFIXES:
-        raise PatchTableError(f"{mask}: masks are {', '.join(MASK_SUFFIXES)}; JPEG would blur class indices")
 
 
 def _as_pictures(table: datasets.Dataset, column: str, name: str) -> datasets.Dataset:
