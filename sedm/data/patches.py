@@ -242,8 +242,8 @@ def check_tables(tables: Mapping[str, Table], n_classes: int) -> None:
             raise PatchTableError(f"{name}: the table has no rows")
     if first_unknown and n_classes > 1 and not is_present[1:UNKNOWN].any():
         raise PatchTableError(
-            f"{first_unknown}: no mask has a class above 0, so 255 is not taken for unknown (if it is, add a patch that "
-            f"has one): value 255 is outside the classes 0..{n_classes - 1}; "
+            f"{first_unknown}: no mask has a class above 0, so 255 is not taken for unknown (if it is, add a patch "
+            f"that has one): value 255 is outside the classes 0..{n_classes - 1}; "
             "pass mask_values={0: 0, 255: 1} when reading"
         )
 
