@@ -204,7 +204,7 @@ def test_masks_drawn_for_the_eye_are_named_with_their_file(masked):
     assert str(path) in message
 
 
-@pytest.mark.parametrize("mask_values", [{}, {0: 0, (1, 1, 1): 1}, {0: 0, 1: 255}, {0: -1}])
+@pytest.mark.parametrize("mask_values", [{}, {0: 0, (1, 1, 1): 1}, {0: 0, 1: 256}, {0: -1}])
 def test_impossible_mask_values_are_refused(masked, mask_values):
     with pytest.raises((ValueError, TypeError), match="mask_values"):
         load_image_folder(masked[0], mask_values)
