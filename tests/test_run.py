@@ -96,9 +96,9 @@ def test_a_good_request_is_handed_to_snakemake(run, table, tmp_path, monkeypatch
     handed = {"study": "ebhi", "preset": "smoke", "data": str(tmp_path), "seed": "7", "threads": 4}
     assert settings[0] == handed | {"runs": "data/runs", "figures": "figures"}
     assert commands[0][commands[0].index("--cores") + 1] == "8"
-    assert "--dry-run" not in commands[0]
+    assert "--summary" not in commands[0]
     run.main([*request, "DRY=1"])
-    assert "--dry-run" in commands[2]
+    assert "--summary" in commands[2]
 
 
 TOLD = """
