@@ -21,11 +21,13 @@ import tempfile
 import threading
 import time
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from progress import Job, Progress, is_newer, summarise
 
 from sedm.config import build_config, known_name
+from sedm.extras import MissingExtraError, extra
 from sedm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,8 +170,9 @@ def run_notebook(notebook: Path, executed: Path, parameters: dict[str, object], 
         ValueError: a parameter that the notebook does not have.
         RuntimeError: a cell failed; the message names it and shows its traceback.
     """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
+    with extra("notebooks"):
+        import papermill
+        from papermill.exceptions import PapermillExecutionError
 
     known = papermill.inspect_notebook(str(notebook))
     for name in parameters:
@@ -197,6 +200,8 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
         runs: folder from the root for tables, models and executed notebooks.
         figures: … for figures and values.
     """
+    with extra("notebooks"):
+        import_module("snakemake")  # started as a process below
     studies, preset, since = request["STUDY"].split(), request["PRESET"], time.time()
     jobs = [
         Job(study, name, ROOT / runs / study / preset) for study in studies for name in NOTEBOOKS[STUDIES[study].kind]
@@ -315,7 +320,7 @@ def main(arguments: list[str]) -> int:
             words = words_of_make(os.environ.get("MAKEFLAGS", ""))
             arguments = [word for word in words if not word.startswith("PYTHON=")]
         return reproduce(parse_request(arguments))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 
