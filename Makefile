@@ -1,5 +1,6 @@
 # make reproduce   every notebook of the embedded studies, with its figures and values, and the paper
 # make test        unit tests, doctests and every notebook at the smallest size
+# make check       the linter and the fast ones among them, in less than a minute
 # make check-figures   the embedded studies once more, beside the committed results, and their values compared
 # make bench       how fast training, sampling and generation are, against the reference's recipe: figures/benchmarks/
 # make paper       paper/main.pdf from the committed values and figures, in seconds, without training anything
@@ -16,7 +17,7 @@ export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce check-figures test bench paper demo lab clean
+.PHONY: reproduce check-figures check test bench paper demo lab clean
 
 # Variables on the command line (STUDY=… PRESET=… DATA=… SEED=… JOBS=…) are read and checked there.
 reproduce: .venv/installed
@@ -24,6 +25,10 @@ reproduce: .venv/installed
 
 check-figures: .venv/installed
 	@$(BIN)/python notebooks/check.py
+
+check: .venv/installed
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest -m "not slow and not browser and not processes"
 
 test: .venv/installed
 	$(BIN)/python -m ruff check .

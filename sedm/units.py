@@ -6,15 +6,15 @@ system knows locks, on several.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, TypeVar, runtime_checkable
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from sedm.config import Config, flatten
@@ -122,7 +122,7 @@ def is_finished(
 
 @contextmanager
 def claim(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether this process holds ``path``, until the block ends; a hold ends with its process, however that ends.
+    """Claim ``path`` until the block ends and tell whether that worked; a claim dies with its process, also by kill -9.
 
     Args:
         wait: until another process lets go.
@@ -134,10 +134,10 @@ def claim(path: Path, wait: bool = False) -> Iterator[bool]:
     (True, False)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            claimed = True
-        except BlockingIOError:
-            claimed = False
-        yield claimed
+    lock = FileLock(path)
+    with suppress(Timeout):
+        lock.acquire(blocking=wait)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()

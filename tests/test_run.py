@@ -96,9 +96,9 @@ def test_a_good_request_is_handed_to_snakemake(run, table, tmp_path, monkeypatch
     handed = {"study": "ebhi", "preset": "smoke", "data": str(tmp_path), "seed": "7", "threads": 4}
     assert settings[0] == handed | {"runs": "data/runs", "figures": "figures"}
     assert commands[0][commands[0].index("--cores") + 1] == "8"
-    assert "--dry-run" not in commands[0]
+    assert "--summary" not in commands[0]
     run.main([*request, "DRY=1"])
-    assert "--dry-run" in commands[2]
+    assert "--summary" in commands[2]
 
 
 TOLD = """
@@ -220,6 +220,25 @@ def test_an_edit_runs_again_what_uses_it_and_nothing_else(finished):
     ):
         (finished / edited).touch()
         assert sorted(would_run(finished)) == [*expected, "the paper"], edited
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("missing", "it never ran to its end"),
+        ("ok", "it comes after another"),
+        ("params changed", "a parameter, a table or the code of an earlier notebook changed"),
+        ("set of input files changed", "set of input files changed"),
+        ("updated input files", "changed: notebooks/02_layout_priors.ipynb, sedm/"),
+    ],
+)
+def test_a_dry_run_says_why(run, tmp_path, status, reason):
+    job = run.Job("tissue", "02_layout_priors", tmp_path)
+    job.done.touch()
+    os.utime(job.done, (0, 0))
+    rows = [f"{tmp_path}/01.done\tok\tno update", f"{job.done}\t{status}\tupdate pending", "a word on stderr"]
+    (line,) = run.explain("\n".join(["a warning", "output_file\tstatus\tplan", *rows]), [job])
+    assert line.startswith(f"tissue 02_layout_priors would run: {reason}")
 
 
 @pytest.fixture

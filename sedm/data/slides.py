@@ -17,11 +17,14 @@ import torch
 from jaxtyping import Bool, Int, Num, UInt8
 from PIL import Image
 from scipy import ndimage
-from tiffslide import TiffSlide
 
 from sedm.data.annotations import Polygon, contains, rasterise, topmost
 from sedm.data.patches import UNKNOWN, PatchTableError
+from sedm.extras import extra
 from sedm.seeds import seeded_generator
+
+with extra("slides"):
+    from tiffslide import TiffSlide
 
 COARSEST = 20.0  # µm a pixel; a file that claims more carries the resolution of a screen or printer
 TOLERANCE = 1.05  # a level up to 5 % too coarse will do: 1.013 µm for 1 µm saves reading 16 times the pixels

@@ -11,6 +11,7 @@
 from sedm.demo.mix import Mix, unpack_layout
 from sedm.demo.render import project_styles, render_mix, render_walk
 from sedm.demo.uploads import read_layout, read_style_image, style_of_files
+from sedm.extras import extra
 
 __all__ = [
     "Mix",
@@ -27,6 +28,7 @@ __all__ = [
 
 def style_mixing(*arguments, **options):
     """The page as a widget; see ``sedm.demo.page.StyleMixing``, which it makes."""
-    from sedm.demo.page import StyleMixing  # ipywidgets are needed for the page alone
+    with extra("demo"):  # widgets are needed for the page alone
+        from sedm.demo.page import StyleMixing
 
     return StyleMixing(*arguments, **options)
