@@ -20,7 +20,7 @@ _HOME = {  # public name → module; imported on first use, because diffusers al
     "RandomFieldPrior": "layouts",
     "load_prior": "layouts",
     "StyleBank": "styles",
-    "StyleSampler": "styles",
+    "StyleSampler": "style_sampling",
     "StyleEncoder": "encoder",
     "Denoiser": "model",
     "train_model": "train",
