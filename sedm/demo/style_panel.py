@@ -147,7 +147,7 @@ class StylePanel:
     def _show_map(self) -> None:
         places = self._places
         if self._own:
-            own = torch.stack([style for style, _ in self._own.values()])
+            own = torch.cat([style for style, _ in self._own.values()])
             places = torch.cat([places, project_styles(self.pretrained, own)])
         names = [*self.pretrained.styles.names, *self._own]
         self.map.points = [
