@@ -28,8 +28,8 @@ from .pretrained import load_pretrained as load_pretrained
 from .scores import score_groups as score_groups
 from .segment import predict as predict
 from .segment import train_segmenter as train_segmenter
+from .style_sampling import StyleSampler as StyleSampler
 from .styles import StyleBank as StyleBank
-from .styles import StyleSampler as StyleSampler
 from .train import train_model as train_model
 
 __version__: str

@@ -115,6 +115,21 @@ class ModelConfig:
                 "'tokens' and 'cross_attention' go together: one token a style image"
             )
 
+    def to_dict(self) -> dict[str, object]:
+        """Return the settings as plain values; diffusers asks for them when it saves a network."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def restore(cls, settings: ModelConfig | dict[str, object]) -> ModelConfig:
+        """Rebuild the settings that a saved network holds as a dictionary, where JSON has made lists of tuples.
+
+        >>> ModelConfig.restore({"channels": [16, 32], "style_dim": 8}) == ModelConfig((16, 32), style_dim=8)
+        True
+        """
+        if isinstance(settings, ModelConfig):
+            return settings
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:

@@ -141,7 +141,7 @@ def measure_model(pipeline: SEDMPipeline, config: Config, unseen: Unseen) -> dic
 
 @torch.no_grad()
 def denoising_errors(
-    pipeline: SEDMPipeline, patches: PatchTensors, styles: Float[Tensor, "n dim"] | Float[Tensor, "n k dim"] | None
+    pipeline: SEDMPipeline, patches: PatchTensors, styles: Float[Tensor, "n n_tokens dim"] | None
 ) -> dict[str, float]:
     """Mean squared error of x_0, in [−1, 1], given each image's own layout: ``x_0_error_100`` … ``x_0_error_900``.
 
@@ -149,9 +149,9 @@ def denoising_errors(
     another time, which is taken there, so that every objective has to clean equally noisy images.
     """
     denoiser, device = pipeline.denoiser, pipeline.device
-    diffusion, levels = Diffusion(denoiser.config.objective), Diffusion("x_0")
+    diffusion, levels = Diffusion(denoiser.config.model.objective), Diffusion("x_0")
     ratios, wanted = ((one.sigmas / one.alphas).log() for one in (diffusion, levels))
-    styles = denoiser.null_style.expand(len(patches.groups), -1) if styles is None else styles.to(device)
+    styles = denoiser.null_style.expand(len(patches.groups), 1, -1) if styles is None else styles.to(device)
     errors = {}
     for level in NOISE_LEVELS:
         t = (ratios - wanted[level]).abs().argmin().to(device)

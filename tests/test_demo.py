@@ -15,10 +15,10 @@ from traitlets import Bunch
 import sedm
 from sedm.data.patches import UNKNOWN
 from sedm.demo import (
+    Mix,
     read_layout,
     read_style_image,
     render_mix,
-    render_walk,
     style_mixing,
     style_of_files,
     unpack_layout,
@@ -90,14 +90,15 @@ def test_a_corner_of_the_simplex_is_exactly_the_unmixed_image(pipeline, layout, 
     weights = [0.0] * 3
     weights[corner] = 0.3
     image = render_mix(pipeline, layout, styles, weights, steps=3, seed=5)
-    unmixed = pipeline(layout[None], styles[corner][None], noise_generators(5, [0]), 3, output_type="pt").images[0]
+    unmixed = pipeline(layout[None], styles[[corner]], noise_generators(5, [0]), 3, output_type="pt").images[0]
     assert image.equal(unmixed)
     with pytest.raises(ValueError, match="at least one above 0"):
         render_mix(pipeline, layout, styles, [0, 0, 0])
 
 
 def test_a_walk_starts_and_ends_at_its_styles(pipeline, layout, styles):
-    walk = render_walk(pipeline, layout, styles[:2], n=3, steps=3, seed=5)
+    mix = Mix(layout, "", styles, ("a", "b", "c"), ("", "", ""), (1, 0, 0), guidance_scale=1.0, steps=3, seed=5)
+    walk = mix.render_walk(pipeline, n=3)
     for image, weights in zip(walk, ([1, 0], [1, 1], [0, 1]), strict=True):
         alone = render_mix(pipeline, layout, styles[:2], weights, steps=3, seed=5)
         assert (image.int() - alone.int()).abs().max() <= 1  # sums in a batch may round differently
@@ -334,7 +335,7 @@ def test_the_code_cell_gives_the_same_picture(page, monkeypatch):
         shown, names = settle(page), {}
         page.show_code.value = False
         page.show_code.value = True
-        monkeypatch.setattr("sedm.pretrained.load_pretrained", lambda name: {"toy": page.pretrained}[name])
+        monkeypatch.setattr(sedm, "load_pretrained", lambda name: {"toy": page.pretrained}[name])
         exec(page.code.value, names)
         assert names["image"].equal(shown)
 

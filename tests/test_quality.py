@@ -312,7 +312,7 @@ def planted_denoiser(monkeypatch, config, objective, clean_of):
     diffusion, times = Diffusion(objective), []
 
     def forward(x_t, t, layout, style):
-        assert style.shape == (len(x_t), config.model.style_dim)
+        assert style.shape == (len(x_t), 1, config.model.style_dim)
         times.append(int(t[0]))
         clean = clean_of(layout)
         alpha, sigma = (one[t].view(-1, 1, 1, 1) for one in (diffusion.alphas, diffusion.sigmas))

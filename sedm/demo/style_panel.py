@@ -90,9 +90,9 @@ class StylePanel:
         return tuple(self.amounts[slot].value for slot in self._used)
 
     @property
-    def styles(self) -> Float[Tensor, "n ..."]:
+    def styles(self) -> Float[Tensor, "n n_tokens dim"]:
         """One row a style in use."""
-        return torch.stack([self._style(name) for name in self.names])
+        return torch.cat([self._style(name) for name in self.names])
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class StylePanel:
         names = [name for name in self.pretrained.styles.names if name not in self._colours]
         return names[:: max(len(names) // n, 1)][:n]
 
-    def _style(self, name: str) -> Float[Tensor, " ..."]:
+    def _style(self, name: str) -> Float[Tensor, "1 n_tokens dim"]:
         return self._own[name][0] if name in self._own else self.pretrained.style_of(name)
 
     def _tell(self, _change=None) -> None:
@@ -150,7 +150,7 @@ class StylePanel:
     def _show_map(self) -> None:
         places = self._places
         if self._own:
-            own = torch.stack([style for style, _ in self._own.values()])
+            own = torch.cat([style for style, _ in self._own.values()])
             places = torch.cat([places, project_styles(self.pretrained, own)])
         names = [*self.pretrained.styles.names, *self._own]
         self.map.points = [
@@ -162,7 +162,7 @@ class StylePanel:
         known = [name for name in self.pretrained.styles.names if name in self._colours]
         if not known:
             return [self._colours.get(name, GREY) for name in names]
-        every, of_known = (torch.stack([self._style(name) for name in some]).flatten(1) for some in (names, known))
+        every, of_known = (torch.cat([self._style(name) for name in some]).flatten(1) for some in (names, known))
         nearest = torch.cdist(every, of_known).argmin(1).tolist()
         return [self._colours.get(name, self._colours[known[k]]) for name, k in zip(names, nearest, strict=True)]
 
@@ -175,7 +175,7 @@ class StylePanel:
         self.map.marks = {self.choices[slot].value: LETTERS[slot] for slot in reversed(self._used)}
         if total:
             mixture = self.pretrained.pipeline.mix_styles(self.styles, self.weights)
-            self.map.mixture = _fitted(project_styles(self.pretrained, mixture[None]))[0].tolist()
+            self.map.mixture = _fitted(project_styles(self.pretrained, mixture))[0].tolist()
 
 
 def _fitted(places: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:

@@ -57,7 +57,9 @@ def read_style_images(content: bytes, name: str, image_size: int, fit: str) -> U
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
 
 
-def style_of_files(pretrained: Pretrained, paths: Sequence[str | Path], fit: str = "crop") -> Float[Tensor, " ..."]:
+def style_of_files(
+    pretrained: Pretrained, paths: Sequence[str | Path], fit: str = "crop"
+) -> Float[Tensor, "1 n_tokens dim"]:
     """Make one style of one or several pictures on disk, as the page makes it of uploaded ones.
 
     Args:
@@ -72,12 +74,12 @@ def style_of_files(pretrained: Pretrained, paths: Sequence[str | Path], fit: str
     return style_of_images(pretrained, torch.cat(images))
 
 
-def style_of_images(pretrained: Pretrained, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " ..."]:
-    """One style of some images: as many as in training, again from the first where there are fewer."""
-    n = pretrained.pipeline.style_encoder.config.n_images
-    n = n if pretrained.pipeline.style_encoder.config.aggregation == "linear" else max(n, len(images))
+def style_of_images(pretrained: Pretrained, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "1 n_tokens dim"]:
+    """Make one style of some images: as many as in training, again from the first where there are fewer."""
+    model = pretrained.pipeline.style_encoder.config.model
+    n = model.n_style_images if model.aggregation == "linear" else max(model.n_style_images, len(images))
     rows = [row % len(images) for row in range(n)]
-    return pretrained.pipeline.aggregate(pretrained.pipeline.embed(images)[rows][None])[0]
+    return pretrained.pipeline.aggregate(pretrained.pipeline.embed(images)[rows][None])
 
 
 def read_layout(

@@ -9,7 +9,7 @@
 """
 
 from sedm.fidelity.content import agreement_beyond_chance, content_agreement, other_layouts
-from sedm.fidelity.features import Extractor, open_extractor, segmenter_extractor, stage_features
+from sedm.fidelity.features import Extractor, segmenter_extractor, stage_features
 from sedm.fidelity.intervals import jackknife_groups
 from sedm.fidelity.memorisation import NearestTraining, closer_than_held_out
 from sedm.fidelity.quality import frechet_distance, kernel_distance, precision_recall
@@ -41,7 +41,6 @@ __all__ = [
     "intraclass_correlation",
     "jackknife_groups",
     "kernel_distance",
-    "open_extractor",
     "other_layouts",
     "precision_recall",
     "retrieve_groups",
