@@ -21,7 +21,7 @@ from sedm.config import PRESETS, Config, build_config, flatten, known_name
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
 from sedm.data.tensors import PatchTensors, data_checksum, to_tensors
-from sedm.fidelity import segmenter_extractor
+from sedm.fidelity import SHORT_TITLES, segmenter_extractor
 from sedm.fidelity.unseen import Unseen, draw_unseen, measure_generator
 from sedm.hardware import pick_device
 from sedm.pipeline import SEDMPipeline
@@ -33,7 +33,6 @@ from sedm.train import train_model
 from sedm.units import claim, finish_units, is_finished
 from sedm.variants import ABLATIONS, EARLIER, QUESTIONS, read_measures
 
-SHOWN = ("retrieval_top1", "colour_distance", "layout_iou", "kernel_distance")  # when a unit is done
 IGNORED = ("layouts.",)  # settings that no unit depends on: layouts are masks of unseen groups
 
 
@@ -86,7 +85,7 @@ def run_units(units: Sequence[Unit], data: str | Path, runs: Path, out: Path) ->
 
         def finish(unit: Unit) -> str:
             found = run_unit(unit, material, runs / unit.name, out)
-            return ", ".join(f"{name} {found[name]:.3f}" for name in SHOWN)
+            return ", ".join(f"{name} {found[name]:.3f}" for name in SHORT_TITLES)
 
         return finish
 

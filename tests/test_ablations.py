@@ -13,7 +13,6 @@ from conftest import ROOT
 
 import sedm.ablations
 from sedm.ablations import (
-    SHOWN,
     claim,
     list_units,
     load_material,
@@ -24,7 +23,7 @@ from sedm.config import build_config, flatten
 from sedm.data.patches import UNKNOWN
 from sedm.data.sources import load_study
 from sedm.data.tensors import data_checksum
-from sedm.fidelity import segmenter_extractor
+from sedm.fidelity import SHORT_TITLES, segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen
 from sedm.model import build_model
 from sedm.segmentation_networks import UNet
@@ -58,7 +57,11 @@ def untrained(monkeypatch):
     """Models are neither trained nor measured."""
     train = lambda config, *args, **options: build_model(config.model, 2, config.data.image_size, config.seed)  # noqa: E731
     monkeypatch.setattr(sedm.ablations, "train_model", train)
-    measured = {"measures": dict.fromkeys(SHOWN, 0.5), "floors": {}, "measured_on": dict.fromkeys(SHOWN, "a network")}
+    measured = {
+        "measures": dict.fromkeys(SHORT_TITLES, 0.5),
+        "floors": {},
+        "measured_on": dict.fromkeys(SHORT_TITLES, "a network"),
+    }
     monkeypatch.setattr(sedm.ablations, "measure_generator", lambda *args: measured)
 
 
@@ -357,9 +360,9 @@ def test_units_are_not_added_to_those_of_an_earlier_way_of_measuring(results, co
 @pytest.mark.parametrize("study", ["tissue", "ebhi"])
 def test_the_committed_units_are_read_with_the_network_that_they_were_measured_on(study):
     units, floors, measured_on = read_measures(ROOT / "figures" / study / "ablations")
-    assert set(SHOWN) <= set(units.columns)
-    assert set(SHOWN) <= set(floors.columns)
-    assert set(SHOWN) <= measured_on.keys()
+    assert set(SHORT_TITLES) <= set(units.columns)
+    assert set(SHORT_TITLES) <= set(floors.columns)
+    assert set(SHORT_TITLES) <= measured_on.keys()
 
 
 # ------------------------------------------------------------------------------------------ a study's data
