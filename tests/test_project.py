@@ -67,7 +67,6 @@ ALLOWED = {  # the arrows of the design: a module, and whom it may import beside
         "fidelity",
         "train",
         "segment",
-        "segmentation_networks",
         "pseudo_layouts",
         "pipeline",
         "results",

@@ -50,7 +50,7 @@ def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, st
     """
     arms = list(dict.fromkeys(points.index))
     figure, axes = plt.subplots(
-        1, len(measures), figsize=(2.2 * len(measures), 0.8 + 0.22 * len(arms)), sharey=True, squeeze=False
+        1, len(measures), figsize=(2.2 * len(measures), 1.2 + 0.22 * len(arms)), sharey=True, squeeze=False
     )
     rows = np.array([arms.index(arm) for arm in points.index])
     colours = {question: f"C{i}" for i, question in enumerate(dict.fromkeys(question for question, _ in arms))}
@@ -163,3 +163,4 @@ def sweep_plot(
 def _write_note(figure: Figure, note: str) -> None:
     if note:
         figure.supxlabel(note, fontsize="x-small")
+        figure.tight_layout()
