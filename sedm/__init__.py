@@ -8,7 +8,7 @@ _HOME = {  # public name → module; imported on first use, because diffusers al
     "build_config": "config",
     "load_study": "data.sources",
     "load_image_folder": "data.folders",
-    "load_hub_dataset": "data.folders",
+    "load_hub_dataset": "data.hub",
     "load_patches": "data.patches",
     "save_patches": "data.patches",
     "check_patches": "data.patches",

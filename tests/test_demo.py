@@ -14,8 +14,17 @@ from traitlets import Bunch
 
 import sedm
 from sedm.data.patches import UNKNOWN
-from sedm.demo import read_layout, read_style_image, render_mix, render_walk, style_mixing, unpack_layout
+from sedm.demo import (
+    read_layout,
+    read_style_image,
+    render_mix,
+    render_walk,
+    style_mixing,
+    style_of_files,
+    unpack_layout,
+)
 from sedm.demo.page import PREVIEW_STEPS
+from sedm.demo.uploads import style_of_images
 from sedm.demo.worker import LatestWorker
 from sedm.figures import colour_layout
 from sedm.layouts import EmpiricalPrior
@@ -434,6 +443,41 @@ def test_a_picture_of_any_size_becomes_a_square_of_the_models(pretrained):
     assert image[:, 32, 2].tolist() == [200, 100, 0]
     for mode in ("L", "P", "CMYK", "1"):
         assert read_style_image(encoded(GREY.convert(mode), format="TIFF"), "a.tif", 32).shape == (3, 32, 32)
+
+
+def test_the_page_offers_what_becomes_of_a_picture_that_is_no_square(page, monkeypatch, tmp_path):
+    """A picture in tiles lends the style of all of them; the code says what was chosen."""
+    wide = Image.effect_noise((64, 32), 90).convert("RGB")
+    wide.paste((200, 20, 90), (0, 0, 32, 32))
+    wide.save(tmp_path / "wide.png")
+    monkeypatch.chdir(tmp_path)
+    parts = [wide.crop((left, 0, left + 32, 32)).resize((SIZE, SIZE), Image.Resampling.LANCZOS) for left in (0, 32)]
+    pixels = torch.stack([torch.from_numpy(np.array(part)).permute(2, 0, 1) for part in parts])
+    assert [value for _, value in page.styles.fit.options] == ["crop", "pad", "squeeze", "tile"]
+    assert [value for _, value in page.layouts.fit.options] == ["crop", "pad", "squeeze"]
+    styles = {}
+    for fit in ("crop", "tile"):
+        page.styles.fit.value = fit
+        upload(page.styles.upload, "wide.png", (tmp_path / "wide.png").read_bytes())
+        assert page.error.value == ""
+        styles[fit] = page.styles.styles[page.styles.names.index("wide.png")]
+        assert f"fit='{fit}'" in page.styles.codes[page.styles.names.index("wide.png")]
+        assert styles[fit].equal(style_of_files(page.pretrained, ["wide.png"], fit))
+    assert styles["tile"].equal(style_of_images(page.pretrained, pixels))
+    assert not styles["tile"].equal(styles["crop"])
+
+
+def test_a_mask_that_is_no_square_is_fitted_as_chosen(page):
+    mask = np.zeros((SIZE, 2 * SIZE), np.uint8)
+    mask[:, : SIZE // 2] = 1
+    for fit, expected in (("crop", 0.0), ("squeeze", 0.25)):
+        page.layouts.fit.value = fit
+        upload(page.layouts.upload, "mask.png", encoded(Image.fromarray(mask)))
+        assert page.layouts.layout.float().mean() == expected
+    page.layouts.fit.value = "pad"
+    upload(page.layouts.upload, "mask.png", encoded(Image.fromarray(mask)))
+    assert page.error.value == ""
+    assert (page.layouts.layout == UNKNOWN).float().mean() == 0.5
 
 
 def test_a_mask_comes_back_from_indices_and_from_the_colours_shown(page, patches):

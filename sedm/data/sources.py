@@ -7,9 +7,9 @@ from pathlib import Path
 import datasets
 
 from sedm.config import Config
-from sedm.data.folders import load_hub_dataset as load_hub_dataset  # its home; the name is a source like the others
-from sedm.data.folders import load_image_folder as load_image_folder
-from sedm.data.patches import PatchTableError, check_patches, find_splits, load_patches
+from sedm.data.folders import load_image_folder as load_image_folder  # its home; the name is a source like the others
+from sedm.data.hub import load_hub_dataset as load_hub_dataset
+from sedm.data.patches import PatchTableError, check_tables, find_splits, load_patches
 from sedm.data.splits import check_splits
 from sedm.studies import STUDIES
 
@@ -47,8 +47,7 @@ def load_study(config: Config, folder: str | Path = "") -> dict[str, datasets.Da
         splits, names = _read(Path(folder), study.group_column)
     if not study.shared_groups:
         check_splits(splits)
-    for split, table in splits.items():
-        check_patches(table, len(study.classes), names[split])
+    check_tables({names[split]: table for split, table in splits.items()}, len(study.classes))
     return splits
 
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sedm.demo.controls import StyleMap
+from sedm.data.reduce import FITS
+from sedm.demo.controls import StyleMap, fit_choice
 from sedm.demo.render import project_styles
-from sedm.demo.uploads import read_style_image, style_of_images
+from sedm.demo.uploads import read_style_images, style_of_images
 from sedm.pretrained import Pretrained
 
 LETTERS = "ABCD"
@@ -61,6 +62,7 @@ class StylePanel:
         self.upload = widgets.FileUpload(
             multiple=True, description="Own pictures", tooltip="Own pictures", layout={"width": "130px"}
         )
+        self.fit = fit_choice(FITS)
         self.map = StyleMap()
         label = widgets.HTML("Pick for", layout={"width": "52px"})
         pick = widgets.HBox([label, self.target]).add_class("sedm-row")
@@ -68,7 +70,7 @@ class StylePanel:
             [
                 widgets.HTML("<h2>Styles and their weights</h2>"),
                 *rows,
-                widgets.HBox([pick, self.upload]).add_class("sedm-row").add_class("sedm-between"),
+                widgets.HBox([pick, self.fit, self.upload]).add_class("sedm-row").add_class("sedm-between"),
                 self.map,
             ]
         ).add_class("sedm-card")
@@ -131,12 +133,13 @@ class StylePanel:
         files = list(change["new"])
         self.upload.value = ()
         size = self.pretrained.image_size
-        images = [read_style_image(bytes(file.content), file.name, size) for file in files]
+        fit = self.fit.value
+        images = torch.cat([read_style_images(bytes(file.content), file.name, size, fit) for file in files])
         names = [file.name for file in files]
         name = names[0] + (f" + {len(names) - 1}" if len(names) > 1 else "")
-        code = f"style_of_files(pretrained, {names})"
-        self._own[name] = (style_of_images(self.pretrained, torch.stack(images)), code)
-        self._colours[name] = tuple(torch.stack(images).float().mean((0, 2, 3)).int().tolist())
+        code = f"style_of_files(pretrained, {names}, fit={fit!r})"
+        self._own[name] = (style_of_images(self.pretrained, images), code)
+        self._colours[name] = tuple(images.float().mean((0, 2, 3)).int().tolist())
         for choice in self.choices:
             if name not in choice.options:
                 choice.options = (*choice.options, name)
