@@ -120,6 +120,28 @@ def is_finished(
     return True
 
 
+def read_units(folder: str | Path, command: str, names: Sequence[str] | None = None) -> list[dict]:
+    """Read the files of finished units, sorted by name: their ``values`` and the ``run`` that made them.
+
+    Args:
+        command: what writes such files, to be named where there are none.
+        names: of the units to read; all in ``folder`` when left out. One that has no file is left out.
+
+    Raises:
+        ValueError: no unit in ``folder``, or units of different data.
+    """
+    paths = sorted(Path(folder).glob("values_*.json"))
+    if names is not None:
+        files = {f"values_{name}.json" for name in names}
+        paths = [path for path in paths if path.name in files]
+    units = [json.loads(path.read_text()) for path in paths]
+    if not units:
+        raise ValueError(f"{folder}: no values_*.json; {command} writes them")
+    if len({unit["values"]["data"] for unit in units}) > 1:
+        raise ValueError(f"{folder}: units of different data; keep each in a folder of its own")
+    return units
+
+
 @contextmanager
 def claim(path: Path, wait: bool = False) -> Iterator[bool]:
     """Claim ``path`` until the block ends and tell whether that worked; a claim dies with its process, also by kill -9.

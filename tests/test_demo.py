@@ -431,7 +431,7 @@ def test_an_own_picture_lends_its_style_and_is_encoded_once(page, monkeypatch, t
     shown = settle(page)
     assert embedded == [1]
     names = {}
-    monkeypatch.setattr("sedm.pretrained.load_pretrained", lambda name: page.pretrained)
+    monkeypatch.setattr(sedm, "load_pretrained", lambda name: page.pretrained)
     exec(page.mix.code("toy"), names)
     assert names["image"].equal(shown)
 
@@ -461,7 +461,7 @@ def test_the_page_offers_what_becomes_of_a_picture_that_is_no_square(page, monke
         page.styles.fit.value = fit
         upload(page.styles.upload, "wide.png", (tmp_path / "wide.png").read_bytes())
         assert page.error.value == ""
-        styles[fit] = page.styles.styles[page.styles.names.index("wide.png")]
+        styles[fit] = page.styles.styles[[page.styles.names.index("wide.png")]]
         assert f"fit='{fit}'" in page.styles.codes[page.styles.names.index("wide.png")]
         assert styles[fit].equal(style_of_files(page.pretrained, ["wide.png"], fit))
     assert styles["tile"].equal(style_of_images(page.pretrained, pixels))

@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT, copy_checkout, execute_by_hand, snakemake
 from safetensors.torch import load_file
 
+from sedm.fidelity import SHORT_TITLES
+
 
 @pytest.fixture(scope="session")
 def flowers(graphs):
@@ -82,6 +84,18 @@ def test_the_reported_difference_is_ours_minus_that_of_the_control(tissue):
     assert found["mean_difference"] == pytest.approx(np.mean(differences), rel=1e-4, abs=1e-6)
     assert f"{found['mean_difference']:+.3f}" in values["finding"]
     assert {"real", "colour_augmentation", "sedm", "synthetic_fraction_0.2"} <= set(scores)
+
+
+def test_a_measure_of_the_same_images_is_one_number_on_one_network(tissue):
+    """The point of the sweep that is the setting of the study, and the fidelity table."""
+    stored = values_of(tissue, "tissue", "fidelity")
+    values, n_steps = stored["values"], stored["run"]["config"]["sampling.n_steps"]
+    points = [one for one in values["settings"] if one["setting"] == "n_steps" and one["value"] == n_steps]
+    assert points
+    for measure in SHORT_TITLES:
+        generated = values["table"][measure]["generated"]
+        assert {point[measure] for point in points} == {generated["value"]}
+        assert values["measured_on"][measure] == generated["measured_on"]
 
 
 def same(first, second):

@@ -28,7 +28,16 @@ from sedm.fidelity.style import (
     style_correlation,
 )
 
+SHORT_TITLES = {
+    "retrieval_top1": "style: retrieval ↑",
+    "colour_distance": "style: colour distance ↓",
+    "layout_iou": "layout: IoU ↑",
+    "kernel_distance": "kernel distance ↓",
+}
+"""The four measures that sweeps and ablations show; `table.MEASURES` says what all of them are."""
+
 __all__ = [
+    "SHORT_TITLES",
     "STATISTICS",
     "Extractor",
     "NearestTraining",

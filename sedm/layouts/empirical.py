@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sedm.data.augment import AffineRange, warp
 from sedm.data.drawing import splines
-from sedm.layouts.prior import LayoutPrior, class_fractions, complete, complete_masks, pixel_counts
+from sedm.data.label_maps import class_fractions
+from sedm.layouts.prior import LayoutPrior, complete, complete_masks, pixel_counts
 
 RANGE = AffineRange(shear=10.0)
 ELASTIC = 0.02  # standard deviation of the elastic displacement, of the layout's side; it changes over a quarter of it

@@ -12,12 +12,14 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from sedm.data.augment import warp
+from sedm.data.label_maps import class_fractions, cohen_kappa
 from sedm.layouts.morphology import CRUMB, component_areas, perimeter_per_area, two_point_correlation
-from sedm.layouts.prior import class_fractions, complete_masks
+from sedm.layouts.prior import complete_masks
 
 STATISTICS = ("fraction", "perimeter_per_area", "n_components", "mean_component_area")
 NOVELTY_SIZE = 32  # px, layouts are compared at this size
 ANGLES = 24  # turns that are tried, 15° apart
+LEAST_DISAGREEMENT = 0.02  # of two maps that are nearly all of one class
 SHIFTS = (-3, 0, 3)  # px of NOVELTY_SIZE, tried along both axes
 
 
@@ -94,16 +96,14 @@ def nearest_mask(layouts: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"],
     layouts, masks = (complete_masks(maps, n_classes) for maps in (layouts, masks))
     y, x = torch.meshgrid(*[torch.arange(NOVELTY_SIZE) + 0.5 - NOVELTY_SIZE / 2] * 2, indexing="ij")
     disc = (x**2 + y**2 < (NOVELTY_SIZE / 2 - max(SHIFTS)) ** 2).flatten()
-    area = disc.sum()
     found = _one_hot(layouts, n_classes)[:, :, disc]
     best = torch.full((len(layouts),), -1.0)
     for mask in _one_hot(masks, n_classes).unflatten(2, (NOVELTY_SIZE, NOVELTY_SIZE)):
         views = torch.stack([_view(mask, flip, turn) for flip in (1.0, -1.0) for turn in range(ANGLES)])
         views = torch.stack([views.roll((i, j), (2, 3)) for i in SHIFTS for j in SHIFTS], 1).flatten(0, 1)
         views = views.flatten(2)[:, :, disc]
-        agreement = found.flatten(1) @ views.flatten(1).T / area  # sums of ones: exact in float32
-        chance = found.sum(2) @ views.sum(2).T / area**2
-        best = torch.maximum(best, ((agreement - chance) / (1 - chance).clamp(min=0.02)).amax(1))
+        kappa = cohen_kappa(found, views, least_disagreement=LEAST_DISAGREEMENT)  # of so few pixels, exact in float32
+        best = torch.maximum(best, kappa.amax(1))
     return best
 
 

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from sedm.data.augment import AffineRange, warp
+from sedm.data.label_maps import class_fractions
 from sedm.layouts.empirical import cut, highest, signed_distances
-from sedm.layouts.prior import LayoutPrior, class_fractions, complete, complete_masks, pixel_counts
+from sedm.layouts.prior import LayoutPrior, complete, complete_masks, pixel_counts
 from sedm.seeds import seeded_generator
 
 GRID = 32  # points along the layout's shorter side

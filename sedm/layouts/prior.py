@@ -157,15 +157,6 @@ def load_prior(folder: str | Path) -> LayoutPrior:
     return kinds[settings.pop("kind")]._restore(settings.pop("classes"), tensors, settings)
 
 
-def class_fractions(layouts: UInt8[Tensor, "n h w"], n_classes: int) -> Float[Tensor, "n classes"]:
-    """The share of each layout's pixels that each class covers; a row sums to 1.
-
-    >>> class_fractions(torch.tensor([[[0, 1, 1, 1]]], dtype=torch.uint8), n_classes=3)
-    tensor([[0.2500, 0.7500, 0.0000]])
-    """
-    return torch.stack([(layouts == k).float().mean((1, 2)) for k in range(n_classes)], dim=1)
-
-
 def complete_masks(masks: UInt8[Tensor, "n h w"], n_classes: int) -> UInt8[Tensor, "m h w"]:
     """Choose the masks without an ``UNKNOWN`` pixel: what a layout looks like there, nobody knows.
 

@@ -33,8 +33,9 @@ from scipy.special import j0
 from scipy.stats import foldnorm, norm
 from torch import Tensor
 
+from sedm.data.label_maps import class_fractions
 from sedm.layouts.morphology import CRUMB, component_areas, contacts, perimeter_per_area, two_point_correlation
-from sedm.layouts.prior import LayoutPrior, class_fractions, complete, complete_masks, pixel_counts
+from sedm.layouts.prior import LayoutPrior, complete, complete_masks, pixel_counts
 
 GRID = 64  # px, fields are made on a grid about this large and interpolated, where structures are coarse enough
 COUPLINGS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)  # α, tried in fitting
