@@ -37,11 +37,11 @@ class Job(NamedTuple):
 
     def state(self, since: float) -> str:
         """``waiting``, ``running``, ``done``, ``FAILED`` or ``up to date``, for a run that began at ``since``."""
-        if not _is_newer(self.log, since):
+        if not is_newer(self.log, since):
             return "up to date" if self.done.exists() else "waiting"
-        if _is_newer(self.done, since):
+        if is_newer(self.done, since):
             return "done"
-        return "FAILED" if _is_newer(self.executed, since) and self.failure() else "running"
+        return "FAILED" if is_newer(self.executed, since) and self.failure() else "running"
 
     def failure(self) -> str:
         """The cell and the error that ended the notebook; empty where there is none."""
@@ -128,7 +128,8 @@ def _count_figures(job: Job, figures: Path) -> str:
     return f"{len(found)} of {len(names)}" if names else ""
 
 
-def _is_newer(path: Path, since: float) -> bool:
+def is_newer(path: Path, since: float) -> bool:
+    """Tell whether a file is there and was written at ``since`` or later."""
     return path.exists() and path.stat().st_mtime >= since
 
 

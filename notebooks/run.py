@@ -2,12 +2,14 @@
 
     python notebooks/run.py STUDY=ebhi PRESET=quick DATA=/data/ebhi SEED=0 JOBS=1 DRY=1
 
-With ``notebook`` as the first argument it runs a single one, as the Snakefile does.
+With ``notebook`` as the first argument it runs a single one, as the Snakefile does; with ``make`` it takes the settings
+that were given to make.
 """
 
 from __future__ import annotations
 
 import ast
+import csv
 import hashlib
 import json
 import os
@@ -19,17 +21,24 @@ import tempfile
 import threading
 import time
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
-from progress import Job, Progress, summarise
+from progress import Job, Progress, is_newer, summarise
 
 from sedm.config import build_config, known_name
+from sedm.extras import MissingExtraError, extra
 from sedm.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, FIGURES = "data/runs", "figures"
 TRIGGERS = ("mtime", "params", "code")  # of Snakemake; a notebook may wait for fewer of the earlier ones than last time
 PAPER = ROOT / "paper" / "main.pdf"
+REASONS = {  # by the status that Snakemake's summary gives a file
+    "missing": "it never ran to its end",
+    "params changed": "a parameter, a table or the code of an earlier notebook changed",
+    "ok": "it comes after another",
+}
 DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": "", "DRY": "", "PROFILE": ""}
 STARTER = "SEDM_STARTED_BY"  # host:process that a notebook must not outlive
 NOTEBOOKS = {
@@ -45,7 +54,7 @@ NOTEBOOKS = {
 
 
 def parse_request(arguments: list[str]) -> dict[str, str]:
-    """The settings of a run, from words such as ``STUDY=ebhi``; checked before anything runs.
+    """Read the settings of a run from words such as ``STUDY=ebhi``, and check them before anything runs.
 
     Raises:
         ValueError: an unknown name or value; the message says which one was probably meant.
@@ -71,6 +80,19 @@ def parse_request(arguments: list[str]) -> dict[str, str]:
         build_config(study, request["PRESET"])
         check_data(study, request["DATA"])
     return request
+
+
+def words_of_make(flags: str) -> list[str]:
+    """Return the variables given to make, as they were typed, from the MAKEFLAGS that it hands on to its commands.
+
+    In a recipe a shell would read them once more, and trip over a quote in the name of a folder.
+    Source: GNU make, which escapes blanks and backslashes by a backslash and doubles dollar signs.
+
+    >>> words_of_make(r"k -- STUDY=tissue\\ flowers DATA=it's\\ 100%")
+    ['STUDY=tissue flowers', "DATA=it's 100%"]
+    """
+    variables = flags.partition("-- ")[2]
+    return [re.sub(r"\\(.)", r"\1", word).replace("$$", "$") for word in re.findall(r"(?:\\.|\S)+", variables)]
 
 
 def check_data(study: str, folder: str) -> None:
@@ -148,8 +170,9 @@ def run_notebook(notebook: Path, executed: Path, parameters: dict[str, object], 
         ValueError: a parameter that the notebook does not have.
         RuntimeError: a cell failed; the message names it and shows its traceback.
     """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
+    with extra("notebooks"):
+        import papermill
+        from papermill.exceptions import PapermillExecutionError
 
     known = papermill.inspect_notebook(str(notebook))
     for name in parameters:
@@ -177,6 +200,8 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
         runs: folder from the root for tables, models and executed notebooks.
         figures: … for figures and values.
     """
+    with extra("notebooks"):
+        import_module("snakemake")  # started as a process below
     studies, preset, since = request["STUDY"].split(), request["PRESET"], time.time()
     jobs = [
         Job(study, name, ROOT / runs / study / preset) for study in studies for name in NOTEBOOKS[STUDIES[study].kind]
@@ -185,12 +210,20 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "notebooks" / "Snakefile")]
     command += ["--directory", str(ROOT), "--cores", str(max(cores, n_jobs)), "--keep-going", "--rerun-incomplete"]
     command += ["--rerun-triggers", *TRIGGERS]
-    command += ["--quiet", "host", "progress", "--nolock", *(["--dry-run"] if request["DRY"] == "1" else [])]
+    command += ["--quiet", "host", "progress", "--nolock", *(["--summary"] if request["DRY"] == "1" else [])]
     command += ["--workflow-profile", str(ROOT / request["PROFILE"])] if request["PROFILE"] else []
-    command += ["--config", f"threads={max(cores // n_jobs, 1)}", f"runs={runs}", f"figures={figures}"]
-    command += [f"{name.lower()}={value}" for name, value in request.items() if name not in ("JOBS", "DRY", "PROFILE")]
+    settings = {"threads": max(cores // n_jobs, 1), "runs": runs, "figures": figures}
+    settings |= {name.lower(): value for name, value in request.items() if name not in ("JOBS", "DRY", "PROFILE")}
     starter = {STARTER: f"{socket.gethostname()}:{os.getpid()}"}
-    with tempfile.TemporaryFile("w+") as said:
+    kept = ROOT / ".snakemake"  # which the nodes of a cluster share
+    kept.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        tempfile.NamedTemporaryFile("w", dir=kept, prefix="request-", suffix=".json") as config,
+    ):
+        json.dump(settings, config)  # --config would take a folder 2024_11 for the number 202411
+        config.flush()
+        command += ["--configfile", config.name]
         options = {"cwd": ROOT, "stdout": said, "stderr": subprocess.STDOUT, "env": {**os.environ, **starter}}
         with subprocess.Popen(command, **options) as snakemake:
             progress, parent = Progress(jobs, since), os.getppid()
@@ -202,13 +235,13 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
         said.seek(0)
         words = said.read()
     if request["DRY"] == "1" and snakemake.returncode == 0:
-        print("\n".join(explain(words)) or "everything is up to date")
+        print("\n".join(explain(words, jobs)) or "everything is up to date")
         return 0
     print(summarise(jobs, since, ROOT / figures))
     if snakemake.returncode and not any(job.state(since) == "FAILED" for job in jobs):
-        told = re.search(r"^the paper was not built: .*", words, re.MULTILINE)
-        print(told[0] if told else words)  # no notebook is at fault
-    built = PAPER.is_file() and PAPER.stat().st_mtime >= since
+        log = ROOT / runs / "paper.log"
+        print(log.read_text().strip() if is_newer(log, since) else words)  # no notebook is at fault
+    built = is_newer(PAPER, since)
     ran = built or any(job.state(since) == "done" for job in jobs)
     outcome = "FAILED, see above" if snakemake.returncode else "done" if ran else "everything is up to date"
     if built:
@@ -217,23 +250,39 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
     return snakemake.returncode
 
 
-def explain(words: str) -> list[str]:
-    """One line a notebook that would run, and why, from what Snakemake says in a dry run.
+def explain(summary: str, jobs: list[Job]) -> list[str]:
+    """List what would run and why, a line each.
 
-    >>> explain("Job 1: tissue: running 02_layouts, …\\nReason: Missing output files: a.done; Updated input files: b")
-    ['tissue 02_layouts would run: it never ran to its end; changed: b']
+    Args:
+        summary: what Snakemake prints under ``--summary``: a table of all files, with their status and plan.
+
+    >>> table = "output_file\\tstatus\\tplan\\ndata/runs/tissue/quick/02_layouts.done\\tmissing\\tupdate pending"
+    >>> explain(table, [Job("tissue", "02_layouts", ROOT / "data/runs/tissue/quick")])
+    ['tissue 02_layouts would run: it never ran to its end']
     """
-    lines = []
-    for study, notebook, reason in re.findall(r"Job \d+: (\w+): running (\w+),.*\nReason: (.*)", words):
-        reason = re.sub(r"Missing output files: [^\s;]+", "it never ran to its end", reason)
-        reason = re.sub(r"Input files updated by another job: ", "it comes after ", reason)
-        reason = re.sub(r"Updated input files: ", "changed: ", reason)
-        reason = re.sub(r"[\w./-]*/(\d\d_\w+)\.done", r"\1", reason)
-        reason = re.sub(
-            r"Params have changed.*", "a parameter, a table or the code of an earlier notebook changed", reason
-        )
-        lines.append(f"{study} {notebook} would run: {reason}")
-    return lines
+    lines = summary.splitlines()
+    header = next(number for number, line in enumerate(lines) if line.startswith("output_file\t"))
+    table = csv.DictReader(lines[header:], delimiter="\t", quoting=csv.QUOTE_NONE)
+    pending = {ROOT / row["output_file"]: row["status"] for row in table if row["plan"] == "update pending"}
+    reasons = []
+    for job in jobs:
+        if job.done in pending:
+            status = pending[job.done]
+            changed = ", ".join(changed_code(job)) if status == "updated input files" else ""
+            reason = f"changed: {changed}" if changed else REASONS.get(status, status)
+            reasons.append(f"{job.study} {job.notebook} would run: {reason}")
+    if PAPER in pending:
+        reasons.append("the paper would run: a source, a value or a figure changed, or a notebook runs")
+    return reasons
+
+
+def changed_code(job: Job) -> list[str]:
+    """List the notebook and the modules it imports, as far as they were changed since it ran."""
+    notebook = ROOT / "notebooks" / f"{job.notebook}.ipynb"
+    since = job.done.stat().st_mtime
+    return [
+        str(path.relative_to(ROOT)) for path in (notebook, *map(Path, modules_of(notebook))) if is_newer(path, since)
+    ]
 
 
 def end_with_starter() -> None:
@@ -267,8 +316,11 @@ def main(arguments: list[str]) -> int:
             run_notebook(Path(arguments[1]), executed, {**values, "seed": int(values["seed"])}, log)
             done.write_text(recipe)
             return 0
+        if arguments == ["make"]:
+            words = words_of_make(os.environ.get("MAKEFLAGS", ""))
+            arguments = [word for word in words if not word.startswith("PYTHON=")]
         return reproduce(parse_request(arguments))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 

@@ -3,7 +3,10 @@
 import sys
 from pathlib import Path
 
-import typst
+from sedm.extras import extra
+
+with extra("paper"):
+    import typst
 
 PAPER = Path(__file__).resolve().parent
 

@@ -1,8 +1,9 @@
 """Ablations of the generator: one choice changed at a time, everything else alike.
 
-A *unit* is one arm at one seed: a model trained on as many images as any other, measured as `sedm.evaluation` says,
-and written to one file. The seed decides the training alone; data, layouts and noise of the measurement are the same
-for all. Finished units are skipped and interrupted ones go on. Processes started with the same folders share the work::
+A *unit* is one arm at one seed: a model trained on as many images as any other, measured by
+`sedm.fidelity.unseen.measure_generator`, and written to one file. The seed decides the training alone; data, layouts
+and noise of the measurement are the same for all. Finished units are skipped and interrupted ones go on. Processes
+started with the same folders share the work::
 
     OMP_NUM_THREADS=1 python -m sedm.ablations tissue --seeds 0 1 & OMP_NUM_THREADS=1 python -m sedm.ablations tissue …
 """
@@ -10,20 +11,18 @@ for all. Finished units are skipped and interrupted ones go on. Processes starte
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from sedm.config import PRESETS, Config, build_config, flatten, known_name
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
 from sedm.data.tensors import PatchTensors, data_checksum, to_tensors
-from sedm.evaluation import Unseen, draw_unseen, measure_floors, measure_model
+from sedm.fidelity import SHORT_TITLES, segmenter_extractor
+from sedm.fidelity.unseen import Unseen, draw_unseen, measure_generator
 from sedm.hardware import pick_device
 from sedm.pipeline import SEDMPipeline
 from sedm.pseudo_layouts import with_pseudo_layouts
@@ -32,32 +31,9 @@ from sedm.segment import kept_segmenter
 from sedm.studies import STUDIES
 from sedm.train import train_model
 from sedm.units import claim, finish_units, is_finished
+from sedm.variants import ABLATIONS, EARLIER, QUESTIONS, read_measures
 
-ABLATIONS = {  # question → arm → what it changes, by section of the configuration
-    "baseline": {"baseline": {}},
-    "style encoder": {
-        "encoder_frozen": {"training": {"train_style_encoder": False}},
-        "no_style": {"training": {"style_sampling": "none"}},
-    },
-    "style injection": {
-        "bottleneck": {"model": {"style_injection": "bottleneck"}},
-        "cross_attention": {"model": {"style_injection": "cross_attention", "aggregation": "tokens"}},
-    },
-    "aggregation": {f"{name}_aggregation": {"model": {"aggregation": name}} for name in ("max", "linear", "attention")},
-    "objective": {f"{name}_objective": {"model": {"objective": name}} for name in ("epsilon", "v", "flow")},
-    "unannotated images": {name: {"training": {"unannotated": name}} for name in ("null_layout", "left_out")},
-    "augmentation": {
-        "no_symmetries": {"training": {"symmetries": "none"}},
-        "no_colour_jitter": {"training": {"colour_jitter": 0.0}},
-    },
-    "layout": {
-        "layout_every_scale": {"model": {"layout_injection": "every_scale"}},
-        "no_layout_dropout": {"training": {"layout_dropout": 0.0}},
-    },
-}
-SHOWN = ("retrieval_top1", "colour_distance", "layout_iou", "kernel_distance")  # when a unit is done
 IGNORED = ("layouts.",)  # settings that no unit depends on: layouts are masks of unseen groups
-QUESTIONS = {arm: question for question, arms in ABLATIONS.items() for arm in arms}
 
 
 class Unit(NamedTuple):
@@ -99,15 +75,17 @@ def run_units(units: Sequence[Unit], data: str | Path, runs: Path, out: Path) ->
         runs: receives checkpoints, metrics and sample sheets.
 
     Raises:
-        ValueError: ``out`` holds a unit of other settings, `IGNORED` ones aside.
+        ValueError: ``out`` holds a unit of other settings, `IGNORED` ones aside, or measured in another way.
     """
 
     def prepare() -> Callable[[Unit], str]:
+        if any(out.glob("values_*.json")) and read_measures(out).measured_on == EARLIER:
+            raise ValueError(f"{out}: holds units of an earlier way of measuring; choose another folder with --out")
         material = load_material(units[0].config, data, runs)
 
         def finish(unit: Unit) -> str:
             found = run_unit(unit, material, runs / unit.name, out)
-            return ", ".join(f"{name} {found[name]:.3f}" for name in SHOWN)
+            return ", ".join(f"{name} {found[name]:.3f}" for name in SHORT_TITLES)
 
         return finish
 
@@ -120,12 +98,14 @@ class Material(NamedTuple):
     train: PatchTensors  # with masks for the annotated groups only
     held_out: set[str]  # groups that no model may be trained on
     unseen: Unseen
-    floors: dict[str, dict[str, float]]
     checksum: str
 
 
 def load_material(baseline: Config, data: str | Path, runs: Path) -> Material:
-    """What the units are trained and measured on, as seed 0 draws it; the judge is trained once and kept in ``runs``.
+    """What the units are trained and measured on, as seed 0 draws it; the networks that measure are trained once.
+
+    The judge is trained on the validation groups, the network whose features distances are taken on
+    with the masks that the generators see. Both are kept in ``runs``.
 
     Raises:
         ValueError: a study without validation groups, which the judge is trained on.
@@ -144,69 +124,27 @@ def load_material(baseline: Config, data: str | Path, runs: Path) -> Material:
     n_classes = len(study.classes)
     with claim(runs / "judge.lock", wait=True):
         judge = kept_segmenter(runs, "judge", validation, config.segmentation, n_classes, seed=0)
-    unseen = draw_unseen(test, judge, n_classes)
-    return Material(train, held_out, unseen, measure_floors(unseen), data_checksum(train, validation, test))
+        segmenter = kept_segmenter(runs, "segmenter", train, config.segmentation, n_classes, seed=0)
+    extractor = segmenter_extractor(segmenter, "the annotated training images")
+    unseen = draw_unseen(test, judge, extractor, study.classes)
+    return Material(train, held_out, unseen, data_checksum(train, validation, test))
 
 
 def run_unit(unit: Unit, material: Material, folder: Path, out: Path) -> dict[str, float]:
     """The measures of one unit, after training it in ``folder`` and writing them to ``out``."""
-    config, n_classes = unit.config, material.unseen.n_classes
+    config, n_classes = unit.config, len(material.unseen.classes)
     results = Results(config, out, folder)
     results.folder = out  # where the user wants it, whatever the preset
     train, annotated = with_pseudo_layouts(material.train, config, n_classes, folder.parent)  # alike for many arms
     progress = sys.stderr.isatty()
     model = train_model(config, train, n_classes, folder, material.held_out, annotated=annotated, progress=progress)
-    found = measure_model(SEDMPipeline.from_model(model).to(pick_device()), config, material.unseen)
-    values = {"arm": unit.arm, "seed": config.seed, "data": material.checksum, "measures": found}
-    values |= {"floors": material.floors, "n_training_images": config.training.n_steps * config.training.batch_size}
+    measured = measure_generator(SEDMPipeline.from_model(model).to(pick_device()), config, material.unseen)
+    values = {"arm": unit.arm, "seed": config.seed, "data": material.checksum, **measured}
+    values["n_training_images"] = config.training.n_steps * config.training.batch_size
     results.save_values(unit.name, values)
     for checkpoint in folder.glob("checkpoint-*.pt"):  # a finished unit does not go on
         checkpoint.unlink()
-    return found
-
-
-def read_units(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The measures of the finished units, one row each, indexed by (question, arm, seed); and those of real images.
-
-    Raises:
-        ValueError: no unit in ``folder``, or units of different data.
-    """
-    units = [json.loads(path.read_text())["values"] for path in sorted(Path(folder).glob("values_*.json"))]
-    if not units:
-        raise ValueError(f"{folder}: no values_*.json; python -m sedm.ablations writes them")
-    if len({unit["data"] for unit in units}) > 1:
-        raise ValueError(f"{folder}: units of different data; keep each in a folder of its own")
-    order = list(QUESTIONS)
-    units.sort(key=lambda unit: (order.index(unit["arm"]), unit["seed"]))
-    found = pd.DataFrame([unit["measures"] for unit in units], dtype=float)
-    rows = [(QUESTIONS[unit["arm"]], unit["arm"], unit["seed"]) for unit in units]
-    found.index = pd.MultiIndex.from_tuples(rows, names=["question", "arm", "seed"])
-    return found, pd.DataFrame(units[0]["floors"]).T.astype(float)
-
-
-def ablation_table(folder: str | Path) -> pd.DataFrame:
-    """One row an arm, indexed by (question, arm), below the floors; columns (measure, summary).
-
-    Summaries: ``mean`` over seeds; ``half_range``, half of what lies between the highest and the lowest seed;
-    ``difference`` from the baseline, the mean over the seeds that both have. The column ``n_seeds`` counts.
-
-    Raises:
-        ValueError: as `read_units`.
-    """
-    found, floors = read_units(folder)
-    baseline = found.droplevel(["question", "arm"])[found.index.get_level_values("arm") == "baseline"]
-    summaries = {("real images", name): {"mean": row} for name, row in floors.iterrows()}
-    n_seeds = {}
-    for arm, rows in found.groupby(level=["question", "arm"], sort=False):
-        seeds = rows.droplevel(["question", "arm"])
-        summaries[arm] = {"mean": seeds.mean(), "half_range": (seeds.max() - seeds.min()) / 2}
-        if len(baseline):
-            summaries[arm]["difference"] = (seeds - baseline).mean()
-        n_seeds[arm] = len(seeds)
-    table = pd.concat({row: pd.DataFrame(one).stack() for row, one in summaries.items()}, axis=1).T.astype(float)
-    table = table.reindex(columns=found.columns, level=0)
-    table["n_seeds", ""] = pd.Series(n_seeds)
-    return table
+    return measured["measures"]
 
 
 def main(arguments: list[str] | None = None) -> int:

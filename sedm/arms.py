@@ -24,7 +24,8 @@ from sedm.arm_table import ARMS, EVERY_ARM, SWEEPS, Arm, Unit, list_units
 from sedm.config import PRESETS, Config, build_config
 from sedm.data.tensors import PatchTensors, to_tensors
 from sedm.draws import STYLES, TRANSFERS, Draw, StudyData, draw_name, load_study_data
-from sedm.evaluation import draw_unseen, measure_floors, measure_model
+from sedm.fidelity import segmenter_extractor
+from sedm.fidelity.unseen import draw_unseen, measure_generator
 from sedm.files import replacing
 from sedm.pipeline import SEDMPipeline
 from sedm.results import Results
@@ -154,21 +155,28 @@ def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> PatchTensors | None
 
 
 def keep_measures(draw: Draw, out: Path) -> None:
-    """None, after what `sedm.evaluation` measures of the draw's generator was written to ``out``, once a generator."""
+    """Write what `sedm.fidelity.unseen` measures of the draw's generator to ``out``, once a generator.
+
+    Distances are on the features of one network for all draws, so that their generators compare. It sees all training
+    masks, and nothing is trained with what it says.
+    """
     name, weights = f"{draw.folder.name}-{draw.config.model.aggregation}", weights_hash(draw.generator)
     path = out / f"values_{name}.json"
     with claim(draw.folder / "measures.lock", wait=True):
         if path.exists() and json.loads(path.read_text())["values"].get("generator") == weights:
             return
         validation, test = (draw.study.held_out[split] for split in ("validation", "test"))
-        n_classes = len(draw.classes)
-        judge = kept_segmenter(draw.runs, "judge", validation, draw.config.segmentation, n_classes, seed=0)
-        unseen = draw_unseen(test, judge, n_classes)
+        train = to_tensors(draw.study.table, draw.config.data.image_size)
+        segmentation, n_classes = draw.config.segmentation, len(draw.classes)
+        with claim(draw.runs / "judge.lock", wait=True):
+            judge = kept_segmenter(draw.runs, "judge", validation, segmentation, n_classes, seed=0)
+            observer = kept_segmenter(draw.runs, "observer", train, segmentation, n_classes, seed=0)
+        trained_on = f"all masks of the training groups, colour jitter {segmentation.colour_jitter:g}"
+        unseen = draw_unseen(test, judge, segmenter_extractor(observer, trained_on), draw.classes)
         results = Results(draw.config, out, draw.runs)
         results.folder = out
-        found = measure_model(draw.generator, draw.config, unseen)
-        floors = measure_floors(unseen)
-        results.save_values(name, {"measures": found, "floors": floors, "generator": weights})
+        measured = measure_generator(draw.generator, draw.config, unseen)
+        results.save_values(name, measured | {"generator": weights})
 
 
 def main(arguments: list[str] | None = None) -> int:

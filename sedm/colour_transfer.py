@@ -7,7 +7,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sedm.fidelity.stains import stain_vectors
+from sedm.fidelity.stains import optical_density, stain_vectors
 
 STRONGEST = 99.0  # percentile of a stain's amounts that is matched; the maximum would be a single pixel
 
@@ -58,9 +58,7 @@ def macenko(images: UInt8[Tensor, "n 3 h w"], references: UInt8[Tensor, "m 3 h w
 
 def _amounts(images: Tensor, vectors: np.ndarray) -> np.ndarray:
     """How much of each stain is at each pixel, (pixels, 2), least squares, never negative."""
-    pixels = images.permute(0, 2, 3, 1).reshape(-1, 3).numpy()
-    densities = -np.log10(np.maximum(pixels, 1) / 255)
-    return np.maximum(densities @ np.linalg.pinv(vectors), 0)
+    return np.maximum(optical_density(images) @ np.linalg.pinv(vectors), 0)
 
 
 def _to_bytes(images: Tensor) -> UInt8[Tensor, "n 3 h w"]:

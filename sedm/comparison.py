@@ -6,7 +6,6 @@ seeds matter is told apart from them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,9 @@ import pandas as pd
 
 from sedm.config import CONTROLS
 from sedm.statistics import compare_groups, holm, summarise_groups
+from sedm.units import read_units
 
+COMMAND = "python -m sedm.arms"  # writes the units
 COLUMNS = ["arm", "n_annotated", "draw", "seed", "split", "group", "iou", "dice"]
 BOUND = "all_annotations"  # sees all masks, whatever the draw
 SIGNIFICANT = 0.05
@@ -24,18 +25,14 @@ def read_scores(folder: str | Path, units: Sequence[str] | None = None) -> pd.Da
     """One row a unit, split and group; columns as in ``COLUMNS``.
 
     Args:
-        units: the names of those to read; all in ``folder`` when left out. Any that has no file is left out.
+        units: the names of those to read, as `sedm.units.read_units` takes them.
 
     Raises:
         ValueError: no unit in ``folder``, or units of different data.
     """
-    units = [stored["values"] for stored in _read_units(folder, units)]
-    if not units:
-        raise ValueError(f"{folder}: no values_*.json; python -m sedm.arms writes them")
-    if len({unit["data"] for unit in units}) > 1:
-        raise ValueError(f"{folder}: units of different data; keep each in a folder of its own")
     tables = []
-    for unit in units:
+    for stored in read_units(folder, COMMAND, units):
+        unit = stored["values"]
         facts = {key: unit[key] for key in COLUMNS[:4]}
         for split, scores in unit["scores"].items():
             table = pd.DataFrame(scores, dtype=float).rename_axis("group").reset_index()
@@ -184,20 +181,17 @@ def unit_facts(folder: str | Path, units: Sequence[str] | None = None) -> list[d
 
     Args:
         units: as `read_scores` takes them.
+
+    Raises:
+        ValueError: as `read_scores`.
     """
     facts = []
-    for stored in _read_units(folder, units):
+    for stored in read_units(folder, COMMAND, units):
         unit, run = stored["values"], stored["run"]
         kept = {key: unit[key] for key in (*COLUMNS[:4], "n_real", "n_synthetic", "data")}
         kept |= {key: run.get(key) for key in ("commit", "device", "precision", "seconds")}
         facts.append(kept | {"iou": unit["scores"]["test"]["iou"]})
     return facts
-
-
-def _read_units(folder: str | Path, names: Sequence[str] | None) -> list[dict]:
-    paths = sorted(Path(folder).glob("values_*.json"))
-    wanted = {path.name for path in paths} if names is None else {f"values_{name}.json" for name in names}
-    return [json.loads(path.read_text()) for path in paths if path.name in wanted]
 
 
 def _choose(scores: pd.DataFrame, n_annotated: int, split: str) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def known_name(what: str, name: str, known) -> str:
     >>> known_name("preset", "quick", ["smoke", "quick"])
     'quick'
     """
-    if name in known:
+    if name in list(known):  # a list, which a dictionary cannot look up, is no name either
         return name
     nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
@@ -114,6 +114,21 @@ class ModelConfig:
                 f"aggregation={self.aggregation!r} with style_injection={self.style_injection!r}; "
                 "'tokens' and 'cross_attention' go together: one token a style image"
             )
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the settings as plain values; diffusers asks for them when it saves a network."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def restore(cls, settings: ModelConfig | dict[str, object]) -> ModelConfig:
+        """Rebuild the settings that a saved network holds as a dictionary, where JSON has made lists of tuples.
+
+        >>> ModelConfig.restore({"channels": [16, 32], "style_dim": 8}) == ModelConfig((16, 32), style_dim=8)
+        True
+        """
+        if isinstance(settings, ModelConfig):
+            return settings
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
 
 @dataclass(frozen=True)
@@ -415,10 +430,11 @@ STUDY_CHANGES = {
 
 
 def build_config(study: str, preset: str, seed: int = 0) -> Config:
-    """The configuration of ``study`` at the size ``preset``.
+    """Build the configuration of ``study`` at the size ``preset``.
 
     Raises:
-        ValueError: an unknown study or preset; the message names the nearest known one.
+        ValueError: an unknown study or preset (the message names the nearest known one), or a seed that is not a whole
+            number of 0 or more.
 
     >>> build_config("tissue", "smoke").data.image_size
     32
@@ -429,6 +445,8 @@ def build_config(study: str, preset: str, seed: int = 0) -> Config:
     """
     known_name("study", study, STUDIES)
     known_name("preset", preset, PRESETS)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed={seed!r}; give a whole number of 0 or more, without quotes (papermill: -p seed 0)")
     sections = dict(PRESETS[preset])
     if STUDIES[study].kind == "natural" and sections["training"].symmetries == "square":
         sections["training"] = replace(sections["training"], symmetries="mirror")  # they have an upper end

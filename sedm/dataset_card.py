@@ -1,9 +1,11 @@
-"""The dataset card of a synthetic table, and the way of both to a hub."""
+"""The dataset card of a synthetic table, whose text is ``dataset_card.md``, and the way of both to a hub."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from sedm.data.patches import find_splits
 from sedm.files import replacing
@@ -11,6 +13,7 @@ from sedm.shards import CLAIM, SPLIT
 from sedm.studies import STUDIES
 
 CARD = "README.md"
+TEMPLATE = Path(__file__).with_suffix(".md")
 COLUMNS = {
     "image": "the generated picture, RGB",
     "mask": "the layout it was made for: class indices",
@@ -29,47 +32,29 @@ COLUMNS = {
 
 
 def write_card(folder: str | Path, study: str = "") -> Path:
-    """The dataset card of a finished table: what it is, what made it, whose data it comes from, how to load it.
+    """Write the dataset card of a finished table: what it is, what made it, whose data it comes from, how to load it.
 
     Args:
         study: a name in ``STUDIES``, for the attribution; "" where there is none.
     """
-    folder = Path(folder)
-    settings = json.loads((folder / CLAIM).read_text())
-    whose = STUDIES[study].attribution or "drawn by sedm itself" if study else "not stated"
-    lines = [
-        "---",
-        f"pretty_name: Synthetic patches{study and ' of the study '}{study}",
-        "tags: [synthetic, segmentation, style-extracting-diffusion-model]",
-        f"configs: [{{config_name: default, data_files: [{{split: {SPLIT}, path: '{SPLIT}-*.parquet'}}]}}]",
-        "---",
-        f"# {settings['n_images']} synthetic patches",
-        "",
-        f"Images made by a Style-Extracting Diffusion Model (weights {settings['model']}) for given layouts, in the "
-        f"style of images of other groups. Layouts: {settings['layout_source']}. No image is a photograph; whether one "
-        "copies a training image has to be measured.",
-        "",
-        f"**Source data.** {whose}. Its licence also binds what was made from it.",
-        "",
-        "## Load it",
-        "",
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        f'table = load_dataset("path/to/this/folder", split="{SPLIT}")   # or sedm.load_patches("path/to/this/folder")',
-        "```",
-        "",
-        "## Columns",
-        "",
-        *(f"- `{name}`: {meaning}" for name, meaning in COLUMNS.items()),
-        "",
-        "## Settings",
-        "",
-        *(f"- `{name}`: {value}" for name, value in settings.items()),
-    ]
-    with replacing(folder / CARD) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-    return folder / CARD
+    path = Path(folder) / CARD
+    source_data = STUDIES[study].attribution or "drawn by sedm itself" if study else "not stated"
+    shards = [{"split": SPLIT, "path": f"{SPLIT}-*.parquet"}]
+    card = DatasetCard.from_template(
+        DatasetCardData(
+            pretty_name=f"Synthetic patches of the study {study}" if study else "Synthetic patches",
+            tags=["synthetic", "segmentation", "style-extracting-diffusion-model"],
+            configs=[{"config_name": "default", "data_files": shards}],
+        ),
+        template_path=str(TEMPLATE),
+        settings=json.loads((Path(folder) / CLAIM).read_text()),
+        source_data=source_data,
+        split=SPLIT,
+        columns=COLUMNS,
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(f"{card}\n", encoding="utf-8")
+    return path
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api=None) -> str:
@@ -89,10 +74,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api=None
     folder = Path(folder)
     if SPLIT not in find_splits(folder) or not (folder / CARD).exists():
         raise ValueError(f"{folder}: no finished synthetic table; generate it first, the card is written last")
-    if api is None:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
+    api = api or HfApi()
     address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     if private and not api.repo_info(repo_id, repo_type="dataset").private:
         raise ValueError(f"{repo_id}: exists already and is public; make it private, choose another, or push publicly")

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from sedm.data.label_maps import confusion_matrices, intersection_over_union
 from sedm.data.patches import SHARD, UNKNOWN
 from sedm.data.tensors import PatchTensors, to_tensors
 from sedm.files import replacing
@@ -57,14 +58,13 @@ def score_pairs(segmenter: nn.Module, patches: PatchTensors, n_classes: int) -> 
     parts = torch.arange(len(patches.masks)).split(IMAGES_AT_ONCE)
     tables = []
     for rows in tqdm(parts, "scoring pairs", unit="image", unit_scale=IMAGES_AT_ONCE, delay=1):
-        masks, seen = patches.masks[rows].flatten(1), predict(segmenter, patches.images[rows]).flatten(1)
-        known, columns = masks != UNKNOWN, {}
-        for k in range(n_classes):
-            given, found = masks == k, (seen == k) & known
-            iou = (given & found).sum(1) / (given | found).sum(1)
-            columns[f"iou_{k}"] = iou.where(given.any(1), torch.nan)
-        columns["accuracy"] = (seen == masks).sum(1) / known.sum(1)
-        tables.append(pd.DataFrame({name: values.double().numpy() for name, values in columns.items()}))
+        predictions = predict(segmenter, patches.images[rows])
+        confusion = confusion_matrices(predictions, patches.masks[rows], n_classes)
+        in_layout = confusion.any(axis=2)
+        iou = np.where(in_layout, intersection_over_union(confusion), np.nan)
+        scores = pd.DataFrame(iou, columns=[f"iou_{k}" for k in range(n_classes)])
+        scores["accuracy"] = confusion.trace(axis1=1, axis2=2) / confusion.sum(axis=(1, 2))
+        tables.append(scores)
     return pd.concat(tables, ignore_index=True)
 
 

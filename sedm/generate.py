@@ -130,7 +130,7 @@ def check_inputs(
         ValueError: says what does not.
     """
     size, n_classes = pipeline.denoiser.config.image_size, pipeline.denoiser.config.n_classes
-    found, wanted = styles.embeddings.shape[1], pipeline.style_encoder.config.style_dim
+    found, wanted = styles.embeddings.shape[1], pipeline.style_encoder.config.model.style_dim
     if found != wanted:
         raise ValueError(f"style embeddings of length {found}; this model's have {wanted}, so embed the images with it")
     if styles.model not in ("", model_name):

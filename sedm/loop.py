@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 
@@ -238,21 +239,23 @@ def load_raw_weights(module: nn.Module, folder: str | Path) -> nn.Module:
 
 
 class Metrics:
-    """One line of JSON a step, and the same in TensorBoard; lines beyond the resumed step are made anew."""
+    """Write a line of JSON a step, also for TensorBoard where installed; replace lines beyond the resumed step."""
 
     def __init__(self, folder: str | Path, first: int, enabled: bool):
         self.folder, self.first, self.enabled = Path(folder), first, enabled
+        self._board = None
 
     def __enter__(self) -> Metrics:
         if self.enabled:
-            from torch.utils.tensorboard import SummaryWriter
-
             path = self.folder / "metrics.jsonl"
             kept = path.read_text().splitlines()[: self.first] if path.exists() else []
             with replacing(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
             self._file = path.open("a", buffering=1)  # a line reaches the disk as soon as it is written
-            self._board = SummaryWriter(self.folder / "tensorboard", purge_step=self.first)
+            with suppress(ImportError):  # an extra; without it the file alone is written
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(self.folder / "tensorboard", purge_step=self.first)
         return self
 
     def write(self, step: int, loss: float, gradient_norm: float, learning_rate: float) -> None:
@@ -260,10 +263,12 @@ class Metrics:
         if self.enabled:
             values = {"loss": loss, "gradient_norm": gradient_norm, "learning_rate": learning_rate}
             self._file.write(json.dumps({"step": step} | values) + "\n")
-            for key, value in values.items():
-                self._board.add_scalar(f"training/{key}", value, step)
+            if self._board:
+                for key, value in values.items():
+                    self._board.add_scalar(f"training/{key}", value, step)
 
     def __exit__(self, *error) -> None:
         if self.enabled:
             self._file.close()
-            self._board.close()
+            if self._board:
+                self._board.close()

@@ -9,8 +9,6 @@ predicts: `sedm.diffusion`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -32,74 +30,57 @@ class Denoiser(ModelMixin, ConfigMixin):
     The learned *null style* stands for "any style".
 
     Args:
+        model: its settings of the U-Net, the conditions and the objective count; a saved denoiser holds them as a
+            dictionary.
         n_classes: layout values 0…n_classes−1.
         image_size: px a side of a layout.
-        channels: U-Net width at each resolution; multiples of 4, the number of norm groups.
-        n_blocks: residual blocks at each resolution.
-        unshuffle: pixels a side folded into channels, so that the U-Net runs at sample_size / unshuffle.
-        style_dim: length of a style, or of each of its tokens.
-        style_injection, layout_injection: how the conditions enter, see `sedm.unet`.
-        objective: what the network predicts, see `sedm.diffusion`.
         sample_channels, sample_size: of a sample; those of an RGB image when left out.
 
     Raises:
         ValueError: a sample size that unshuffling and halving do not divide.
 
-    >>> denoiser = Denoiser(n_classes=2, image_size=16, channels=(8, 16), style_dim=4)
+    >>> denoiser = Denoiser(ModelConfig((8, 16), style_dim=4), n_classes=2, image_size=16)
     >>> x_t, layout = torch.randn(2, 3, 16, 16), torch.zeros(2, 16, 16, dtype=torch.uint8)
-    >>> denoiser(x_t, torch.tensor([0, 999]), layout, denoiser.null_style.expand(2, -1)).shape
+    >>> denoiser(x_t, torch.tensor([0, 999]), layout, denoiser.null_style.expand(2, 1, -1)).shape
     torch.Size([2, 3, 16, 16])
     """
 
     @register_to_config
     def __init__(
         self,
+        model: ModelConfig | dict,
         n_classes: int,
-        image_size: int = 64,
-        channels: Sequence[int] = (32, 64, 128),
-        n_blocks: int = 1,
-        unshuffle: int = 2,
-        style_dim: int = 128,
-        style_injection: str = "film",
-        layout_injection: str = "input",
-        objective: str = "x_0",
+        image_size: int,
         sample_channels: int = 3,
         sample_size: int | None = None,
     ):
         super().__init__()
-        divisor = unshuffle * 2 ** (len(channels) - 1)
+        model = ModelConfig.restore(model)
+        self.register_to_config(model=model)
+        divisor = model.unshuffle * 2 ** (len(model.channels) - 1)
         if (sample_size or image_size) % divisor:
             raise ValueError(
-                f"samples of {sample_size or image_size} px; unshuffle={unshuffle} and {len(channels)} resolutions "
-                f"need a multiple of {divisor}"
+                f"samples of {sample_size or image_size} px; unshuffle={model.unshuffle} and {len(model.channels)} "
+                f"resolutions need a multiple of {divisor}"
             )
-        self.null_style = nn.Parameter(torch.zeros(style_dim))
-        self.unet = StyledUNet(
-            n_in=sample_channels * unshuffle**2,
-            n_out=sample_channels * unshuffle**2,
-            n_layout=(n_classes + 1) * unshuffle**2,
-            channels=channels,
-            n_blocks=n_blocks,
-            style_dim=style_dim,
-            style_injection=style_injection,
-            layout_injection=layout_injection,
-        )
+        self.null_style = nn.Parameter(torch.zeros(model.style_dim))
+        n_folded = model.unshuffle**2
+        self.unet = StyledUNet(model, n_channels=sample_channels * n_folded, n_layout=(n_classes + 1) * n_folded)
 
     def forward(
         self,
         x_t: Float[Tensor, "batch c s s"],
         t: Int[Tensor, " batch"],
         layout: UInt8[Tensor, "batch h w"],
-        style: Float[Tensor, "batch dim"] | Float[Tensor, "batch n dim"],
+        style: Float[Tensor, "batch n_tokens dim"],
     ) -> Float[Tensor, "batch c s s"]:
-        """The network's answer; ``layout`` holds class indices or ``UNKNOWN``, ``style`` a style or its tokens."""
-        unshuffle = self.config.unshuffle
+        """Return the network's answer; ``layout`` holds class indices or ``UNKNOWN``."""
+        unshuffle = self.config.model.unshuffle
         shares = one_hot_layout(layout, self.config.n_classes).to(x_t.dtype)
         if shares.shape[-1] != x_t.shape[-1]:  # latents are smaller than the layout
             shares = F.adaptive_avg_pool2d(shares, x_t.shape[-2:])
         inputs, shares = F.pixel_unshuffle(x_t, unshuffle), F.pixel_unshuffle(shares, unshuffle)
-        tokens = style if style.ndim == 3 else style[:, None]
-        return F.pixel_shuffle(self.unet(inputs, t, tokens, shares), unshuffle)
+        return F.pixel_shuffle(self.unet(inputs, t, style, shares), unshuffle)
 
 
 def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[Tensor, "batch k h w"]:
@@ -132,15 +113,14 @@ class StyleDiffusion(nn.Module):
     ) -> Float[Tensor, "batch c s s"]:
         """The denoiser's answers; rows marked in ``drop_style`` see the null style instead of their own."""
         style = self.style_encoder(style_images)
-        drop_style = drop_style.view(-1, *[1] * (style.ndim - 1))
-        style = torch.where(drop_style, self.denoiser.null_style.to(style.dtype), style)
+        style = torch.where(drop_style[:, None, None], self.denoiser.null_style.to(style.dtype), style)
         return self.denoiser(x_t, t, layout, style)
 
 
 def build_model(
     config: ModelConfig, n_classes: int, image_size: int, seed: int, latents: tuple[int, int] | None = None
 ) -> StyleDiffusion:
-    """An untrained model whose initial weights depend on ``seed`` alone.
+    """Build an untrained model whose initial weights depend on ``seed`` alone.
 
     Args:
         n_classes: layout values 0…n_classes−1.
@@ -154,24 +134,6 @@ def build_model(
     sample_channels, sample_size = latents or (3, image_size)
     with torch.random.fork_rng(devices=[]):  # layers initialise from the global state; leave it as it was
         torch.manual_seed(seed)
-        encoder = StyleEncoder(
-            channels=tuple(config.style_channels),
-            style_dim=config.style_dim,
-            aggregation=config.aggregation,
-            n_images=config.n_style_images,
-            backbone=config.style_backbone,
-        )
-        denoiser = Denoiser(
-            n_classes=n_classes,
-            image_size=image_size,
-            channels=tuple(config.channels),
-            n_blocks=config.n_blocks,
-            unshuffle=config.unshuffle,
-            style_dim=config.style_dim,
-            style_injection=config.style_injection,
-            layout_injection=config.layout_injection,
-            objective=config.objective,
-            sample_channels=sample_channels,
-            sample_size=sample_size,
-        )
+        encoder = StyleEncoder(config)
+        denoiser = Denoiser(config, n_classes, image_size, sample_channels, sample_size)
     return StyleDiffusion(encoder, denoiser)

@@ -80,7 +80,7 @@ def _write(pretrained: Pretrained, folder: Path, study: str, figures: Path, half
     measured = figures / "values_fidelity.json"
     fidelity = json.loads(measured.read_text()) if measured.is_file() else None
     card = model_card(study, training, fidelity, pretrained.layouts.kind, (len(styles.groups), len(styles.names)))
-    _write_text(folder / "README.md", card)
+    _write_text(folder / "README.md", f"{card}\n")
     facts = {"study": study, "half_precision": half, **training["run"]}
     _write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
@@ -108,7 +108,7 @@ def _check_sizes(folder: Path, half: bool) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

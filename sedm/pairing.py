@@ -15,6 +15,7 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from sedm.config import SamplingConfig
+from sedm.data.label_maps import class_fractions
 from sedm.data.tensors import PatchTensors
 from sedm.seeds import seeded_generator
 from sedm.styles import StyleBank, draw_style_rows
@@ -192,7 +193,7 @@ class Pairing:
         tau = between.median().item() if len(between) else 0.0
 
         def odds(layout, layout_id):
-            distances = (shares - class_shares(layout, n_classes)).norm(dim=1)
+            distances = (shares - class_fractions(layout[None], n_classes)[0]).norm(dim=1)
             # groups all alike leave nothing to choose by; multinomial asks for as many odds above 0 as it draws
             closeness = -(distances.nan_to_num(tau) ** 2) / (2 * tau**2) if tau else torch.zeros(len(shares)).double()
             return closeness.softmax(0).clamp(min=1e-12)
@@ -222,16 +223,6 @@ class Pairing:
         return odds
 
 
-def class_shares(layout: UInt8[Tensor, "*size"], n_classes: int) -> Float64[Tensor, " classes"]:
-    """The share of each class among the known pixels; NaN where none is known.
-
-    >>> class_shares(torch.tensor([0, 1, 1, 255], dtype=torch.uint8), n_classes=2).round(decimals=2)
-    tensor([0.3300, 0.6700], dtype=torch.float64)
-    """
-    counts = torch.bincount(layout.flatten().int(), minlength=256)[:n_classes].double()
-    return counts / counts.sum()
-
-
 def mean_shares(patches: PatchTensors, n_classes: int) -> dict[str, list[float]]:
     """The mean share of each class in the masks of each group that has any; the masks may be predicted ones.
 
@@ -239,10 +230,10 @@ def mean_shares(patches: PatchTensors, n_classes: int) -> dict[str, list[float]]
     >>> mean_shares(PatchTensors(masks[:, None].expand(3, 3, 1, 2), masks, ["a", "a", "b"]), n_classes=2)
     {'a': [0.25, 0.75]}
     """
-    shares: dict[str, list[Tensor]] = {}
-    for row in patches.has_mask.nonzero().flatten().tolist():
-        shares.setdefault(patches.groups[row], []).append(class_shares(patches.masks[row], n_classes))
-    return {group: torch.stack(of_images).mean(0).tolist() for group, of_images in shares.items()}
+    annotated = patches.annotated()
+    fractions = pd.DataFrame(class_fractions(annotated.masks, n_classes).double().numpy())
+    means = fractions.groupby(annotated.groups, sort=False).mean()
+    return dict(zip(means.index, means.to_numpy().tolist(), strict=True))
 
 
 def _lenders(bank: StyleBank, config: SamplingConfig, annotated_groups: Collection[str] | None) -> list[str]:

@@ -35,7 +35,7 @@ class SEDMPipeline(DiffusionPipeline):
     >>> pipeline = SEDMPipeline.from_model(model)
     >>> styles = pipeline.encode_styles(torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8))
     >>> layouts = torch.zeros(2, 16, 16, dtype=torch.uint8)
-    >>> pipeline(layouts, styles.expand(2, -1), noise_generators(seed=0, indices=[0, 1]), n_steps=2).images[0].size
+    >>> pipeline(layouts, styles.expand(2, -1, -1), noise_generators(seed=0, indices=[0, 1]), n_steps=2).images[0].size
     (16, 16)
     """
 
@@ -56,7 +56,7 @@ class SEDMPipeline(DiffusionPipeline):
     @classmethod
     def from_model(cls, model, autoencoder: AutoencoderKL | VQModel | None = None) -> SEDMPipeline:
         """The pipeline of a trained ``StyleDiffusion``, with the autoencoder whose latents it was trained on."""
-        scheduler = Diffusion(model.denoiser.config.objective).solver()
+        scheduler = Diffusion(model.denoiser.config.model.objective).solver()
         return cls(model.style_encoder, model.denoiser, scheduler, autoencoder)
 
     @classmethod
@@ -86,6 +86,11 @@ class SEDMPipeline(DiffusionPipeline):
             pipeline = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{folder}: its weights are missing or damaged ({error})") from error
+        except TypeError as error:  # of a network that is made without a setting, or with one that is no more
+            raise ValueError(
+                f"{folder}: the settings of its networks are not this version's ({error}); train the model again, or "
+                "read it with the version that wrote it"
+            ) from error
         networks = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
         for name, network in networks.items():
             if absent := [key for key, weight in network.state_dict().items() if weight.is_meta]:  # nothing was loaded
@@ -104,8 +109,8 @@ class SEDMPipeline(DiffusionPipeline):
         ]
         return torch.cat(embeddings)
 
-    def encode_styles(self, images: UInt8[Tensor, "batch n 3 h w"]) -> Float[Tensor, "batch ..."]:
-        """One style a row: the aggregated embeddings of its n style images, or one token each (``tokens``).
+    def encode_styles(self, images: UInt8[Tensor, "batch n 3 h w"]) -> Float[Tensor, "batch n_tokens dim"]:
+        """Return one style an item: the aggregated embeddings of its n style images, on the CPU.
 
         Raises:
             ValueError: images that are not uint8, or of other dimensions.
@@ -118,34 +123,36 @@ class SEDMPipeline(DiffusionPipeline):
         return self.aggregate(self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
 
     @torch.no_grad()
-    def aggregate(self, embeddings: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch ..."]:
-        """One style a row from embeddings that are already there (a style bank)."""
+    def aggregate(self, embeddings: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch n_tokens dim"]:
+        """Return one style an item, made of embeddings that are already there (a style bank)."""
         return self.style_encoder.aggregate(embeddings.to(self.device)).cpu()
 
     @staticmethod
-    def mix_styles(styles: Float[Tensor, "n ..."], weights: Sequence[float]) -> Float[Tensor, " ..."]:
-        """The weighted average of several styles (token by token, where they are tokens); weights are brought to sum 1.
+    def mix_styles(
+        styles: Float[Tensor, "n n_tokens dim"], weights: Sequence[float]
+    ) -> Float[Tensor, "1 n_tokens dim"]:
+        """Average several styles, token by token, by their weights, which are brought to sum 1.
 
         A weight of 1 on one style and 0 on the others gives exactly that style.
 
         Raises:
             ValueError: another number of weights than styles, a negative one, or none above zero.
 
-        >>> SEDMPipeline.mix_styles(torch.tensor([[0.0, 4.0], [8.0, 0.0]]), [1, 3])
-        tensor([6., 1.])
+        >>> SEDMPipeline.mix_styles(torch.tensor([[[0.0, 4.0]], [[8.0, 0.0]]]), [1, 3])
+        tensor([[[6., 1.]]])
         """
         if len(weights) != len(styles):
             raise ValueError(f"{len(weights)} weights for {len(styles)} styles")
         if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
             raise ValueError(f"weights={list(weights)}; they must be 0 or more, at least one above 0")
         shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
-        return torch.tensordot(shares, styles.double(), dims=1).to(styles.dtype)
+        return torch.tensordot(shares, styles.double(), dims=1).to(styles.dtype)[None]
 
     @torch.no_grad()
     def __call__(
         self,
         layouts: UInt8[Tensor, "batch h w"],
-        styles: Float[Tensor, "batch ..."] | None,
+        styles: Float[Tensor, "batch n_tokens dim"] | None,
         generators: Sequence[torch.Generator],
         n_steps: int = 12,
         guidance_scale: float = 1.0,
@@ -158,7 +165,7 @@ class SEDMPipeline(DiffusionPipeline):
 
         Args:
             layouts: class indices, or ``UNKNOWN`` where anything may be.
-            styles: one row an image; None for the learned null style.
+            styles: one an image, of one token unless the model attends to several; None for the learned null style.
             generators: one an image, for its noise alone: an image does not depend on its neighbours.
             n_steps: solver steps, each one network evaluation (two when guided, run as one batch).
             guidance_scale: prediction = null + guidance_scale · (styled − null); 1 means no guidance.
@@ -170,7 +177,7 @@ class SEDMPipeline(DiffusionPipeline):
         self._check(layouts, styles, generators, output_type)
         layouts = layouts.to(self.device)
         null = self.denoiser.null_style
-        null = null.expand(len(layouts), -1) if styles is None else null.expand_as(styles)
+        null = null.expand(len(layouts), 1, -1) if styles is None else null.expand_as(styles)
         guided = guidance_scale != 1.0 and styles is not None
         styles = null if styles is None else styles.to(self.device, null.dtype)
         x_t = self._noise(generators).to(self.device, null.dtype)
@@ -214,12 +221,14 @@ class SEDMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"a layout holds {layouts[layouts != UNKNOWN].max()}, outside the classes 0..{n_classes - 1}"
             )
-        dim = self.denoiser.config.style_dim
-        if styles is not None and (len(styles) != len(layouts) or styles.ndim > 3 or styles.shape[-1] != dim):
-            raise ValueError(
-                f"styles of shape {tuple(styles.shape)} for {len(layouts)} layouts; expected ({len(layouts)}, {dim}), "
-                f"or ({len(layouts)}, n, {dim}) for a model that attends to tokens"
-            )
+        if styles is not None:
+            model = self.denoiser.config.model
+            n_tokens = styles.shape[1:2].numel() if model.style_injection == "cross_attention" else 1
+            if tuple(styles.shape) != (len(layouts), n_tokens, model.style_dim):
+                raise ValueError(
+                    f"styles of shape {tuple(styles.shape)} for {len(layouts)} layouts; expected "
+                    f"({len(layouts)}, {n_tokens}, {model.style_dim})"
+                )
         if len(generators) != len(layouts):
             raise ValueError(f"{len(generators)} generators for {len(layouts)} layouts; give each image its own")
         if output_type not in ("pil", "pt"):
@@ -238,7 +247,7 @@ def noise_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]
 def sample_images(
     pipeline: SEDMPipeline,
     layouts: UInt8[Tensor, "n h w"],
-    styles: Float[Tensor, "n ..."] | None,
+    styles: Float[Tensor, "n n_tokens dim"] | None,
     config: SamplingConfig,
     seed: int,
     indices: Sequence[int] | None = None,
@@ -267,7 +276,7 @@ def sample_images(
 def sample_crossing(
     pipeline: SEDMPipeline,
     layouts: UInt8[Tensor, "m h w"],
-    styles: Float[Tensor, "n ..."],
+    styles: Float[Tensor, "n n_tokens dim"],
     config: SamplingConfig,
     seed: int,
 ) -> UInt8[Tensor, "n m 3 h w"]:

@@ -47,19 +47,20 @@ class Pretrained:
         return STUDIES[self.study].attribution if self.study in STUDIES else ""
 
     @cached_property
-    def group_styles(self) -> Float[Tensor, "groups ..."]:
+    def group_styles(self) -> Float[Tensor, "groups n_tokens dim"]:
         """One style a group of ``styles.names``: that of its first images, as many as in training."""
-        rows = first_rows(self.styles.groups, self.styles.names, self.pipeline.style_encoder.config.n_images)
+        model = self.pipeline.style_encoder.config.model
+        rows = first_rows(self.styles.groups, self.styles.names, model.n_style_images)
         return self.pipeline.aggregate(self.styles.embeddings[rows])
 
-    def style_of(self, group: str) -> Float[Tensor, " ..."]:
-        """The style of one group.
+    def style_of(self, group: str) -> Float[Tensor, "1 n_tokens dim"]:
+        """Return the style of one group.
 
         Raises:
             ValueError: a group that is not in the bank.
         """
         self.styles.rows_of(group)
-        return self.group_styles[self.styles.names.index(group)]
+        return self.group_styles[[self.styles.names.index(group)]]
 
 
 def load_pretrained(name: str | Path) -> Pretrained:
@@ -121,7 +122,7 @@ def _check(pretrained: Pretrained, folder: Path) -> None:
             f"{folder}: its layout prior draws {len(pretrained.classes)} classes at {pretrained.layouts.size} px, but "
             f"its model takes {settings.n_classes} at {size}; both must come from one run"
         )
-    found, wanted = pretrained.styles.embeddings.shape[1], pretrained.pipeline.style_encoder.config.style_dim
+    found, wanted = pretrained.styles.embeddings.shape[1], pretrained.pipeline.style_encoder.config.model.style_dim
     if found != wanted:
         raise ValueError(
             f"{folder}: style embeddings of length {found}, its model's have {wanted}; embed the images again"

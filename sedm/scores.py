@@ -9,11 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Integer
 from torch import Tensor
 
-from sedm.data.patches import UNKNOWN
+from sedm.data.label_maps import confusion_matrices, intersection_over_union
 
 
 def score_groups(
@@ -39,6 +38,7 @@ def score_groups(
     Raises:
         ValueError: nothing to score, shapes or lengths that differ, or values outside the classes.
 
+    >>> import torch
     >>> masks = torch.tensor([[[0, 1], [1, 1]], [[0, 0], [0, 0]]])
     >>> predictions = torch.tensor([[[0, 0], [1, 1]], [[0, 0], [0, 0]]])
     >>> score_groups(predictions, masks, ["case-a", "case-b"], n_classes=2).round(2).iloc[:, :5]
@@ -53,11 +53,11 @@ def score_groups(
         )
     if n_classes < 2:
         raise ValueError(f"n_classes={n_classes}; a background and at least one foreground class are needed")
-    confusion = _confusion_per_image(predictions, masks, n_classes)
+    confusion = confusion_matrices(predictions, masks, n_classes)
     rows = []
     for group in sorted(set(groups)):
         members = confusion[[name == group for name in groups]]
-        iou = _iou(members.sum(axis=0))
+        iou = intersection_over_union(members.sum(axis=0))
         row = {"group": group, "n_images": int(members.any(axis=(1, 2)).sum())}
         for name, scores in (("iou", iou), ("dice", 2 * iou / (1 + iou))):
             foreground = scores[1:][~np.isnan(scores[1:])]
@@ -65,23 +65,3 @@ def score_groups(
             row[f"mean_{name}"] = foreground.mean() if len(foreground) else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _confusion_per_image(predictions: Tensor, masks: Tensor, n_classes: int) -> np.ndarray:
-    """Pixel counts, (n, K, K), int64: [image, class in the mask, class predicted]."""
-    known = masks != UNKNOWN
-    for name, values in (("masks", masks[known]), ("predictions", predictions)):
-        outside = (values < 0) | (values >= n_classes)
-        if outside.any():
-            raise ValueError(f"{name} hold {int(values[outside][0])}, outside the classes 0..{n_classes - 1}")
-    image = torch.arange(len(masks), device=masks.device)[:, None, None]
-    cell = (image * n_classes + masks.long()) * n_classes + predictions.long()
-    counts = torch.bincount(cell[known], minlength=len(masks) * n_classes**2)
-    return counts.view(len(masks), n_classes, n_classes).cpu().numpy()
-
-
-def _iou(confusion: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class, (K,), NaN where both are empty, from counts (K, K)."""
-    intersection = np.diag(confusion)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
-    return np.divide(intersection, union, out=np.full(len(union), np.nan), where=union > 0)

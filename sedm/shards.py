@@ -108,8 +108,8 @@ def generate_shard(
     return from_arrays(*pictures, columns.pop("group"), **columns)
 
 
-def mix_style(pipeline: SEDMPipeline, bank: StyleBank, choice: StyleChoice) -> Float[Tensor, " *style"]:
-    """One style: the images of each group aggregated, and the groups mixed by their weights."""
+def mix_style(pipeline: SEDMPipeline, bank: StyleBank, choice: StyleChoice) -> Float[Tensor, "1 n_tokens dim"]:
+    """Make one style: the images of each group aggregated, and the groups mixed by their weights."""
     weights = list(choice.group_weights(bank).values())
     embeddings = bank.embeddings[choice.rows].unflatten(0, (len(weights), -1))
     return pipeline.mix_styles(pipeline.aggregate(embeddings), weights)
@@ -158,7 +158,7 @@ def _sample_micro_batch(pipeline, layouts, pairing: Pairing, seed: int, first: i
     masks, ids = layouts.sample(n, seed=seed, first=first), layout_ids(layouts, n, seed=seed, first=first)
     choices = [pairing.choose(seed, *one) for one in zip(indices, masks, ids, strict=True)]
     # each style on its own: aggregated in one batch, its rounding would depend on the others
-    styles = torch.stack([mix_style(pipeline, bank, choice) for choice in choices])
+    styles = torch.cat([mix_style(pipeline, bank, choice) for choice in choices])
     options = config.n_steps, config.guidance_scale, "pt"
     images = pipeline(masks, styles, noise_generators(seed, indices), *options).images.permute(0, 2, 3, 1)
     weights = [choice.group_weights(bank) for choice in choices]

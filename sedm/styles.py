@@ -1,128 +1,20 @@
-"""Style sampling (which images lend their style) and the style bank (styles that travel without images)."""
+"""The style bank: style embeddings that travel without their images, and which of them are lent."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.spatial import cKDTree
 from torch import Tensor
 
-from sedm.config import STYLE_SAMPLING, known_name
-from sedm.data.augment import AffineRange, warp
-from sedm.data.tensors import PLACE_COLUMNS, PatchTensors
 from sedm.files import replacing
-
-
-class StyleSampler:
-    """Draws style images for the target images of a batch.
-
-    =============  ====================================================================================
-    ``augmented``  the target itself, flipped and warped (the reference's default)
-    ``nearby``     one other image that lies within one patch of the target, in x and in y, on the same
-                   slide (it may overlap the target); where there is none, the nearest of the slide
-    ``same_group`` one other image of the target's group
-    ``multi``      ``n_images`` other images of the target's group, drawn with replacement
-    ``none``       no style: the sampled images are to be ignored in favour of the null style
-    =============  ====================================================================================
-
-    Each image that may lend is as likely as any other. The target never lends its style unwarped: an image alone on
-    its slide borrows from its group, and one alone in its group is warped as in ``augmented``.
-
-    Source: Öttl et al., ECCV 2024 (arXiv 2403.14429), style sampling strategies.
-
-    Args:
-        patches: where the images come from.
-        strategy: a name in ``STYLE_SAMPLING``.
-        n_images: how many images make up one style; ``multi`` only, the others take one.
-
-    Raises:
-        ValueError: unknown strategy, or ``nearby`` without places of the patches.
-
-    >>> images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 16, 16).contiguous()
-    >>> sampler = StyleSampler(PatchTensors(images, images[:, 0], ["a", "a", "b", "b"]), "same_group")
-    >>> sampler.draw_rows([0, 3], torch.Generator().manual_seed(0)).tolist()
-    [[1], [2]]
-    """
-
-    def __init__(self, patches: PatchTensors, strategy: str, n_images: int = 4):
-        known_name("style_sampling", strategy, STYLE_SAMPLING)
-        if strategy == "nearby" and patches.places is None:
-            raise ValueError(
-                "style_sampling='nearby' must know where each patch lies; "
-                f"the patch table needs the columns {', '.join(PLACE_COLUMNS)}, filled in every row"
-            )
-        self.images, self.strategy, self._places = patches.images, strategy, patches.places
-        self.n_images = n_images if strategy == "multi" else 1
-        self._of_group = _members(patches.groups)
-        if strategy == "nearby":
-            self._slides = list(zip(patches.groups, patches.places.slides, strict=True))
-            self._of_slide = _members(self._slides)
-            rows_of = {slide: rows for slide, (rows, _) in zip(self._slides, self._of_slide, strict=True)}
-            self._tree_of = {slide: cKDTree(patches.places.corners[rows]) for slide, rows in rows_of.items()}
-
-    def draw_rows(self, rows: list[int], generator: torch.Generator) -> Int[Tensor, "batch n"]:
-        """Which images lend their style to the images in ``rows``; a row itself only where nothing else can."""
-        return torch.stack([self._draw_lenders(row, generator) for row in rows])
-
-    def draw_images(self, rows: list[int], generator: torch.Generator) -> Float[Tensor, "batch n 3 h w"]:
-        """The style images for the images in ``rows``, in [−1, 1]."""
-        style_rows = self.draw_rows(rows, generator)
-        images = self.images[style_rows.flatten()].float() / 127.5 - 1
-        itself = (style_rows == torch.tensor(rows)[:, None]).flatten()
-        for i in itself.nonzero().flatten():
-            images[i] = warp(images[i], *AffineRange().draw(images.shape[2:], generator))
-        return images.unflatten(0, style_rows.shape)
-
-    def draw_dropped(self, n: int, dropout: float, generator: torch.Generator) -> Bool[Tensor, " n"]:
-        """Which of n items see the null style: each with probability ``dropout``; all of them for ``none``."""
-        return torch.rand(n, generator=generator) < (1.0 if self.strategy == "none" else dropout)
-
-    def _draw_lenders(self, row: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-        rows, own = self._candidates(row)
-        if len(rows) == 1:
-            return torch.full((self.n_images,), row)
-        picks = torch.randint(len(rows) - 1, (self.n_images,), generator=generator)
-        return rows[picks + (picks >= own)]  # stepping over itself, without a look at every candidate
-
-    def _candidates(self, row: int) -> tuple[Int[Tensor, " candidates"], int]:
-        """The images that may lend their style to ``row``, itself among them, and where it stands there."""
-        if self.strategy in ("augmented", "none"):
-            return torch.tensor([row]), 0
-        if self.strategy == "nearby":
-            of_slide, own = self._of_slide[row]
-            if len(of_slide) > 1:
-                near = self._nearby(row)
-                return of_slide[near], near.index(own)
-        return self._of_group[row]
-
-    def _nearby(self, row: int) -> list[int]:
-        """Which images of its slide lie within one patch of ``row``, else the nearest one; with ``row`` itself."""
-        tree, corner = self._tree_of[self._slides[row]], self._places.corners[row]
-        # places are rounded: two patches side by side may be a little more than one side apart
-        reach = self._places.sides[row].item() * (1 + 1e-6)
-        near = tree.query_ball_point(corner, reach, p=math.inf, return_sorted=True)
-        return near if len(near) > 1 else tree.query(corner, k=2)[1].tolist()
-
-
-def _members(names: Sequence[Hashable]) -> list[tuple[Int[Tensor, " members"], int]]:
-    """For each row: the rows that have its name, and where it stands among them."""
-    rows_of = defaultdict(list)
-    own = []
-    for row, name in enumerate(names):
-        own.append(len(rows_of[name]))
-        rows_of[name].append(row)
-    tensors = {name: torch.tensor(rows) for name, rows in rows_of.items()}
-    return [(tensors[name], position) for name, position in zip(names, own, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -198,10 +90,7 @@ class StyleBank:
                 metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-        if "style_bank" in metadata:
-            facts = json.loads(metadata["style_bank"])
-        else:  # files of version 0.1.0 had a key for each list
-            facts = {name: metadata[name].split("\n") for name in ("groups", "image_ids") if name in metadata}
+        facts = json.loads(metadata.get("style_bank", "{}"))
         if "embeddings" not in tensors or not {"groups", "image_ids"} <= facts.keys():
             raise ValueError(f"{path}: not a style bank (no embeddings with groups and image_ids)")
         return cls(tensors["embeddings"], **facts)

@@ -32,7 +32,7 @@ from sedm.loop import make_accelerator, optimise
 from sedm.model import StyleDiffusion, build_model
 from sedm.pipeline import SEDMPipeline, sample_images
 from sedm.seeds import seeded_generator
-from sedm.styles import StyleSampler
+from sedm.style_sampling import StyleSampler
 
 N_SHOWN = 8  # images on a sample sheet
 

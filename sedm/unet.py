@@ -12,8 +12,6 @@ Source: Öttl et al., ECCV 2024 (arXiv 2403.14429) for ``bottleneck``; Dhariwal 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
@@ -22,6 +20,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sedm.config import ModelConfig
 
 N_GROUPS = 4  # few: the backward pass is several times slower below 16 channels a group on CPUs
 HEAD_WIDTH = 32  # channels of an attention head
@@ -39,47 +39,37 @@ class StyledBlock(nn.Module):
         self,
         features: Float[Tensor, "batch in h w"],
         condition: Float[Tensor, "batch condition"],
-        tokens: Float[Tensor, "batch n dim"],
+        style: Float[Tensor, "batch n_tokens dim"],
     ) -> Float[Tensor, "batch out h w"]:
         features = self.residual(features, condition)
-        return features if self.attention is None else self.attention(features, tokens)
+        return features if self.attention is None else self.attention(features, style)
 
 
 class StyledUNet(nn.Module):
     """Features in, features out, given a time, a style and a layout.
 
     Args:
-        n_in, n_out: channels of the input and of the output.
+        model: ``channels`` are the widths, one a resolution and multiples of 4, the number of norm groups;
+            ``n_blocks`` counts the residual blocks at each resolution on the way down, and there is one more on the
+            way up; for ``style_injection`` and ``layout_injection`` see above.
+        n_channels: of the input and of the output.
         n_layout: channels of the layout.
-        channels: width at each resolution; multiples of 4, the number of norm groups.
-        n_blocks: residual blocks at each resolution on the way down; one more on the way up.
-        style_dim: length of a style, or of each of its tokens.
-        style_injection, layout_injection: see above.
 
-    >>> unet = StyledUNet(n_in=12, n_out=12, n_layout=8, channels=(8, 16), style_dim=4)
+    >>> unet = StyledUNet(ModelConfig((8, 16), style_dim=4), n_channels=12, n_layout=8)
     >>> x, layout = torch.randn(2, 12, 16, 16), torch.randn(2, 8, 16, 16)
     >>> unet(x, torch.tensor([0, 999]), torch.randn(2, 1, 4), layout).shape
     torch.Size([2, 12, 16, 16])
     """
 
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        n_layout: int,
-        channels: Sequence[int],
-        n_blocks: int = 1,
-        style_dim: int = 128,
-        style_injection: str = "film",
-        layout_injection: str = "input",
-    ):
+    def __init__(self, model: ModelConfig, n_channels: int, n_layout: int):
         super().__init__()
+        channels, n_blocks, style_dim = model.channels, model.n_blocks, model.style_dim
         narrow, wide, time_dim = channels[0], channels[-1], 4 * channels[0]
-        token_dim = style_dim if style_injection == "cross_attention" else None
+        token_dim = style_dim if model.style_injection == "cross_attention" else None
         self.time_waves = Timesteps(narrow, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(narrow, time_dim)
-        self.style_film = nn.Linear(style_dim, time_dim) if style_injection == "film" else None
-        self.conv_in = nn.Conv2d(n_in + n_layout, narrow, 3, padding=1)
+        self.style_film = nn.Linear(style_dim, time_dim) if model.style_injection == "film" else None
+        self.conv_in = nn.Conv2d(n_channels + n_layout, narrow, 3, padding=1)
 
         def blocks(widths_in: list[int], width: int) -> nn.ModuleList:
             return nn.ModuleList(StyledBlock(n, width, time_dim, token_dim) for n in widths_in)
@@ -96,7 +86,7 @@ class StyledUNet(nn.Module):
         self.middle = nn.ModuleList([StyledBlock(wide, wide, time_dim, token_dim) for _ in range(2)])
         self.self_attention = _attention(wide)
         self.style_block = None
-        if style_injection == "bottleneck":
+        if model.style_injection == "bottleneck":
             self.style_block = _residual_block(wide, wide, style_dim, "default")
 
         self.up, self.enlarge = nn.ModuleList(), nn.ModuleList()
@@ -107,23 +97,23 @@ class StyledUNet(nn.Module):
                 self.enlarge.append(nn.Sequential(narrowed, nn.Upsample(scale_factor=2)))
 
         self.layout_down = self.layout_up = None
-        if layout_injection == "every_scale":
+        if model.layout_injection == "every_scale":
             self.layout_down = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in (narrow, *channels[:-1]))
             self.layout_up = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in reversed(channels))
         self.out_norm = AdaGroupNorm(time_dim, narrow, N_GROUPS, act_fn="silu")
-        self.out = nn.Conv2d(narrow, n_out, 3, padding=1)
+        self.out = nn.Conv2d(narrow, n_channels, 3, padding=1)
 
     def forward(
         self,
-        x: Float[Tensor, "batch in h w"],
+        x: Float[Tensor, "batch channels h w"],
         t: Int[Tensor, " batch"],
-        tokens: Float[Tensor, "batch n dim"],
+        style: Float[Tensor, "batch n_tokens dim"],
         layout: Float[Tensor, "batch k h w"],
-    ) -> Float[Tensor, "batch out h w"]:
-        """``tokens``: one row a style image for ``cross_attention``, else one row, the style."""
+    ) -> Float[Tensor, "batch channels h w"]:
+        """Return the features of the last layer; a style has one token, or any number for ``cross_attention``."""
         condition = self.time_embedding(self.time_waves(t).to(x.dtype))
         if self.style_film is not None:
-            condition = condition + self.style_film(tokens[:, 0])
+            condition = condition + self.style_film(style.flatten(1))  # its one token; more would not fit
         layouts = [layout]  # at every resolution: the share of each class in each pixel
         for _ in self.reduce:
             layouts.append(F.avg_pool2d(layouts[-1], 2))
@@ -134,22 +124,22 @@ class StyledUNet(nn.Module):
             if self.layout_down is not None:
                 h = h + self.layout_down[level](layouts[level])
             for block in blocks:
-                h = block(h, condition, tokens)
+                h = block(h, condition, style)
                 skips.append(h)
             if level < len(self.reduce):
                 h = self.reduce[level](h)
                 skips.append(h)
 
-        h = self.self_attention(self.middle[0](h, condition, tokens))
+        h = self.self_attention(self.middle[0](h, condition, style))
         if self.style_block is not None:
-            h = self.style_block(h, tokens[:, 0])
-        h = self.middle[1](h, condition, tokens)
+            h = self.style_block(h, style.flatten(1))
+        h = self.middle[1](h, condition, style)
 
         for level, blocks in enumerate(self.up):
             if self.layout_up is not None:
                 h = h + self.layout_up[level](layouts[-1 - level])
             for block in blocks:
-                h = block(torch.cat([h, skips.pop()], dim=1), condition, tokens)
+                h = block(torch.cat([h, skips.pop()], dim=1), condition, style)
             if level < len(self.enlarge):
                 h = self.enlarge[level](h)
         return self.out(F.silu(self.out_norm(h, condition)))

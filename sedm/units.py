@@ -6,15 +6,15 @@ system knows locks, on several.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, TypeVar, runtime_checkable
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from sedm.config import Config, flatten
@@ -120,9 +120,31 @@ def is_finished(
     return True
 
 
+def read_units(folder: str | Path, command: str, names: Sequence[str] | None = None) -> list[dict]:
+    """Read the files of finished units, sorted by name: their ``values`` and the ``run`` that made them.
+
+    Args:
+        command: what writes such files, to be named where there are none.
+        names: of the units to read; all in ``folder`` when left out. One that has no file is left out.
+
+    Raises:
+        ValueError: no unit in ``folder``, or units of different data.
+    """
+    paths = sorted(Path(folder).glob("values_*.json"))
+    if names is not None:
+        files = {f"values_{name}.json" for name in names}
+        paths = [path for path in paths if path.name in files]
+    units = [json.loads(path.read_text()) for path in paths]
+    if not units:
+        raise ValueError(f"{folder}: no values_*.json; {command} writes them")
+    if len({unit["values"]["data"] for unit in units}) > 1:
+        raise ValueError(f"{folder}: units of different data; keep each in a folder of its own")
+    return units
+
+
 @contextmanager
 def claim(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether this process holds ``path``, until the block ends; a hold ends with its process, however that ends.
+    """Claim ``path`` until the block ends and tell whether that worked; a claim dies with its process, also by kill -9.
 
     Args:
         wait: until another process lets go.
@@ -134,10 +156,10 @@ def claim(path: Path, wait: bool = False) -> Iterator[bool]:
     (True, False)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            claimed = True
-        except BlockingIOError:
-            claimed = False
-        yield claimed
+    lock = FileLock(path)
+    with suppress(Timeout):
+        lock.acquire(blocking=wait)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()

@@ -15,6 +15,7 @@ from jaxtyping import install_import_hook
 install_import_hook("sedm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -164,3 +165,31 @@ def graphs(root, run, request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tissue(graphs):
     return graphs["tissue"].result()
+
+
+def copy_checkout(root, folder):
+    """Copy what the notebooks need, set to ``smoke``, and return the copy."""
+    for name in ("sedm", "notebooks", "data/models"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder / "notebooks").glob("*.ipynb"):
+        text = path.read_text()
+        assert text.count('preset = \\"quick\\"') == 1
+        path.write_text(text.replace('preset = \\"quick\\"', 'preset = \\"smoke\\"'))
+    return folder
+
+
+def execute_by_hand(folder, *notebooks):
+    """Run notebooks one after the other as JupyterLab and VS Code do: the kernel starts in the notebooks' folder."""
+    command = [sys.executable, "-m", "jupyter", "execute", *(f"{name}.ipynb" for name in notebooks)]
+    settings = {**SETTINGS, "PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder / "notebooks", env=settings, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def by_hand(root, tmp_path_factory):
+    """A copy of the checkout, in a folder of an awkward name, where somebody ran every notebook by hand, in order."""
+    copy = copy_checkout(root, tmp_path_factory.mktemp("by_hand") / "it's 100% my work")
+    names = sorted(path.stem for path in (copy / "notebooks").glob("*.ipynb"))
+    ended = execute_by_hand(copy, *names)
+    assert ended.returncode == 0, ended.stderr[-6000:]
+    return copy

@@ -9,13 +9,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 
 import sedm.ablations
 from sedm.ablations import (
-    ABLATIONS,
-    QUESTIONS,
-    SHOWN,
-    ablation_table,
     claim,
     list_units,
     load_material,
@@ -26,10 +23,12 @@ from sedm.config import build_config, flatten
 from sedm.data.patches import UNKNOWN
 from sedm.data.sources import load_study
 from sedm.data.tensors import data_checksum
-from sedm.evaluation import draw_unseen
+from sedm.fidelity import SHORT_TITLES, segmenter_extractor
+from sedm.fidelity.unseen import draw_unseen
 from sedm.model import build_model
 from sedm.segmentation_networks import UNet
 from sedm.units import finish_units
+from sedm.variants import ABLATIONS, EARLIER, QUESTIONS, ablation_table, read_measures
 
 
 @pytest.fixture
@@ -38,9 +37,9 @@ def material(patches):
     generator = torch.Generator().manual_seed(1)
     masks = (torch.rand(16, 16, 16, generator=generator) < 0.3).to(torch.uint8)
     test = patches._replace(masks=masks, groups=[f"unseen-{row // 4}" for row in range(16)])
-    unseen = draw_unseen(test, UNet(2, (8, 16)).eval(), n_classes=2)
-    floors = {"real": {"retrieval_top1": 0.9}, "shuffled": {"retrieval_top1": 0.1}}
-    return sedm.ablations.Material(patches, set(test.groups), unseen, floors, data_checksum(patches))
+    judge, other = (UNet(2, (8, 16)).eval() for _ in range(2))
+    unseen = draw_unseen(test, judge, segmenter_extractor(other, "nothing"), ("stroma", "epithelium"))
+    return sedm.ablations.Material(patches, set(test.groups), unseen, data_checksum(patches))
 
 
 @pytest.fixture
@@ -58,7 +57,12 @@ def untrained(monkeypatch):
     """Models are neither trained nor measured."""
     train = lambda config, *args, **options: build_model(config.model, 2, config.data.image_size, config.seed)  # noqa: E731
     monkeypatch.setattr(sedm.ablations, "train_model", train)
-    monkeypatch.setattr(sedm.ablations, "measure_model", lambda *args: dict.fromkeys(SHOWN, 0.5))
+    measured = {
+        "measures": dict.fromkeys(SHORT_TITLES, 0.5),
+        "floors": {},
+        "measured_on": dict.fromkeys(SHORT_TITLES, "a network"),
+    }
+    monkeypatch.setattr(sedm.ablations, "measure_generator", lambda *args: measured)
 
 
 @pytest.fixture
@@ -137,7 +141,8 @@ def test_a_unit_is_trained_measured_and_written_once(prepared, config, tmp_path,
     values = saved["values"]
     assert (values["arm"], values["seed"], values["n_training_images"]) == ("baseline", 1, 6 * 8)
     assert values["data"] == prepared.checksum
-    assert values["floors"] == prepared.floors
+    assert values["floors"].keys() == {"real", "chance"}
+    assert values["measured_on"]["kernel_distance"] == prepared.unseen.extractor.name
     assert {"retrieval_top1", "layout_iou", "kernel_distance", "x_0_error_500"} <= values["measures"].keys()
     assert list(tmp_path.rglob("checkpoint-*.pt")) == []
     lines = (tmp_path / "runs" / "baseline-seed1" / "metrics.jsonl").read_text().splitlines()
@@ -175,17 +180,17 @@ def test_arms_run_from_data_to_file(prepared, config, tmp_path, monkeypatch, arm
 def test_an_interrupted_unit_goes_on(prepared, config, tmp_path, monkeypatch):
     units = list_units(config, ["baseline"], [0])
     assert run_units(units, "", tmp_path / "whole", tmp_path / "expected") == []
-    measure = sedm.ablations.measure_model
+    measure = sedm.ablations.measure_generator
 
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sedm.ablations, "measure_model", killed)
+    monkeypatch.setattr(sedm.ablations, "measure_generator", killed)
     with pytest.raises(KeyboardInterrupt):
         run_units(units, "", tmp_path / "runs", tmp_path / "out")
     assert list((tmp_path / "out").glob("*")) == []
     written = (tmp_path / "runs" / "baseline-seed0" / "metrics.jsonl").stat().st_mtime_ns
-    monkeypatch.setattr(sedm.ablations, "measure_model", measure)
+    monkeypatch.setattr(sedm.ablations, "measure_generator", measure)
     assert run_units(units, "", tmp_path / "runs", tmp_path / "out") == []
     assert (tmp_path / "runs" / "baseline-seed0" / "metrics.jsonl").stat().st_mtime_ns == written  # not trained again
     name = "values_baseline-seed0.json"
@@ -284,10 +289,10 @@ def test_a_claim_ends_with_its_process_even_when_it_is_killed(tmp_path):
 def results(tmp_path):
     """Writes the values of units to a folder."""
 
-    def write(units, data="abc"):
+    def write(units, data="abc", **more):
         for (arm, seed), measures in units.items():
             floors = {"real": {"iou": 0.9, "top1": 1.0}, "shuffled": {"iou": 0.1, "top1": 0.25}}
-            values = {"arm": arm, "seed": seed, "data": data, "measures": measures, "floors": floors}
+            values = {"arm": arm, "seed": seed, "data": data, "measures": measures, "floors": floors, **more}
             (tmp_path / f"values_{arm}-seed{seed}.json").write_text(json.dumps({"values": values, "run": {}}))
         return tmp_path
 
@@ -336,6 +341,30 @@ def test_units_of_different_data_are_not_compared(results, tmp_path):
         ablation_table(tmp_path)
 
 
+def test_files_that_do_not_say_what_they_measure_on_are_of_the_judge(results):
+    measures = read_measures(results({("baseline", 0): {"kernel_distance": 0.6}}))
+    assert measures.measured_on["kernel_distance"] == "encoder of the judge"
+    later = {"kernel_distance": "encoder of another network"}
+    with pytest.raises(ValueError, match="units measured on different networks"):
+        read_measures(results({("baseline", 1): {"kernel_distance": 0.4}}, measured_on=later))
+
+
+def test_units_are_not_added_to_those_of_an_earlier_way_of_measuring(results, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sedm.ablations, "load_material", None)  # it is refused before anything is read
+    out = results({("baseline", 0): {"kernel_distance": 0.6}})
+    assert read_measures(out).measured_on is EARLIER
+    with pytest.raises(ValueError, match="holds units of an earlier way of measuring; choose another folder"):
+        run_units(list_units(config, ["baseline"], [1]), "", tmp_path / "runs", out)
+
+
+@pytest.mark.parametrize("study", ["tissue", "ebhi"])
+def test_the_committed_units_are_read_with_the_network_that_they_were_measured_on(study):
+    units, floors, measured_on = read_measures(ROOT / "figures" / study / "ablations")
+    assert set(SHORT_TITLES) <= set(units.columns)
+    assert set(SHORT_TITLES) <= set(floors.columns)
+    assert set(SHORT_TITLES) <= measured_on.keys()
+
+
 # ------------------------------------------------------------------------------------------ a study's data
 
 
@@ -365,13 +394,11 @@ def test_the_data_of_a_study_are_split_and_hidden_as_it_says(tmp_path, drawn):
     assert groups & found.held_out == set()
     assert set(found.unseen.groups) <= found.held_out
     assert len(found.held_out) == 2 + 3 + 2  # validation, test and shifted groups
-    assert found.floors.keys() == {"real", "shuffled"}
-    judges = [path.stat().st_mtime_ns for path in tmp_path.glob("judge-*")]
+    networks = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     again = load_material(replace(config, seed=6), "", tmp_path)  # the seed decides the training alone
     assert again.checksum == found.checksum
-    assert again.floors == found.floors
-    assert [path.stat().st_mtime_ns for path in tmp_path.glob("judge-*")] == judges
-    assert len(judges) == 1
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")} == networks
+    assert sorted(name.partition("-")[0] for name in networks) == ["judge", "segmenter"]
 
 
 def test_a_study_without_validation_groups_has_no_judge(tmp_path, monkeypatch):

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from sedm import config
+from sedm.aggregation import AGGREGATIONS, AttentionPool
 from sedm.backbones import open_backbone
-from sedm.encoder import AGGREGATIONS, AttentionPool, StyleEncoder
+from sedm.config import ModelConfig
+from sedm.encoder import StyleEncoder
 
 ANY_NUMBER = ["mean", "max", "attention"]  # also those that know padding
 ANY_ORDER = ANY_NUMBER
@@ -30,11 +31,22 @@ def randomised(module):
     return module
 
 
-def encoder(aggregation, n_images=5, style_dim=6):
+def settings(aggregation="mean", **changes):
+    """Of a small convolutional encoder that makes a style of five images."""
+    injection = "cross_attention" if aggregation == "tokens" else "film"
+    options = {"style_channels": (8, 8), "style_dim": 6, "n_style_images": 5} | changes
+    return ModelConfig(aggregation=aggregation, style_injection=injection, **options)
+
+
+def aggregation_of(name, dim=12):
+    return AGGREGATIONS[name](settings(name, style_dim=dim))
+
+
+def encoder(aggregation):
     """Of the convolutional backbone; attention's queries are zero at the start, so here they are not."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = StyleEncoder((8, 8), style_dim, aggregation, n_images)
+        model = StyleEncoder(settings(aggregation))
     randomised(model.aggregate)
     return model.eval()
 
@@ -60,8 +72,9 @@ def present():
 # -------------------------------------------------------------------------------------------- sets of images
 
 
-def test_the_table_has_what_the_configuration_offers():
-    assert tuple(AGGREGATIONS) == config.AGGREGATIONS
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_a_style_is_one_token_or_one_an_image(aggregation, images):
+    assert encoder(aggregation)(images).shape == (2, 5 if aggregation == "tokens" else 1, 6)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -84,15 +97,15 @@ def test_showing_the_same_images_again_does_not_change_the_style_but_leaving_one
 
 @pytest.mark.parametrize("aggregation", [*ANY_NUMBER, "tokens"])
 def test_the_style_of_one_image_is_its_embedding(aggregation, embeddings):
-    model = randomised(AGGREGATIONS[aggregation](12, 5))
-    assert model(embeddings[:, :1]).reshape(3, 12).equal(embeddings[:, 0])
+    model = randomised(aggregation_of(aggregation))
+    assert model(embeddings[:, :1]).equal(embeddings[:, :1])
 
 
 @pytest.mark.parametrize(("aggregation", "expected"), [("mean", np.mean), ("max", np.max)])
 def test_a_style_is_what_its_aggregation_is_called(aggregation, expected, images):
     model = encoder(aggregation).requires_grad_(False)
     separate = np.stack([model.embed(row).numpy() for row in images])
-    assert_close(model(images).numpy(), expected(separate, axis=1))
+    assert_close(model(images).numpy(), expected(separate, axis=1, keepdims=True))
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -102,17 +115,16 @@ def test_a_style_does_not_depend_on_the_other_rows(aggregation, images):
 
 
 def test_a_linear_style_is_a_sum_of_one_map_an_image(embeddings):
-    model = randomised(AGGREGATIONS["linear"](12, 5))
+    model = randomised(aggregation_of("linear"))
     maps = model.map.weight.view(12, 5, 12)
     expected = sum(embeddings[:, i] @ maps[:, i].T for i in range(5)) + model.map.bias
-    assert_close(model(embeddings), expected)
+    assert_close(model(embeddings), expected[:, None])
 
 
 def test_tokens_are_the_embeddings_so_a_bank_of_them_is_enough(images):
     model = encoder("tokens")
     bank = model.embed(images.flatten(0, 1))  # one row an image, as in a style bank
     assert_close(model.aggregate(bank[torch.arange(10).view(2, 5)]), model(images))
-    assert model(images).shape == (2, 5, 6)
 
 
 # -------------------------------------------------------------------------------------------- padding
@@ -120,7 +132,7 @@ def test_tokens_are_the_embeddings_so_a_bank_of_them_is_enough(images):
 
 @pytest.mark.parametrize("aggregation", ANY_NUMBER)
 def test_padding_is_as_if_it_were_not_there(aggregation, embeddings, present):
-    model = randomised(AGGREGATIONS[aggregation](12, 5))
+    model = randomised(aggregation_of(aggregation))
     expected = torch.cat([model(row[shown][None]) for row, shown in zip(embeddings, present, strict=True)])
     assert_close(model(embeddings, present), expected)
     assert model(embeddings, torch.ones(3, 5, dtype=torch.bool)).equal(model(embeddings))
@@ -138,7 +150,7 @@ def test_what_padding_holds_reaches_neither_style_nor_gradients(aggregation, gar
         shown.requires_grad_()
         model.zero_grad()
         style = model(shown, present)
-        (style * torch.arange(12.0).view(2, 6)).sum().backward()
+        (style * torch.arange(12.0).view(2, 1, 6)).sum().backward()
         return style, shown.grad, [weights.grad for weights in model.parameters()]
 
     style, of_images, of_weights = style_and_gradients(garbage)
@@ -152,7 +164,7 @@ def test_what_padding_holds_reaches_neither_style_nor_gradients(aggregation, gar
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_an_item_without_any_image_is_named(aggregation, embeddings, present):
-    model = AGGREGATIONS[aggregation](12, 5)
+    model = aggregation_of(aggregation)
     with pytest.raises(ValueError, match=r"without any style image|fewer style images"):
         model(embeddings, present & torch.tensor([[True], [False], [True]]))
     with pytest.raises(ValueError, match="without any style image"):
@@ -162,7 +174,7 @@ def test_an_item_without_any_image_is_named(aggregation, embeddings, present):
 @pytest.mark.parametrize("aggregation", ["linear", "tokens"])
 def test_padding_is_refused_where_it_could_not_be_told_apart(aggregation, embeddings, present):
     with pytest.raises(ValueError, match=r"an item with fewer style images than others; .* needs them all"):
-        AGGREGATIONS[aggregation](12, 5)(embeddings, present)
+        aggregation_of(aggregation)(embeddings, present)
 
 
 @pytest.mark.parametrize("n", [1, 4, 6])
@@ -178,7 +190,7 @@ def test_linear_takes_as_many_images_as_it_was_made_for(n, images):
 
 @pytest.mark.parametrize("dim", [12, 7, 16])
 def test_attention_is_that_of_torch_with_learned_queries(dim, present):
-    model = randomised(AttentionPool(dim, 5))
+    model = randomised(AttentionPool(dim))
     embeddings = torch.randn(3, 5, dim, generator=generator())
     n_heads = len(model.queries)
     assert n_heads == {12: 4, 7: 1, 16: 8}[dim]
@@ -189,11 +201,11 @@ def test_attention_is_that_of_torch_with_learned_queries(dim, present):
         values,
         attn_mask=present[:, None, None],
     )
-    assert_close(model(embeddings, present), expected.reshape(3, dim))
+    assert_close(model(embeddings, present), expected.reshape(3, 1, dim))
 
 
 def test_attention_weights_sum_to_one_over_the_images_that_are_there(embeddings, present):
-    weights = randomised(AttentionPool(12, 5)).weigh(embeddings, present)
+    weights = randomised(AttentionPool(12)).weigh(embeddings, present)
     assert_close(weights.sum(dim=1), torch.ones(3, 4))
     assert not weights[~present].any()
     assert weights[0].max() > 0.5  # far from the fifth that an average gives each
@@ -201,11 +213,11 @@ def test_attention_weights_sum_to_one_over_the_images_that_are_there(embeddings,
 
 
 def test_untrained_attention_is_the_mean_and_learns_which_image_counts(embeddings):
-    model = AttentionPool(12, 5)
-    assert_close(model(embeddings), embeddings.mean(dim=1))
+    model = AttentionPool(12)
+    assert_close(model(embeddings), embeddings.mean(dim=1, keepdim=True))
     marked = torch.tensor([2, 0, 4])
     embeddings[..., 0] = 3.0 * F.one_hot(marked, 5)
-    wanted = embeddings[torch.arange(3), marked]
+    wanted = embeddings[torch.arange(3), marked][:, None]
     optimiser = torch.optim.Adam(model.parameters(), lr=0.5)
     for _ in range(100):
         optimiser.zero_grad()
@@ -237,7 +249,7 @@ def test_an_embedding_ignores_where_things_are_but_not_their_colour(images):
 
 def test_an_unknown_aggregation_is_named():
     with pytest.raises(ValueError, match=r"aggregation='means'; choose one of mean, max, .*did you mean 'mean'\?"):
-        StyleEncoder(aggregation="means")
+        ModelConfig(aggregation="means")
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -301,7 +313,7 @@ def larger():
 @pytest.mark.parametrize("kind", SMALL)
 def test_training_reaches_every_weight_without_chance_and_without_the_other_images(kind, larger, tmp_path):
     small_model(kind).save_pretrained(tmp_path)
-    model = StyleEncoder(style_dim=6, aggregation="mean", backbone=str(tmp_path)).train()
+    model = StyleEncoder(settings(style_backbone=str(tmp_path))).train()
     style = model(larger)
     (style * torch.randn(style.shape, generator=generator())).sum().backward()
     assert [name for name, weights in model.named_parameters() if weights.grad is None or not weights.grad.any()] == []
@@ -314,7 +326,7 @@ def test_an_encoder_comes_back_when_the_folder_of_its_backbone_is_gone(kind, lar
     small_model(kind).save_pretrained(tmp_path / "backbone")
     standard = {"image_mean": [0.7, 0.5, 0.6], "image_std": [0.2, 0.3, 0.1]}
     (tmp_path / "backbone" / "preprocessor_config.json").write_text(json.dumps(standard))
-    model = StyleEncoder(style_dim=6, aggregation="attention", backbone=str(tmp_path / "backbone")).eval()
+    model = StyleEncoder(settings("attention", style_backbone=str(tmp_path / "backbone"))).eval()
     expected = model(larger)
     (tmp_path / "backbone").rename(tmp_path / "elsewhere")
     model.save_pretrained(tmp_path / "saved")
@@ -355,7 +367,7 @@ def test_a_model_type_starts_from_random_weights_that_the_seed_decides(monkeypat
     for seed in (0, 0, 1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            models.append(StyleEncoder(style_dim=6, backbone="swinv2").eval())
+            models.append(StyleEncoder(settings(style_backbone="swinv2")).eval())
     first, again, other = (model(larger) for model in models)
     assert first.equal(again)
     assert not first.allclose(other)
@@ -366,7 +378,7 @@ def test_a_model_type_starts_from_random_weights_that_the_seed_decides(monkeypat
 
 def test_weights_stored_in_half_precision_are_used_in_single(tmp_path):
     small_model("swinv2").half().save_pretrained(tmp_path)
-    model = StyleEncoder(style_dim=6, backbone=str(tmp_path))
+    model = StyleEncoder(settings(style_backbone=str(tmp_path)))
     assert {weights.dtype for weights in model.parameters()} == {torch.float32}
     model.save_pretrained(tmp_path / "saved")
     assert StyleEncoder.from_pretrained(tmp_path / "saved").dtype == torch.float32
@@ -374,9 +386,9 @@ def test_weights_stored_in_half_precision_are_used_in_single(tmp_path):
 
 def test_a_wrong_name_meets_the_near_ones():
     with pytest.raises(ValueError, match=r"backbone='swinv3'; give 'convolutional', a folder .*'swinv2', 'swin'"):
-        StyleEncoder(backbone="swinv3")
+        StyleEncoder(settings(style_backbone="swinv3"))
     with pytest.raises(ValueError, match=r"backbone='/no/such/folder'; give 'convolutional', a folder"):
-        StyleEncoder(backbone="/no/such/folder")
+        StyleEncoder(settings(style_backbone="/no/such/folder"))
 
 
 def test_a_folder_that_holds_no_whole_model_is_named(swin_folder, tmp_path):

@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 import pytest
 import scipy.io
+from huggingface_hub import DatasetCard
 from PIL import Image
 
 from sedm.config import build_config
@@ -137,7 +138,10 @@ def test_a_server_that_ignores_ranges_sends_the_whole_file(server, tmp_path):
 def test_a_broken_connection_is_taken_up_again(server, tmp_path):
     fetch([remote(server, "drops_twice")], tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    assert server.asked == [0, 300_000, 450_000]
+    first, second, third = server.asked
+    assert first == 0
+    assert 300_000 - download.CHUNK < second <= 300_000  # the chunk in flight is asked for again
+    assert 450_000 - download.CHUNK < third <= 450_000
 
 
 def test_a_connection_that_keeps_breaking_leaves_what_came(server, tmp_path):
@@ -145,7 +149,7 @@ def test_a_connection_that_keeps_breaking_leaves_what_came(server, tmp_path):
     part = (tmp_path / "a.bin.part").read_bytes()
     assert names(tmp_path) == ["a.bin.part"]
     assert CONTENT.startswith(part)
-    assert len(part) > 0.96 * len(CONTENT)
+    assert len(part) > 0.9 * len(CONTENT)
     assert f"broke 5 times; {len(part)} bytes are kept in {tmp_path / 'a.bin.part'}" in message
 
 
@@ -171,7 +175,10 @@ def test_wrong_bytes_are_not_kept(server, tmp_path, part):
     if part:
         (tmp_path / "a.bin.part").write_bytes(part)
     message = fault(DownloadError, fetch, [remote(server, "wrong")], tmp_path)
-    assert f"received 600000 bytes with md5:{hashlib.md5(CONTENT[::-1]).hexdigest()}, expected {MD5}" in message
+    assert message.startswith(f"http://127.0.0.1:{server.server_port}/wrong/file: ")
+    assert f"expected {MD5} but got {hashlib.md5(CONTENT[::-1]).hexdigest()}" in message
+    assert message.endswith("Nothing was kept.")
+    assert server.asked == ([len(part), 0] if part else [0])  # a second time only where the beginning was older
     assert names(tmp_path) == []
 
 
@@ -185,7 +192,7 @@ def test_a_file_of_that_name_with_another_checksum_is_left_alone(server, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("manners", "words"), [("404", "404 Not Found"), ("503", "503 Service"), ("202", "202 without")]
+    ("manners", "words"), [("404", "404 Not Found without"), ("503", "503 Service"), ("202", "202 Accepted without")]
 )
 def test_a_refusal_is_told_in_one_sentence(server, tmp_path, manners, words):
     file = remote(server, manners)
@@ -194,7 +201,8 @@ def test_a_refusal_is_told_in_one_sentence(server, tmp_path, manners, words):
     assert f"put the file into {tmp_path} by hand, named a.bin" in message
 
 
-def test_no_network_names_url_folder_and_file(tmp_path):
+def test_no_network_names_url_folder_and_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "WAIT", 0.0)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/a.bin"
@@ -257,6 +265,9 @@ def test_the_files_of_a_figshare_article_are_as_published(server):
     ):
         server.json = answer
         assert "/articles/5/files: not the expected list of files" in fault(DownloadError, figshare_files, 5, api)
+    refusal = fault(DownloadError, figshare_files, 5, f"http://127.0.0.1:{server.server_port}/404")
+    assert "404 Not Found" in refusal
+    assert refusal.endswith("download the files of figshare article 5 by hand")
 
 
 @pytest.mark.parametrize(
@@ -748,6 +759,9 @@ def test_prepared_biopsies_are_the_study_ebhi(tree, tmp_path):
     card = (tmp_path / "first" / "README.md").read_text()
     for words in (ebhi.LICENCE, ebhi.CITATION, ebhi.HOME, "| test.parquet | 36 | 12 | sha256:", "seed 0"):
         assert words in card
+    assert DatasetCard.load(tmp_path / "first" / "README.md").data.license == "cc-by-4.0"
+    loaded = datasets.load_dataset(str(tmp_path / "first"), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(table) for split, table in loaded.items()} == {"train": 72, "validation": 18, "test": 36}
 
 
 def test_the_card_of_a_zip_archive_holds_its_checksum(tree, tmp_path):

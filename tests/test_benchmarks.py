@@ -44,7 +44,7 @@ class Omniscient:
     """Knows the image that every x_t hides, in the terms of any objective."""
 
     def __init__(self, objective, x_0):
-        self.config, self.null_style = SimpleNamespace(objective=objective), torch.zeros(4)
+        self.config, self.null_style = SimpleNamespace(model=SimpleNamespace(objective=objective)), torch.zeros(4)
         self.diffusion, self.x_0 = Diffusion(objective), x_0
 
     def __call__(self, x_t, t, layout, style):
@@ -56,7 +56,7 @@ class Omniscient:
 
 
 def test_unguided_recipe_takes_the_steps_of_diffusers(recipe, layouts):
-    styles, noise, times = recipe.null_style.detach().expand(N, -1), normal(N, 3, SIZE, SIZE), range(995, 0, -142)
+    styles, noise, times = recipe.null_style.detach().expand(N, 1, -1), normal(N, 3, SIZE, SIZE), range(995, 0, -142)
     scheduler = DDIMScheduler(1000, 0.0015, 0.0205, "scaled_linear", clip_sample=False)
     scheduler.set_timesteps(7)  # so that it also goes back by 1000 // 7 = 142, and then to the image itself
     expected = noise
@@ -71,7 +71,8 @@ def test_unguided_recipe_takes_the_steps_of_diffusers(recipe, layouts):
 @pytest.mark.parametrize("objective", ["x_0", "epsilon", "v", "flow"])
 def test_recipe_ends_at_the_image_when_the_network_knows_it(objective, layouts):
     x_0 = normal(N, 3, SIZE, SIZE, seed=1)
-    images = reference.sample_recipe(Omniscient(objective, x_0), layouts, torch.zeros(N, 4), normal(N, 3, SIZE, SIZE))
+    styles, noise = torch.zeros(N, 1, 4), normal(N, 3, SIZE, SIZE)
+    images = reference.sample_recipe(Omniscient(objective, x_0), layouts, styles, noise)
     torch.testing.assert_close(images, x_0, rtol=1e-3, atol=1e-3)
 
 
@@ -86,7 +87,7 @@ def test_recipe_asks_the_network_286_times_and_ours_once_a_step(recipe, pipeline
     calls = []
     for denoiser in (recipe, pipeline.denoiser):
         denoiser.register_forward_hook(lambda network, inputs, output: calls.append(len(inputs[0])))
-    reference.sample_recipe(recipe, layouts, normal(N, reference.STYLE_DIM), normal(N, 3, SIZE, SIZE))
+    reference.sample_recipe(recipe, layouts, normal(N, 1, reference.STYLE_DIM), normal(N, 3, SIZE, SIZE))
     assert calls == [N] * 286 == [N] * reference.N_EVALUATIONS
     calls.clear()
     styles, generators = pipeline.encode_styles(torch.zeros(N, 1, 3, SIZE, SIZE, dtype=torch.uint8)), range(N)
@@ -99,8 +100,7 @@ def test_recipe_asks_the_network_286_times_and_ours_once_a_step(recipe, pipeline
 
 
 def test_both_unets_differ_only_where_the_style_enters(config, recipe):
-    chosen = config.model
-    ours = Denoiser(2, SIZE, chosen.channels, chosen.n_blocks, chosen.unshuffle, chosen.style_dim)
+    ours = Denoiser(config.model, n_classes=2, image_size=SIZE)
     shapes = [{name: tuple(one.shape) for name, one in unet.state_dict().items()} for unet in (recipe.unet, ours.unet)]
     differing = {name.split(".")[0] for name, _ in shapes[0].items() ^ shapes[1].items()}
     assert differing == {"style_film", "style_block"}
@@ -113,7 +113,7 @@ def test_loss_of_a_network_that_answers_nothing_is_the_mean_size_of_noise(layout
     answers_nothing.null_style = torch.zeros(4)
     torch.manual_seed(0)
     images, layouts = normal(64, 3, SIZE, SIZE), torch.zeros(64, SIZE, SIZE, dtype=torch.uint8)
-    loss = reference.recipe_loss(answers_nothing, images, layouts, torch.zeros(64, 4))
+    loss = reference.recipe_loss(answers_nothing, images, layouts, torch.zeros(64, 1, 4))
     assert loss.item() == pytest.approx(math.sqrt(2 / math.pi), rel=0.02)
 
 
@@ -126,7 +126,7 @@ def test_a_quarter_of_the_styles_is_dropped():
 
     notes_styles.null_style, n = torch.zeros(1), 4096
     torch.manual_seed(0)
-    reference.recipe_loss(notes_styles, torch.zeros(n, 1, 1, 1), torch.zeros(n, 1, 1), torch.ones(n, 1))
+    reference.recipe_loss(notes_styles, torch.zeros(n, 1, 1, 1), torch.zeros(n, 1, 1), torch.ones(n, 1, 1))
     assert (seen[0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
@@ -134,7 +134,7 @@ def test_swin_gives_512_numbers_that_depend_on_the_image_and_never_learns():
     torch.manual_seed(0)
     encoder = reference.SwinEncoder(image_size=64)
     styles = encoder(normal(2, 3, SIZE, SIZE))
-    assert styles.shape == (2, 512)
+    assert styles.shape == (2, 1, 512)
     assert (styles[0] - styles[1]).abs().max() > 1e-4
     assert not styles.requires_grad
     assert [one for one in encoder.parameters() if one.requires_grad] == []

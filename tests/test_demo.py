@@ -14,8 +14,17 @@ from traitlets import Bunch
 
 import sedm
 from sedm.data.patches import UNKNOWN
-from sedm.demo import read_layout, read_style_image, render_mix, render_walk, style_mixing, unpack_layout
+from sedm.demo import (
+    Mix,
+    read_layout,
+    read_style_image,
+    render_mix,
+    style_mixing,
+    style_of_files,
+    unpack_layout,
+)
 from sedm.demo.page import PREVIEW_STEPS
+from sedm.demo.uploads import style_of_images
 from sedm.demo.worker import LatestWorker
 from sedm.figures import colour_layout
 from sedm.layouts import EmpiricalPrior
@@ -81,14 +90,15 @@ def test_a_corner_of_the_simplex_is_exactly_the_unmixed_image(pipeline, layout, 
     weights = [0.0] * 3
     weights[corner] = 0.3
     image = render_mix(pipeline, layout, styles, weights, steps=3, seed=5)
-    unmixed = pipeline(layout[None], styles[corner][None], noise_generators(5, [0]), 3, output_type="pt").images[0]
+    unmixed = pipeline(layout[None], styles[[corner]], noise_generators(5, [0]), 3, output_type="pt").images[0]
     assert image.equal(unmixed)
     with pytest.raises(ValueError, match="at least one above 0"):
         render_mix(pipeline, layout, styles, [0, 0, 0])
 
 
 def test_a_walk_starts_and_ends_at_its_styles(pipeline, layout, styles):
-    walk = render_walk(pipeline, layout, styles[:2], n=3, steps=3, seed=5)
+    mix = Mix(layout, "", styles, ("a", "b", "c"), ("", "", ""), (1, 0, 0), guidance_scale=1.0, steps=3, seed=5)
+    walk = mix.render_walk(pipeline, n=3)
     for image, weights in zip(walk, ([1, 0], [1, 1], [0, 1]), strict=True):
         alone = render_mix(pipeline, layout, styles[:2], weights, steps=3, seed=5)
         assert (image.int() - alone.int()).abs().max() <= 1  # sums in a batch may round differently
@@ -325,7 +335,7 @@ def test_the_code_cell_gives_the_same_picture(page, monkeypatch):
         shown, names = settle(page), {}
         page.show_code.value = False
         page.show_code.value = True
-        monkeypatch.setattr("sedm.pretrained.load_pretrained", lambda name: {"toy": page.pretrained}[name])
+        monkeypatch.setattr(sedm, "load_pretrained", lambda name: {"toy": page.pretrained}[name])
         exec(page.code.value, names)
         assert names["image"].equal(shown)
 
@@ -421,7 +431,7 @@ def test_an_own_picture_lends_its_style_and_is_encoded_once(page, monkeypatch, t
     shown = settle(page)
     assert embedded == [1]
     names = {}
-    monkeypatch.setattr("sedm.pretrained.load_pretrained", lambda name: page.pretrained)
+    monkeypatch.setattr(sedm, "load_pretrained", lambda name: page.pretrained)
     exec(page.mix.code("toy"), names)
     assert names["image"].equal(shown)
 
@@ -434,6 +444,41 @@ def test_a_picture_of_any_size_becomes_a_square_of_the_models(pretrained):
     assert image[:, 32, 2].tolist() == [200, 100, 0]
     for mode in ("L", "P", "CMYK", "1"):
         assert read_style_image(encoded(GREY.convert(mode), format="TIFF"), "a.tif", 32).shape == (3, 32, 32)
+
+
+def test_the_page_offers_what_becomes_of_a_picture_that_is_no_square(page, monkeypatch, tmp_path):
+    """A picture in tiles lends the style of all of them; the code says what was chosen."""
+    wide = Image.effect_noise((64, 32), 90).convert("RGB")
+    wide.paste((200, 20, 90), (0, 0, 32, 32))
+    wide.save(tmp_path / "wide.png")
+    monkeypatch.chdir(tmp_path)
+    parts = [wide.crop((left, 0, left + 32, 32)).resize((SIZE, SIZE), Image.Resampling.LANCZOS) for left in (0, 32)]
+    pixels = torch.stack([torch.from_numpy(np.array(part)).permute(2, 0, 1) for part in parts])
+    assert [value for _, value in page.styles.fit.options] == ["crop", "pad", "squeeze", "tile"]
+    assert [value for _, value in page.layouts.fit.options] == ["crop", "pad", "squeeze"]
+    styles = {}
+    for fit in ("crop", "tile"):
+        page.styles.fit.value = fit
+        upload(page.styles.upload, "wide.png", (tmp_path / "wide.png").read_bytes())
+        assert page.error.value == ""
+        styles[fit] = page.styles.styles[[page.styles.names.index("wide.png")]]
+        assert f"fit='{fit}'" in page.styles.codes[page.styles.names.index("wide.png")]
+        assert styles[fit].equal(style_of_files(page.pretrained, ["wide.png"], fit))
+    assert styles["tile"].equal(style_of_images(page.pretrained, pixels))
+    assert not styles["tile"].equal(styles["crop"])
+
+
+def test_a_mask_that_is_no_square_is_fitted_as_chosen(page):
+    mask = np.zeros((SIZE, 2 * SIZE), np.uint8)
+    mask[:, : SIZE // 2] = 1
+    for fit, expected in (("crop", 0.0), ("squeeze", 0.25)):
+        page.layouts.fit.value = fit
+        upload(page.layouts.upload, "mask.png", encoded(Image.fromarray(mask)))
+        assert page.layouts.layout.float().mean() == expected
+    page.layouts.fit.value = "pad"
+    upload(page.layouts.upload, "mask.png", encoded(Image.fromarray(mask)))
+    assert page.error.value == ""
+    assert (page.layouts.layout == UNKNOWN).float().mean() == 0.5
 
 
 def test_a_mask_comes_back_from_indices_and_from_the_colours_shown(page, patches):

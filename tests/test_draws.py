@@ -123,7 +123,7 @@ def test_each_source_of_styles_lends_what_it_says(config, tmp_path):
     assert torch.equal(lent["shuffled"].embeddings, lent["unannotated"].embeddings)
     assert lent["shuffled"].groups != lent["unannotated"].groups
     null = draw.generator.denoiser.null_style
-    assert torch.equal(draw.generator.aggregate(lent["none"].embeddings.repeat(4, 1)[None])[0], null)
+    assert torch.equal(draw.generator.aggregate(lent["none"].embeddings.repeat(4, 1)[None])[0, 0], null)
     assert set(draw.generate("unannotated").groups) <= others
     assert set(draw.generate("annotated").groups) <= annotated
 

@@ -16,7 +16,6 @@ from sedm.fidelity import (
     colour_distances,
     content_agreement,
     jackknife_groups,
-    open_extractor,
     other_layouts,
     segmenter_extractor,
     spread_between,
@@ -73,43 +72,6 @@ def test_the_encoder_of_a_segmenter_is_named_and_gives_its_stages():
     np.testing.assert_array_equal(extractor(images), stage_features(network, [network.stem, *network.down], images))
     assert "(8, 16)" in extractor.name
     assert "30 groups" in extractor.name
-
-
-def save_dinov2(folder, seed=0):
-    from transformers import Dinov2Config, Dinov2Model
-
-    torch.manual_seed(seed)
-    config = Dinov2Config(image_size=28, patch_size=14, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
-    model = Dinov2Model(config).eval()
-    model.save_pretrained(folder)
-    return model
-
-
-def test_features_of_a_local_model_are_its_own_whatever_the_batch(tmp_path):
-    model = save_dinov2(tmp_path / "tiny")
-    images = torch.randint(256, (5, 3, 28, 28), generator=generator(), dtype=torch.uint8)
-    extractor = open_extractor(tmp_path / "tiny")
-    with torch.no_grad():
-        expected = model(pixel_values=images.float() / 127.5 - 1).pooler_output
-    np.testing.assert_allclose(extractor(images), expected, atol=1e-5)
-    np.testing.assert_allclose(open_extractor(tmp_path / "tiny", batch_size=2)(images), expected, atol=1e-5)
-
-
-def test_a_local_model_is_named_after_its_kind_its_folder_and_its_weights(tmp_path):
-    for folder, seed in (("one/tiny", 0), ("two/tiny", 0), ("three/tiny", 1)):
-        save_dinov2(tmp_path / folder, seed)
-    names = [open_extractor(tmp_path / folder / "tiny").name for folder in ("one", "two", "three")]
-    assert names[0] == names[1] != names[2]
-    assert names[0].startswith("dinov2 of folder tiny, weights ")
-    assert "fid" not in names[0].lower()
-
-
-def test_a_model_that_is_not_on_this_machine_is_refused(tmp_path):
-    for name in ("swinv2", str(tmp_path / "none")):  # a model type would come with random weights
-        with pytest.raises(ValueError, match="no such folder"):
-            open_extractor(name)
-    with pytest.raises(ValueError, match="no model of transformers there"):
-        open_extractor(tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------- stains

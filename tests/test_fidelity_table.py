@@ -283,6 +283,16 @@ def test_the_table_is_the_same_every_time(world, asked, perfect_table):
     assert again.equals(perfect_table)
 
 
+def test_a_number_does_not_depend_on_what_else_is_asked(world, asked, perfect_table):
+    """A sweep asks for less than the whole table, and finds the same numbers, on the same network."""
+    layouts, groups = asked
+    less = {key: value for key, value in world.items() if key not in ("style_rows", "train", "stained")}
+    table = fidelity_table(PatchTensors(paint(layouts, groups, seed=6), layouts, groups), **less)
+    assert {"kernel_distance", "layout_iou", "retrieval_top1", "colour_distance"} <= set(table.index.unique("measure"))
+    assert not table.index.unique("measure").str.startswith(("content", "nearest", "copied", "eosin")).any()
+    assert table.equals(perfect_table.loc[table.index])
+
+
 # ------------------------------------------------------------------------------------------------ bad input
 
 

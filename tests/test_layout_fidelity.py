@@ -122,3 +122,15 @@ def test_novelty_of_a_layout_does_not_depend_on_the_others():
     alone = torch.cat([nearest_mask(layout[None], masks, 3) for layout in layouts])
     assert together.equal(alone)  # counted in whole numbers: no rounding that depends on the batch
     assert together.equal(torch.stack([nearest_mask(layouts, m[None], 3) for m in masks]).amax(0))
+
+
+def test_masks_with_pixels_that_nobody_knows_are_left_out_of_every_comparison():
+    masks, others = noise(seed=0), noise(seed=1)
+    partly = masks[:1].clone()
+    partly[0, :6] = 255
+    with pytest.warns(UserWarning, match="1 of 5 masks have unannotated pixels and are left out"):
+        found = compare_layouts({"masks": torch.cat([partly, masks])}, torch.cat([partly, others]), tuple("abc"))
+    assert found.equals(compare_layouts({"masks": masks}, others, tuple("abc")))
+    with pytest.warns(UserWarning, match="1 of 5 masks"):
+        nearest = nearest_mask(torch.cat([partly, masks]), torch.cat([partly, others]), 3)
+    assert nearest.equal(nearest_mask(masks, others, 3))

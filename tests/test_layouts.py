@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 
 from sedm.data.augment import warp
-from sedm.layouts import EmpiricalPrior, LayoutPrior, RandomFieldPrior, class_fractions, load_prior
+from sedm.data.patches import UNKNOWN
+from sedm.layouts import EmpiricalPrior, LayoutPrior, LearnedPrior, RandomFieldPrior, class_fractions, load_prior
 from sedm.layouts.empirical import cut, highest, signed_distances
 from sedm.layouts.prior import pixel_counts
 
@@ -161,6 +163,20 @@ def test_negative_numbers_are_errors(prior):
 def test_bad_masks_end_in_one_sentence(unchecked, kind, masks, message):
     with pytest.raises(ValueError, match=message):
         kind.fit(masks, CLASSES)
+
+
+@pytest.mark.parametrize("kind", [*PRIORS, partial(LearnedPrior.fit, n_steps=1, progress=False)])
+def test_masks_with_pixels_that_nobody_knows_are_left_out_with_a_word(kind):
+    fit = getattr(kind, "fit", kind)
+    masks = glands()
+    partly = masks[:2].clone()
+    partly[0, 0, 0] = UNKNOWN  # one pixel of an otherwise annotated mask
+    partly[1] = UNKNOWN
+    with pytest.warns(UserWarning, match=f"2 of {len(masks) + 2} masks have unannotated pixels and are left out"):
+        prior = fit(torch.cat([partly, masks]), CLASSES)
+    expected = fit(masks, CLASSES)
+    assert prior.fractions.equal(expected.fractions)
+    assert prior.sample(3, seed=0).equal(expected.sample(3, seed=0))
 
 
 def test_a_saved_prior_samples_the_same_layouts(prior, tmp_path):

@@ -1,13 +1,16 @@
 """Every notebook runs from top to bottom at the smallest size, and leaves what it promises."""
 
+import ast
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import snakemake
+from conftest import ROOT, copy_checkout, execute_by_hand, snakemake
 from safetensors.torch import load_file
+
+from sedm.fidelity import SHORT_TITLES
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +86,18 @@ def test_the_reported_difference_is_ours_minus_that_of_the_control(tissue):
     assert {"real", "colour_augmentation", "sedm", "synthetic_fraction_0.2"} <= set(scores)
 
 
+def test_a_measure_of_the_same_images_is_one_number_on_one_network(tissue):
+    """The point of the sweep that is the setting of the study, and the fidelity table."""
+    stored = values_of(tissue, "tissue", "fidelity")
+    values, n_steps = stored["values"], stored["run"]["config"]["sampling.n_steps"]
+    points = [one for one in values["settings"] if one["setting"] == "n_steps" and one["value"] == n_steps]
+    assert points
+    for measure in SHORT_TITLES:
+        generated = values["table"][measure]["generated"]
+        assert {point[measure] for point in points} == {generated["value"]}
+        assert values["measured_on"][measure] == generated["measured_on"]
+
+
 def same(first, second):
     """Whether two files hold the same: bytes, or tensors by name."""
     if isinstance(first, bytes):
@@ -90,15 +105,44 @@ def same(first, second):
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
-def test_the_same_seed_gives_the_same_values_figures_and_tables(run, root, tissue, tmp_path):
-    parameters = {"study": "tissue", "preset": "smoke", "seed": 0}
-    parameters |= {"runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")}
-    run.run_notebook(root / "notebooks" / "02_layout_priors.ipynb", tmp_path / "executed.ipynb", parameters)
-    first, second = (values_of(folder, "tissue", "layouts") for folder in (tissue, tmp_path))
-    assert first["values"] == second["values"]
-    made, again = tissue / "runs", tmp_path / "runs"
+def test_notebooks_run_by_hand_in_their_own_folder_make_what_make_reproduce_makes(by_hand, tissue, root):
+    """The same seed gives the same tables, weights, figures and values, wherever the kernel was started."""
+    by_make, again = tissue / "runs" / "tissue" / "smoke", by_hand / "data" / "runs" / "tissue" / "smoke"
+    assert {path.name for path in (by_hand / "data" / "runs").iterdir()} == {"tissue", "flowers"}
     for kind, content in ((".png", Path.read_bytes), (".parquet", Path.read_bytes), (".safetensors", load_file)):
-        files = [path.relative_to(again) for path in again.rglob(f"*{kind}")]
+        files = {path.relative_to(by_make) for path in by_make.rglob(f"*{kind}")}
+        assert files == {path.relative_to(again) for path in again.rglob(f"*{kind}")}
         assert files
         for file in files:  # safetensors writes its metadata in any order
-            assert same(content(again / file), content(made / file)), file
+            assert same(content(again / file), content(by_make / file)), file
+    for file in by_make.rglob("values_*.json"):
+        first, second = (
+            json.loads((folder / file.relative_to(by_make)).read_text())["values"] for folder in (by_make, again)
+        )
+        for unit in (*first.get("units", []), *second.get("units", [])):
+            del unit["commit"], unit["seconds"]  # the copy is no checkout
+        assert first == second
+    names = {path.name for path in (root / "notebooks").iterdir()}
+    assert {path.name for path in (by_hand / "notebooks").iterdir()} <= names  # no second tree
+
+
+def test_a_notebook_whose_inputs_are_missing_says_which_notebook_makes_them(root, tmp_path):
+    copy = copy_checkout(root, tmp_path)
+    ended = execute_by_hand(copy, "03_diffusion_training")
+    assert ended.returncode != 0
+    assert "notebook 02_layout_priors has not made what this one reads" in ended.stderr
+    assert not (copy / "data" / "runs").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_asks_for_those_that_the_graph_runs_before_it(path):
+    """Notebook 06 is content with the weights that come along."""
+    snakefile = (ROOT / "notebooks" / "Snakefile").read_text()
+    earlier = ast.literal_eval(re.search(r"^EARLIER = (\{.*?^\})", snakefile, re.MULTILINE | re.DOTALL)[1])
+    cells = json.loads(path.read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    name, after = re.search(r"start_notebook\(\"(\w+)\", config, runs(?:, after=(\[.*?\]))?\)", code).groups()
+    assert name == path.stem
+    assert ast.literal_eval(after or "[]") == ([] if name == "06_style_mixing" else earlier.get(name, []))
+    read_later = name in {one for names in earlier.values() for one in names}
+    assert (f'mark_ready("{name}", config, run)' in code) == read_later

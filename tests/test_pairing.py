@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from sedm.config import SamplingConfig
+from sedm.data.label_maps import class_fractions
 from sedm.data.patches import UNKNOWN
-from sedm.pairing import GivenLayouts, Pairing, class_shares, mean_shares
+from sedm.pairing import GivenLayouts, Pairing, mean_shares
 from sedm.styles import StyleBank
 
 N = 2000  # draws; a share of a half is then known to ±0.022 (two standard deviations)
@@ -136,7 +137,7 @@ def test_no_group_is_too_far_to_be_mixed_in():
 
 def test_shares_are_counted_over_known_pixels_and_averaged_over_annotated_images(patches):
     layout = torch.tensor([[0, 1, 1], [2, UNKNOWN, UNKNOWN]], dtype=torch.uint8)
-    assert class_shares(layout, 3).tolist() == [0.25, 0.5, 0.25]
+    assert class_fractions(layout[None], 3).tolist() == [[0.25, 0.5, 0.25]]
     shares = mean_shares(patches, 2)
     assert list(shares) == ["group-0", "group-1"]  # the others have no masks
     for name, found in shares.items():

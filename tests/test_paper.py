@@ -213,6 +213,19 @@ def test_a_sentence_that_the_values_no_longer_support_stops_the_compilation(copy
         Paper(copy).compile()
 
 
+def test_a_kernel_distance_of_another_network_than_the_table_stops_the_compilation(copy):
+    path = copy / "figures" / "tissue" / "values_fidelity.json"
+    whole = json.loads(path.read_text())
+    network = whole["values"]["table"]["kernel_distance"]["generated"]["measured_on"]
+    whole["values"]["measured_on"] = {"kernel_distance": network}
+    path.write_text(json.dumps(whole))
+    Paper(copy).compile()
+    whole["values"]["measured_on"]["kernel_distance"] = "another network"
+    path.write_text(json.dumps(whole))
+    with pytest.raises(typst.TypstError, match="kernel distances on another network: another network"):
+        Paper(copy).compile()
+
+
 # --------------------------------------------------------------------------------------------------------- figures
 
 

@@ -317,16 +317,21 @@ def test_the_first_fault_is_the_one_reported(table):
 
 
 def test_masks_drawn_for_the_eye_are_named_with_what_to_do(table):
+    """Of a table whose other masks show no class either; a single one in a table that does is of unknown pixels."""
+    table = table.select(range(4, 16))
+    for row in range(4):
+        table = with_mask(table, row, np.zeros((16, 16), np.uint8))
     mask = np.zeros((16, 16), np.uint8)
     mask[3] = 255
     end = "value 255 is outside the classes 0..1; pass mask_values={0: 0, 255: 1} when reading"
-    assert fault(check_patches, with_mask(table, 5, mask), 2).endswith(end)
-    assert fault(check_patches, with_mask(table, 5, mask | 255), 2).endswith(end)
+    assert fault(check_patches, with_mask(table, 1, mask), 2).endswith(end)
+    assert fault(check_patches, with_mask(table, 1, mask | 255), 2).endswith(end)
     mask[4] = 128
-    assert fault(check_patches, with_mask(table, 5, mask), 3).endswith(
+    assert fault(check_patches, with_mask(table, 1, mask), 3).endswith(
         "mask_values={0: 0, 128: 1, 255: 2} when reading"
     )
-    assert fault(check_patches, with_mask(table, 5, mask), 2).endswith("value 255 is outside the classes 0..1")
+    end = "outside the classes 0..1; where black and white were smoothed, pass mask_threshold=127 when reading"
+    assert fault(check_patches, with_mask(table, 1, mask), 2).endswith(f"value 128 is {end}")
 
 
 @pytest.mark.parametrize(
@@ -371,7 +376,7 @@ def test_unreadable_pictures_are_named_when_decoded(table):
     damaged = with_value(table, "mask", 2, {"bytes": stored[:60], "path": None})
     assert fault(to_tensors, damaged).startswith("row 2, column 'mask': unreadable image bytes")
     assert fault(to_tensors, with_mask(table, 3, np.zeros((16, 16, 3), np.uint8))).startswith(
-        "row 3, column 'mask': 3 "
+        "row 3, column 'mask': size 16×16×3"
     )
 
 
@@ -420,6 +425,22 @@ def test_a_study_is_refused_for_the_fault_of_one_table(table, tmp_path, damage, 
     assert set(load_study(build_config("ebhi", "smoke"), tmp_path)) == {"train", "test"}
     save_patches(damage(table.select(range(8))), tmp_path / "train.parquet")
     assert culprit in fault(load_study, build_config("ebhi", "smoke"), tmp_path)
+
+
+def test_a_study_may_have_pixels_that_nobody_knows(table, tmp_path):
+    """What 255 means is decided by all splits: the one of the test has no foreground of its own."""
+    mask = np.zeros((16, 16), np.uint8)
+    mask[3:] = UNKNOWN
+    table = table.rename_column("group", "case")
+    save_patches(with_mask(table.select(range(8)), 5, mask), tmp_path / "train.parquet")
+    save_patches(with_mask(table.select(range(8, 16)), 0, mask), tmp_path / "test.parquet")
+    splits = load_study(build_config("ebhi", "smoke"), tmp_path)
+    assert np.array_equal(to_tensors(splits["train"]).masks[5], mask)
+    assert np.array_equal(to_tensors(splits["test"]).masks[0], mask)
+    white_on_black = table.select(range(8)).map(lambda patch: {"mask": patch["mask"].point(lambda value: 255 * value)})
+    save_patches(white_on_black, tmp_path / "train.parquet")
+    message = fault(load_study, build_config("ebhi", "smoke"), tmp_path)
+    assert message.startswith(f"{tmp_path / 'train.parquet'}, row 0, column 'mask': no mask has a class above 0")
 
 
 def test_a_study_on_real_images_needs_its_folder_and_an_embedded_one_none(tmp_path):

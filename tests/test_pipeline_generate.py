@@ -43,7 +43,7 @@ def layouts():
 
 @pytest.fixture
 def styles():
-    return torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    return torch.randn(4, 1, 8, generator=torch.Generator().manual_seed(1))
 
 
 def sample(pipeline, layouts, styles, indices=None, n_steps=4, guidance_scale=1.0):
@@ -76,7 +76,7 @@ def sample_by_hand(denoiser, layouts, styles, n_steps, guidance_scale):
     x_t = noise_of(range(len(layouts)))
     for t in solver.timesteps:
         times = torch.full((len(layouts),), int(t))
-        null = denoiser(x_t, times, layouts, denoiser.null_style.expand(len(layouts), -1))
+        null = denoiser(x_t, times, layouts, denoiser.null_style.expand(len(layouts), 1, -1))
         styled = denoiser(x_t, times, layouts, styles)
         x_t = solver.step(null + guidance_scale * (styled - null), t, x_t).prev_sample
     return to_bytes(x_t)
@@ -119,11 +119,11 @@ def test_no_guidance_evaluates_the_network_once_a_step_and_guidance_twice(pipeli
 
 def test_guidance_is_null_plus_scale_times_the_difference(pipeline, layouts, monkeypatch):
     def constant(x_t, t, layout, style):  # the style's first number everywhere
-        return style[:, :1, None, None].expand_as(x_t)
+        return style[..., :1, None].expand_as(x_t)
 
     monkeypatch.setattr(pipeline.denoiser, "forward", constant)
     pipeline.denoiser.null_style.data.fill_(0.2)
-    styles = torch.full((4, 8), 0.5)
+    styles = torch.full((4, 1, 8), 0.5)
     for guidance_scale, x_0 in ((1.0, 0.5), (2.0, 0.8), (0.5, 0.35), (0.0, 0.2)):
         images = sample(pipeline, layouts, styles, guidance_scale=guidance_scale)
         assert far(images, torch.full((4, 3, 16, 16), 127.5 * (1 + x_0))) <= LEVEL
@@ -176,12 +176,12 @@ def test_styles_are_the_encoder_s(pipeline):
 
 def test_the_corners_of_a_mixture_are_the_styles_themselves(styles):
     for i in range(4):
-        assert SEDMPipeline.mix_styles(styles, [7.3 * (i == j) for j in range(4)]).equal(styles[i])
+        assert SEDMPipeline.mix_styles(styles, [7.3 * (i == j) for j in range(4)]).equal(styles[[i]])
 
 
 def test_a_mixture_is_the_average_by_relative_weight(styles):
     mixture = SEDMPipeline.mix_styles(styles, [1, 0, 2, 5])
-    assert_close(mixture, (styles[0] + 2 * styles[2] + 5 * styles[3]) / 8)
+    assert_close(mixture, (styles[:1] + 2 * styles[2:3] + 5 * styles[3:]) / 8)
     assert mixture.equal(SEDMPipeline.mix_styles(styles, [0.5, 0, 1, 2.5]))
 
 
@@ -260,6 +260,36 @@ def test_a_model_of_another_architecture_is_not_filled_up_with_weights_at_random
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("part", ["denoiser", "style_encoder"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda settings: settings.update(settings.pop("model")), "missing .*required .*'model'"),
+        (lambda settings: settings["model"].update(style_rank=3), "unexpected keyword argument 'style_rank'"),
+    ],
+)
+def test_a_model_of_other_settings_is_named(pipeline, tmp_path, part, change, reason):
+    pipeline.save_pretrained(tmp_path)
+    path = tmp_path / part / "config.json"
+    settings = json.loads(path.read_text())
+    change(settings)
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=f"^{tmp_path}: the settings of its networks .*{reason}.*train") as caught:
+        SEDMPipeline.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_saved_before_a_setting_was_there_has_its_default(pipeline, config, layouts, styles, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    for path in (tmp_path / "denoiser" / "config.json", tmp_path / "style_encoder" / "config.json"):
+        settings = json.loads(path.read_text())
+        del settings["model"]["objective"]
+        path.write_text(json.dumps(settings))
+    loaded = SEDMPipeline.from_pretrained(tmp_path)
+    assert loaded.denoiser.config.model == loaded.style_encoder.config.model == config.model
+    assert sample(loaded, layouts, styles).equal(sample(pipeline, layouts, styles))
+
+
 # ------------------------------------------------------------------------------------------- bad input
 
 
@@ -270,8 +300,10 @@ def test_a_model_of_another_architecture_is_not_filled_up_with_weights_at_random
         ({"layouts": torch.zeros(16, 16, dtype=torch.uint8)}, r"layouts of shape \(16, 16\)"),
         ({"layouts": torch.zeros(4, 16, 16)}, "type torch.float32; this model takes uint8"),
         ({"layouts": torch.full((4, 16, 16), 2, dtype=torch.uint8)}, r"a layout holds 2, outside the classes 0\.\.1"),
-        ({"styles": torch.zeros(3, 8)}, r"styles of shape \(3, 8\) for 4 layouts; expected \(4, 8\)"),
-        ({"styles": torch.zeros(4, 9)}, r"styles of shape \(4, 9\)"),
+        ({"styles": torch.zeros(3, 1, 8)}, r"styles of shape \(3, 1, 8\) for 4 layouts; expected \(4, 1, 8\)"),
+        ({"styles": torch.zeros(4, 1, 9)}, r"styles of shape \(4, 1, 9\)"),
+        ({"styles": torch.zeros(4, 8)}, r"styles of shape \(4, 8\) for 4 layouts; expected \(4, 1, 8\)"),
+        ({"styles": torch.zeros(4, 2, 8)}, r"styles of shape \(4, 2, 8\) for 4 layouts; expected \(4, 1, 8\)"),
         ({"generators": noise_generators(0, range(3))}, "3 generators for 4 layouts"),
         ({"output_type": "np"}, "output_type='np'; choose 'pil' or 'pt'"),
     ],
@@ -397,9 +429,9 @@ def test_a_row_alone_says_how_its_image_was_made(make, pipeline, prior, bank, co
         assert list(dict.fromkeys(bank.groups[lender] for lender in lenders)) == row["style_groups"]
         assert row["group"] == bank.groups[lenders[int(torch.tensor(row["weights"]).argmax())]]
         assert len(row["style_groups"]) == n_mixed_groups
-        style = pipeline.mix_styles(bank.embeddings[lenders], row["weights"])  # what "mean" aggregates to
+        style = pipeline.mix_styles(bank.embeddings[lenders][:, None], row["weights"])  # what "mean" aggregates to
         generators = noise_generators(row["seed"], [row["index"]])
-        image = pipeline(layout, style[None], generators, row["n_steps"], row["guidance_scale"], "pt").images[0]
+        image = pipeline(layout, style, generators, row["n_steps"], row["guidance_scale"], "pt").images[0]
         stored = to_tensors(datasets.Dataset.from_list([row])).images[0]
         assert far(image, stored) <= LEVEL
 
@@ -411,7 +443,7 @@ def test_groups_are_aggregated_one_by_one_and_then_mixed(config, patches, aggreg
     pipeline = SEDMPipeline.from_model(build_model(model, n_classes=2, image_size=16, seed=0).eval())
     bank = embed_bank(pipeline, patches)
     both = mix_style(pipeline, bank, StyleChoice([0, 3, 9, 10], [0.375, 0.375, 0.125, 0.125]))
-    one, other = (pipeline.encode_styles(patches.images[rows][None])[0] for rows in ([0, 3], [9, 10]))
+    one, other = (pipeline.encode_styles(patches.images[rows][None]) for rows in ([0, 3], [9, 10]))
     assert_close(both, 0.75 * one + 0.25 * other, rtol=1e-4, atol=1e-5)
     assert (one - other).abs().max() > 1e-3
 
@@ -820,7 +852,7 @@ def test_a_pipeline_on_latents_decodes_them_and_survives_saving(tmp_path, layout
     pipeline.set_progress_bar_config(disable=True)
     images = sample(pipeline, layouts, None, n_steps=1)
     noise = torch.stack([torch.randn(2, 8, 8, generator=one) for one in noise_generators(0, range(4))])
-    null, last = model.denoiser.null_style.expand(4, -1), torch.full((4,), 999)
+    null, last = model.denoiser.null_style.expand(4, 1, -1), torch.full((4,), 999)
     with torch.no_grad():  # the only step ends at the network's own answer
         clean = decode_latents(autoencoder, model.denoiser(noise, last, layouts, null))
     assert far(images, to_bytes(clean)) <= LEVEL
@@ -841,9 +873,9 @@ def test_every_kind_of_style_goes_through_saving_guidance_and_mixing(tmp_path, l
     pipeline.set_progress_bar_config(disable=True)
     lent = torch.randint(256, (4, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     styles = pipeline.encode_styles(lent)
-    assert styles.shape == ((4, 2, 8) if aggregation == "tokens" else (4, 8))
+    assert styles.shape == (4, 2 if aggregation == "tokens" else 1, 8)
     first = pipeline.mix_styles(styles, [1, 0, 0, 0])
-    assert first.equal(styles[0])
+    assert first.equal(styles[:1])
     images = sample(pipeline, layouts, styles, guidance_scale=2.0)
-    assert sample(pipeline, layouts[:1], first[None], guidance_scale=2.0)[0].equal(images[0])
+    assert sample(pipeline, layouts[:1], first, guidance_scale=2.0)[0].equal(images[0])
     assert far(images, sample(pipeline, layouts, styles.flip(0), guidance_scale=2.0)) > 1

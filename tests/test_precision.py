@@ -59,7 +59,7 @@ def test_another_precision_is_refused_before_anything_starts(tmp_path):
 
 def test_sampling_differs_by_rounding(monkeypatch, pipeline):
     layouts = torch.randint(2, (4, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    styles = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    styles = torch.randn(4, 1, 8, generator=torch.Generator().manual_seed(1))
 
     def sample():
         generators = noise_generators(0, range(4))

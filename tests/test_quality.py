@@ -11,27 +11,22 @@ from scipy.linalg import sqrtm
 from torch import nn
 from torch.nn import functional as F
 
-import sedm.evaluation
+import sedm.fidelity.unseen
 import sedm.segment
 from sedm.config import OBJECTIVES, SegmentationConfig
 from sedm.data.patches import UNKNOWN
 from sedm.data.tensors import PatchTensors
 from sedm.diffusion import Diffusion
-from sedm.evaluation import (
-    NOISE_LEVELS,
-    denoising_errors,
-    draw_unseen,
-    measure_floors,
-    measure_images,
-    measure_model,
-)
-from sedm.fidelity import frechet_distance, kernel_distance, precision_recall, stage_features
+from sedm.fidelity import frechet_distance, kernel_distance, precision_recall, segmenter_extractor, stage_features
+from sedm.fidelity.denoising import NOISE_LEVELS, denoising_errors
+from sedm.fidelity.unseen import N_LAYOUTS, draw_unseen, measure_generator
 from sedm.model import build_model
 from sedm.pipeline import SEDMPipeline
 from sedm.segment import kept_segmenter
 from sedm.segmentation_networks import UNet
 
 SIZE = 16  # px a side
+CLASSES = ("background", "square")
 COLOURS = ((170, 40, 40), (40, 150, 40), (40, 40, 170), (160, 150, 30))  # of the groups
 SEGMENTER = SegmentationConfig(channels=(8, 16), n_steps=120, batch_size=16)
 
@@ -60,16 +55,17 @@ def planted(n_images=8, seed=0):
 
 @pytest.fixture(scope="module")
 def unseen(tmp_path_factory):
-    judge = kept_segmenter(
-        tmp_path_factory.mktemp("judge"), "judge", planted(24, seed=1), SEGMENTER, n_classes=2, seed=0
+    folder, patches = tmp_path_factory.mktemp("networks"), planted(24, seed=1)
+    judge, other = (
+        kept_segmenter(folder, "network", patches, SEGMENTER, n_classes=2, seed=network_seed) for network_seed in (0, 1)
     )
-    return draw_unseen(planted(seed=2), judge, n_classes=2)
+    return draw_unseen(planted(seed=2), judge, segmenter_extractor(other, "96 squares"), CLASSES)
 
 
-@pytest.fixture(scope="module")
-def perfect(unseen):
-    """What is measured of images that follow every layout and style."""
-    return measure_images(paint(unseen.layouts, unseen.groups, 3), unseen.groups, unseen.layouts, unseen)
+def draw_unmeasured(test):
+    """Unseen groups that nothing is measured on."""
+    judge = UNet(2, (8, 16))
+    return draw_unseen(test, judge, segmenter_extractor(judge, "nothing"), CLASSES)
 
 
 def normal(n, d, seed=0):
@@ -210,17 +206,17 @@ def test_styles_and_comparison_never_share_an_image_and_layouts_come_from_other_
     test.images[:, 0, 0, 0] = torch.arange(32, dtype=torch.uint8)  # the number of each image in a pixel of its own
     test.masks[:, 0, 0] = UNKNOWN  # no real layout has that, so the layout can carry the number as well
     test.masks[:, 0, 1] = torch.arange(32, dtype=torch.uint8)
-    drawn = draw_unseen(test, UNet(2, (8, 16)), n_classes=2)
+    drawn = draw_unmeasured(test)
     lent, compared = (set(one.images[:, 0, 0, 0].tolist()) for one in (drawn.lenders, drawn.references))
     assert lent | compared == set(range(32))
     assert lent & compared == set()
-    assert len(drawn.groups) == len(drawn.layouts) == 4 * sedm.evaluation.N_LAYOUTS
+    assert len(drawn.groups) == len(drawn.layouts) == 4 * N_LAYOUTS
     owners = [test.groups[row] for row in drawn.layouts[:, 0, 1].tolist()]
     assert all(owner != group for owner, group in zip(owners, drawn.groups, strict=True))
-    images = drawn.style_images(["group-2", "group-0"], 3)[:, :, 0, 0, 0]
+    images = drawn.lenders.images[drawn.style_rows(["group-2", "group-0"], 3)][:, :, 0, 0, 0]
     assert [[test.groups[row] for row in rows] for rows in images.tolist()] == [["group-2"] * 3, ["group-0"] * 3]
     assert set(images.flatten().tolist()) <= lent
-    again = draw_unseen(test, UNet(2, (8, 16)), n_classes=2)
+    again = draw_unmeasured(test)
     assert torch.equal(drawn.layouts, again.layouts)
 
 
@@ -228,9 +224,9 @@ def test_only_large_annotated_groups_are_drawn():
     test = planted()
     test.masks[8:16] = UNKNOWN
     alone = test.select([0, *range(8, 32)])  # group 0 has one image, group 1 no masks
-    assert set(draw_unseen(alone, UNet(2, (8, 16)), n_classes=2).groups) == {"group-2", "group-3"}
+    assert set(draw_unmeasured(alone).groups) == {"group-2", "group-3"}
     with pytest.raises(ValueError, match="1 test groups have two or more annotated images"):
-        draw_unseen(test.select(range(16)), UNet(2, (8, 16)), n_classes=2)
+        draw_unmeasured(test.select(range(16)))
 
 
 def test_a_judge_is_trained_once_and_again_for_other_data(tmp_path, monkeypatch):
@@ -249,58 +245,18 @@ def test_a_judge_is_trained_once_and_again_for_other_data(tmp_path, monkeypatch)
 # ---------------------------------------------------------------------------------------- planted models
 
 
-def test_a_perfect_model_is_as_good_as_real_images(perfect, unseen):
-    real = measure_floors(unseen)["real"]
-    for found in (perfect, real):
-        assert found["retrieval_top1"] == 1
-        assert found["layout_iou"] > 0.9
-        assert found["wrong_layout_iou"] < 0.5
-        assert found["colour_distance"] < 2 < 20 < found["colour_distance_to_others"]
-        assert min(found[f"correlation_mean_{channel}"] for channel in "lab") > 0.99
-        assert abs(found["kernel_distance"]) < 1
-
-
-def test_shuffled_real_images_follow_neither_style_nor_layout(unseen):
-    floors = measure_floors(unseen)
-    assert floors["shuffled"]["retrieval_top1"] == 0
-    assert floors["shuffled"]["layout_iou"] < 0.5 < floors["real"]["layout_iou"]
-    assert floors["shuffled"]["colour_distance"] > 20
-    assert floors["shuffled"]["kernel_distance"] == pytest.approx(floors["real"]["kernel_distance"])
-
-
-def test_a_model_that_ignores_style_is_found_out_by_style_alone(perfect, unseen):
-    images = paint(unseen.layouts, ["group-0"] * len(unseen.groups), 3)
-    found = measure_images(images, unseen.groups, unseen.layouts, unseen)
-    assert found["retrieval_top1"] == pytest.approx(1 / 4)
-    assert found["colour_distance"] > 20
-    assert found["layout_iou"] == pytest.approx(perfect["layout_iou"], abs=0.1)
-
-
-def test_a_model_that_ignores_the_layout_is_found_out_by_layouts_alone(perfect, unseen):
-    images = paint(unseen.layouts.roll(5, dims=0), unseen.groups, 3)
-    found = measure_images(images, unseen.groups, unseen.layouts, unseen)
-    assert found["layout_iou"] < 0.5 < perfect["layout_iou"]
-    assert found["retrieval_top1"] == 1
-    assert found["kernel_distance"] == pytest.approx(perfect["kernel_distance"], abs=0.5)
-
-
-def test_a_drift_of_colour_is_measured_in_units_of_colour(perfect, unseen):
+def test_the_kernel_distance_grows_with_blur(unseen):
     images = paint(unseen.layouts, unseen.groups, 3)
-    brighter = (images.int() + 12).clamp(max=255).to(torch.uint8)
-    found = measure_images(brighter, unseen.groups, unseen.layouts, unseen)
-    assert 3 < found["colour_distance"] < 8  # 12 of 255 are about five units of lightness
-    assert found["correlation_mean_l"] > 0.99
-    assert found["kernel_distance"] > 20 * abs(perfect["kernel_distance"])
-
-
-def test_the_kernel_distance_grows_with_blur(perfect, unseen):
-    images = paint(unseen.layouts, unseen.groups, 3).float()
-    values = [abs(perfect["kernel_distance"])]
+    widths = {1: images}
     for width in (3, 5):
-        blurred = F.avg_pool2d(F.pad(images, [width // 2] * 4, mode="reflect"), width, stride=1).round().to(torch.uint8)
-        values.append(measure_images(blurred, unseen.groups, unseen.layouts, unseen)["kernel_distance"])
+        padded = F.pad(images.float(), [width // 2] * 4, mode="reflect")
+        widths[width] = F.avg_pool2d(padded, width, stride=1).round().to(torch.uint8)
+    tables = [unseen.measure(blurred) for blurred in widths.values()]
+    values = [table.loc[("kernel_distance", "generated"), "value"] for table in tables]
+    floor = tables[0].loc[("kernel_distance", "real"), "value"]
     assert values == sorted(values)
-    assert values[0] < 1 < 2 < values[1]
+    assert values[0] == pytest.approx(floor, abs=0.2)
+    assert values[1] > floor + 2
 
 
 # ------------------------------------------------------------------------------------------------ denoising
@@ -312,7 +268,7 @@ def planted_denoiser(monkeypatch, config, objective, clean_of):
     diffusion, times = Diffusion(objective), []
 
     def forward(x_t, t, layout, style):
-        assert style.shape == (len(x_t), config.model.style_dim)
+        assert style.shape == (len(x_t), 1, config.model.style_dim)
         times.append(int(t[0]))
         clean = clean_of(layout)
         alpha, sigma = (one[t].view(-1, 1, 1, 1) for one in (diffusion.alphas, diffusion.sigmas))
@@ -345,30 +301,41 @@ def test_the_error_of_x_0_is_that_of_the_clean_image_whatever_the_objective(monk
     }
 
 
-def test_a_model_is_sampled_in_the_styles_of_the_lenders(monkeypatch, config, pipeline, unseen):
+def test_a_generator_is_sampled_in_the_styles_of_the_lenders_and_measured_as_any_images_are(
+    monkeypatch, config, pipeline, unseen
+):
     asked = {}
+    images = paint(unseen.layouts, unseen.groups, 3)
 
-    def perfect_model(pipeline, layouts, styles, *args, **kwargs):
-        asked["styles"] = styles
-        return paint(layouts, unseen.groups, 3)
+    def perfect_generator(pipeline, layouts, styles, *args, **kwargs):
+        asked["layouts"], asked["styles"] = layouts, styles
+        return images
 
-    monkeypatch.setattr(sedm.evaluation, "sample_images", perfect_model)
-    found = measure_model(pipeline, config, unseen)
-    assert (found["retrieval_top1"], found["layout_iou"] > 0.9) == (1, True)
-    assert 0 <= found["embedding_retrieval_top1"] <= 1
-    expected = pipeline.encode_styles(unseen.style_images(unseen.groups, config.sampling.n_style_images))
-    assert torch.equal(asked["styles"], expected)
-    assert all(math.isfinite(value) for value in found.values())
+    monkeypatch.setattr(sedm.fidelity.unseen, "sample_images", perfect_generator)
+    found = measure_generator(pipeline, config, unseen)
+    rows = unseen.style_rows(unseen.groups, config.sampling.n_style_images)
+    assert torch.equal(asked["styles"], pipeline.encode_styles(unseen.lenders.images[rows]))
+    assert torch.equal(asked["layouts"], unseen.layouts)
+    table = unseen.measure(images)
+    for of, values in {"generated": found["measures"], **found["floors"]}.items():
+        expected = table["value"].xs(of, level="of")
+        assert {name: values[name] for name in expected.index} == expected.to_dict()
+    assert {"nearest_pixels", "content_leakage"} & set(table.index.unique("measure")) == set()
+    assert found["measured_on"].keys() == found["measures"].keys() - {f"x_0_error_{level}" for level in NOISE_LEVELS}
+    assert found["measured_on"]["kernel_distance"] == unseen.extractor.name
+    assert (found["measures"]["retrieval_top1"], found["measures"]["layout_iou"] > 0.9) == (1, True)
+    assert 0 <= found["measures"]["embedding_retrieval_top1"] <= 1
+    assert all(math.isfinite(value) for value in found["measures"].values())
 
 
-def test_a_model_without_styles_is_sampled_with_the_null_style(monkeypatch, config, pipeline, unseen):
+def test_a_generator_without_styles_is_sampled_with_the_null_style(monkeypatch, config, pipeline, unseen):
     asked = {}
 
     def sample(pipeline, layouts, styles, *args, **kwargs):
         asked["styles"] = styles
         return paint(layouts, unseen.groups, 3)
 
-    monkeypatch.setattr(sedm.evaluation, "sample_images", sample)
+    monkeypatch.setattr(sedm.fidelity.unseen, "sample_images", sample)
     config = replace(config, training=replace(config.training, style_sampling="none"))
-    measure_model(pipeline, config, unseen)
+    measure_generator(pipeline, config, unseen)
     assert asked["styles"] is None

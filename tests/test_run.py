@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -74,10 +75,11 @@ def test_a_folder_without_what_the_study_needs_ends_in_one_line(refuse, table, t
 def test_a_good_request_is_handed_to_snakemake(run, table, tmp_path, monkeypatch, capsys):
     for split in ("train", "test"):
         save_patches(table.rename_column("group", "case"), tmp_path / f"{split}.parquet")
-    commands = []
+    commands, settings = [], []
 
     def record(command, **options):
         commands.append(command)
+        settings.append(json.loads(Path(command[command.index("--configfile") + 1]).read_text()))
         return subprocess.Popen(
             [sys.executable, "-c", f"import sys; print('words'); sys.exit({len(commands) - 1})"], **options
         )
@@ -91,12 +93,72 @@ def test_a_good_request_is_handed_to_snakemake(run, table, tmp_path, monkeypatch
     said = capsys.readouterr().out
     assert "FAILED" in said
     assert "words" in said  # no notebook tells why
-    assert {"study=ebhi", "preset=smoke", f"data={tmp_path}", "seed=7"} <= set(commands[0])
+    handed = {"study": "ebhi", "preset": "smoke", "data": str(tmp_path), "seed": "7", "threads": 4}
+    assert settings[0] == handed | {"runs": "data/runs", "figures": "figures"}
     assert commands[0][commands[0].index("--cores") + 1] == "8"
-    assert "threads=4" in commands[0]
-    assert "--dry-run" not in commands[0]
+    assert "--summary" not in commands[0]
     run.main([*request, "DRY=1"])
-    assert "--dry-run" in commands[2]
+    assert "--summary" in commands[2]
+
+
+TOLD = """
+import json
+from pathlib import Path
+Path(runs, "told.json").write_text(json.dumps([study, preset, data, runs, figures, seed]))
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny_checkout(root, tmp_path_factory):
+    """A copy of the project in a folder of an awkward name, whose notebook 01 only tells its parameters."""
+    copy = tmp_path_factory.mktemp("awkward") / 'it\'s 100% my "work"'
+    for folder in ("sedm", "notebooks", "paper"):
+        shutil.copytree(root / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "Makefile", copy)
+    (copy / ".venv").symlink_to(sys.prefix)  # the interpreter has the awkward folder in its name, too
+    path = copy / "notebooks" / "01_natural_images.ipynb"
+    notebook = json.loads(path.read_text())
+    parameters = next(cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", []))
+    telling = {**parameters, "id": "telling", "metadata": {}, "source": TOLD.splitlines(keepends=True)}
+    path.write_text(json.dumps({**notebook, "cells": [parameters, telling]}))
+    return copy
+
+
+@pytest.mark.parametrize("data", ["2024_11", "it's 100% of $mine"])
+def test_make_hands_values_to_a_notebook_as_they_were_typed_whatever_the_folder_is_called(tiny_checkout, table, data):
+    """Snakemake would make the number 202411 of the first, a shell would trip over both the folder and the second."""
+    for split in ("train", "test"):
+        save_patches(table.rename_column("group", "breed"), tiny_checkout / data / f"{split}.parquet")
+    command = ["make", "-o", ".venv/installed", "reproduce", "STUDY=pets", "PRESET=smoke", f"DATA={data}", "SEED=7"]
+    environment = {**os.environ, "PYTHONPATH": str(tiny_checkout)}
+    ended = subprocess.run(command, cwd=tiny_checkout, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    told = json.loads((tiny_checkout / "data" / "runs" / "told.json").read_text())
+    assert told == ["pets", "smoke", data, "data/runs", "figures", 7]
+
+
+@pytest.mark.parametrize("data", ["2024_11", "007", "1e3", "yes", "[a]", "a: b", ""])
+def test_folders_that_look_like_something_else_arrive_as_typed(run, root, monkeypatch, data):
+    """What the Snakefile is given, as Snakemake itself reads it."""
+    from snakemake.common.configfile import load_configfile
+
+    read = {}
+
+    def record(command, **options):
+        read.update(load_configfile(command[command.index("--configfile") + 1]))
+        return subprocess.Popen([sys.executable, "-c", ""], **options)
+
+    monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=record, STDOUT=subprocess.STDOUT))
+    run.reproduce({**run.DEFAULTS, "STUDY": "pets", "JOBS": "1", "DATA": data})
+    assert read["data"] == data
+
+
+def test_a_snakefile_started_without_quotes_refuses_the_number_that_came_of_a_folder(root):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--dry-run", "--nolock"]
+    command += ["--cores", "1", "--config", "study=pets", "preset=smoke", "seed=0", "data=007"]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert "data=7: Snakemake made a number of it" in ended.stdout + ended.stderr
 
 
 def test_each_study_has_its_own_job_unless_told_otherwise(run, monkeypatch):
@@ -158,6 +220,25 @@ def test_an_edit_runs_again_what_uses_it_and_nothing_else(finished):
     ):
         (finished / edited).touch()
         assert sorted(would_run(finished)) == [*expected, "the paper"], edited
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("missing", "it never ran to its end"),
+        ("ok", "it comes after another"),
+        ("params changed", "a parameter, a table or the code of an earlier notebook changed"),
+        ("set of input files changed", "set of input files changed"),
+        ("updated input files", "changed: notebooks/02_layout_priors.ipynb, sedm/"),
+    ],
+)
+def test_a_dry_run_says_why(run, tmp_path, status, reason):
+    job = run.Job("tissue", "02_layout_priors", tmp_path)
+    job.done.touch()
+    os.utime(job.done, (0, 0))
+    rows = [f"{tmp_path}/01.done\tok\tno update", f"{job.done}\t{status}\tupdate pending", "a word on stderr"]
+    (line,) = run.explain("\n".join(["a warning", "output_file\tstatus\tplan", *rows]), [job])
+    assert line.startswith(f"tissue 02_layout_priors would run: {reason}")
 
 
 @pytest.fixture

@@ -64,6 +64,19 @@ def test_foreground_nowhere_is_left_out_and_foreground_invented_scores_zero():
     assert invented == 0
 
 
+@pytest.mark.parametrize("guess", [0, 1])
+def test_pixels_that_nobody_knows_count_neither_for_nor_against(guess):
+    """Of eight known pixels the upper four are foreground, and the first of them is missed: IoU 3/4, Dice 6/7."""
+    masks = torch.full((1, 4, 4), 255)
+    masks[0, 0], masks[0, 1] = 1, 0
+    predictions = torch.full_like(masks, guess)
+    predictions[0, :2] = masks[0, :2]
+    predictions[0, 0, 0] = 0
+    row = score_groups(predictions, masks, ["a"], 2).iloc[0]
+    assert (row["iou_1"], row["iou_0"]) == (3 / 4, 4 / 5)
+    assert row["dice_1"] == pytest.approx(6 / 7)
+
+
 def test_a_group_that_nobody_annotated_has_no_score_and_no_images():
     masks = torch.full((1, 3, 3), 255)
     row = score_groups(torch.zeros_like(masks), masks, ["a"], 2).iloc[0]

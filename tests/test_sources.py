@@ -173,7 +173,9 @@ def test_an_image_without_a_group_is_named(folder):
     (folder / "metadata.csv").write_text("file_name,group\na/0.png,p\na/1.png,p\nb/0.png,p\n")
     assert str(folder / "images" / "b" / "1.png") in fault(load_image_folder, folder)
     (folder / "metadata.csv").write_text("file,group\na/0.png,p\n")
-    assert fault(load_image_folder, folder) == f"{folder / 'metadata.csv'}: expected the columns file_name,group"
+    assert fault(load_image_folder, folder) == (
+        f"{folder / 'metadata.csv'}: expected the columns file_name and group, found 'file,group'"
+    )
 
 
 def test_an_image_folder_without_images_is_named(tmp_path):
@@ -202,7 +204,7 @@ def test_masks_drawn_for_the_eye_are_named_with_their_file(masked):
     assert str(path) in message
 
 
-@pytest.mark.parametrize("mask_values", [{}, {0: 0, (1, 1, 1): 1}, {0: 0, 1: 255}, {0: -1}])
+@pytest.mark.parametrize("mask_values", [{}, {0: 0, (1, 1, 1): 1}, {0: 0, 1: 256}, {0: -1}])
 def test_impossible_mask_values_are_refused(masked, mask_values):
     with pytest.raises((ValueError, TypeError), match="mask_values"):
         load_image_folder(masked[0], mask_values)
@@ -250,7 +252,8 @@ def test_a_mask_in_a_format_that_loses_values_is_named(masked):
         ("file_name,group\na/0.png,p,7", "line 2: more cells than the head"),
         ("file_name,group,mask\na/0.png,p,m.png", "the column 'mask' is kept for pictures"),
         ("file_name,group,mask_file_name\na/0.png,p,m.png", "the mask of 'a/0.png' is not there"),
-        ("file_name,group", "expected the columns file_name,group"),
+        ("file_name,group", "no rows below the head"),
+        ("file_name", "expected the columns file_name and group, found 'file_name'"),
     ],
 )
 def test_a_fault_of_the_metadata_is_named_with_its_line(masked, text, message):

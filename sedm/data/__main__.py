@@ -10,9 +10,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sedm.data import catch, ebhi, flowers102
+from sedm.data import ebhi, flowers102
 from sedm.data.download import DownloadError, fetch, figshare_files
 from sedm.data.patches import PatchTableError
+from sedm.extras import MissingExtraError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,6 +45,8 @@ files from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/
             files = flowers102.FILES if options.study == "flowers102" else figshare_files(ebhi.ARTICLE)
             fetch(files, options.source)
         if options.study == "catch":
+            from sedm.data import catch  # the others need no reader of slides
+
             catch.prepare(options.source, options.annotations, options.out, split_file=options.splits)
         else:
             settings = {"image_size": options.image_size, "seed": options.seed or 0}
@@ -52,7 +55,7 @@ files from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/
             else:
                 cases = ebhi.COMMITTED_CASES if options.seed is None else None
                 ebhi.prepare(options.source, options.out, cases=cases, **settings)
-    except (PatchTableError, DownloadError, ValueError) as error:
+    except (PatchTableError, DownloadError, MissingExtraError, ValueError) as error:
         raise SystemExit(str(error)) from error
 
 

@@ -10,13 +10,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import datasets
 from tqdm import tqdm
 
-from sedm.data.annotations import Polygon, read_polygons
+from sedm.data.annotations import Outside, Polygon, count_outside, read_polygons
 from sedm.data.catch_slides import (
     CITATION,
     CLASS_SETS,
@@ -71,10 +71,15 @@ def make_catch(
 
     Raises:
         PatchTableError: the first fault, before any slide is read where it can be known: missing files, slides
-            without annotation that need one, too few patients; then a broken slide, by its file.
+            without annotation that need one, too few patients, polygons that miss their slide; then a broken slide,
+            by its file.
+
+    Warns:
+        UserWarning: polygons that lie wholly or partly outside of their slide, counted for each slide.
     """
     sampling = sampling or Sampling()
     plan, polygons = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
+    plan = _tell_outside(plan, polygons)
     return _cut(plan, polygons, sampling, cache_folder)
 
 
@@ -94,6 +99,7 @@ def prepare(
     sampling, out_folder = sampling or Sampling(), Path(out_folder)
     plan, polygons = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
     out_folder.mkdir(parents=True, exist_ok=True)
+    plan = _tell_outside(plan, polygons)
     with tempfile.TemporaryDirectory(dir=out_folder, prefix=".cache") as cache_folder:
         tables = _cut(plan, polygons, sampling, cache_folder)
         with _quiet():
@@ -110,6 +116,7 @@ class _Job:
     path: Path
     split: str
     annotated: bool
+    outside: Outside | None = None  # of its polygons, where they are used
 
 
 def _plan(
@@ -153,7 +160,37 @@ def _plan(
             raise PatchTableError(f"{slide_folder}: no slide for {split}; get more slides or give another split_file")
     for name in sorted(masks - set(outlined)):
         raise PatchTableError(f"{annotation_file}: no polygons on {name}, which is in {splits[name]}")
-    return [_Job(found[name], splits[name], name in masks) for name in slides], {name: polygons[name] for name in masks}
+    plan = [_Job(found[name], splits[name], name in masks) for name in slides]
+    return plan, {name: polygons[name] for name in masks}
+
+
+def _tell_outside(plan: Sequence[_Job], polygons: Mapping[str, list[Polygon]]) -> list[_Job]:
+    """Count the polygons that leave their slide, and warn of each such slide.
+
+    Raises:
+        PatchTableError: a slide that no polygon reaches, or a broken one.
+    """
+    counted = []
+    for job in plan:
+        outside = _count_outside(job.path, polygons[job.path.name]) if job.annotated else None
+        counted.append(replace(job, outside=outside))
+    return counted
+
+
+def _count_outside(path: Path, polygons: Sequence[Polygon]) -> Outside:
+    with Slide(path) as slide:
+        size = slide.size
+    outside = count_outside(polygons, size)
+    place = f"outside of the slide of {size[0]}×{size[1]} px"
+    if outside.wholly == len(polygons):
+        raise PatchTableError(
+            f"{path}: all of its {len(polygons)} polygons lie {place}; were they drawn on another slide, or at another "
+            "resolution?"
+        )
+    if any(outside):
+        message = f"{path}: {outside.wholly} of {len(polygons)} polygons lie wholly and {outside.partly} partly {place}"
+        warnings.warn(message, stacklevel=4)
+    return outside
 
 
 def _cut(
@@ -204,6 +241,9 @@ def _data_card(plan: Sequence[_Job], sampling: Sampling, annotation_file: Path, 
     names, _ = CLASS_SETS[sampling.classes]
     with annotation_file.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    outside = [
+        f"{job.path.name} {job.outside.wholly} and {job.outside.partly}" for job in plan if any(job.outside or ())
+    ]
     lines = [
         "# CATCH patches",
         "",
@@ -214,6 +254,7 @@ def _data_card(plan: Sequence[_Job], sampling: Sampling, annotation_file: Path, 
         f"- Source: {SOURCE}",
         f"- Licence: {LICENCE}.",
         f"- Annotations: {annotation_file.name}, SHA-256 {checksum}",
+        f"- Polygons wholly and partly outside of their slide: {', '.join(outside) or 'none'}.",
         f"- Split: {'random by patient, stratified by tumour type' if split_file is None else Path(split_file).name}",
         f"- Mask: {', '.join(f'{value} {name}' for value, name in enumerate(names))}; ground that nobody outlined is "
         + (f"0 ({names[0]})." if sampling.unannotated_is_background else "0 on glass and 255 (unknown) on tissue."),

@@ -6,7 +6,6 @@ the group of a patch is its patient, and patients, never single slides, are spli
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 
 from sedm.config import known_name
 from sedm.data.patches import PatchTableError
+from sedm.data.spreadsheets import read_spreadsheet
 from sedm.seeds import seeded_generator
 
 CITATION = (
@@ -134,13 +134,13 @@ def parse_slide_name(name: str) -> SlideName:
 
 
 def read_split_file(path: str | Path) -> dict[str, str]:
-    """The split of each slide: ``train``, ``validation`` or ``test``.
+    """Read the split of each slide: ``train``, ``validation`` or ``test``.
 
-    Reads the authors' ``datasets.csv`` (columns ``Slide;Dataset;Scanner``, words train, val, test) or any table with
-    the columns ``Slide`` and ``Dataset``, separated by semicolons or commas.
+    It is the authors' ``datasets.csv`` (columns ``Slide;Dataset;Scanner``, words train, val, test) or any spreadsheet
+    with the columns ``Slide`` and ``Dataset``.
 
     Raises:
-        PatchTableError: no such file, other columns or words, or a patient in two splits.
+        PatchTableError: as ``read_spreadsheet``; other words, or a patient in two splits.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -149,17 +149,8 @@ def read_split_file(path: str | Path) -> dict[str, str]:
     ...     read_split_file(path)
     {'MCT_01_1.svs': 'validation'}
     """
-    path = Path(path)
-    if not path.is_file():
-        raise PatchTableError(f"{path}: no such file; expected a table with the columns Slide and Dataset")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        head = file.readline()
-        file.seek(0)
-        rows = list(csv.DictReader(file, delimiter=";" if ";" in head else ","))
-    if not rows or not {"Slide", "Dataset"} <= rows[0].keys():
-        raise PatchTableError(f"{path}: expected the columns Slide and Dataset, found {head.strip()!r}")
     splits, patients = {}, {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in read_spreadsheet(path, columns=("Slide", "Dataset")).items():
         if row["Dataset"] not in SPLIT_WORDS:
             raise PatchTableError(
                 f"{path}, line {line}: Dataset is {row['Dataset']!r}; expected {', '.join(SPLIT_WORDS)}"

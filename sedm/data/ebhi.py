@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sedm.data.download import write_card
 from sedm.data.patches import PatchTableError, from_arrays, save_patches
 from sedm.data.reduce import reduce_image, reduce_mask
+from sedm.data.source_card import write_card
 from sedm.data.splits import split_by_group
 
 ARTICLE = 21540159  # on figshare; `figshare_files(ARTICLE)` asks for the file, its size and its md5
@@ -144,7 +144,7 @@ def prepare(
         *(f"{len(names)} images left out, {reason}: {', '.join(names)}" for reason, names in left_out.items()),
     ]
     sources = [source] if source.is_file() else []
-    write_card(out, about=ABOUT, tables=paths, group="case", notes=notes, sources=sources)
+    write_card(out, about=ABOUT, tables=paths, group="case", notes=notes, licence="cc-by-4.0", sources=sources)
     return paths
 
 

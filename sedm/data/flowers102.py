@@ -25,9 +25,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from sedm.data.download import RemoteFile, write_card
+from sedm.data.download import RemoteFile
 from sedm.data.patches import PatchTableError, save_patches
 from sedm.data.reduce import reduce_image, reduce_mask
+from sedm.data.source_card import write_card
 from sedm.seeds import seeded_generator
 
 HOME = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"

@@ -3,7 +3,7 @@
 A patch table is a Hugging Face ``datasets.Dataset`` with the columns
 
 * ``image``  an RGB picture,
-* ``mask``   a picture of class indices 0…K−1 of the same size, or null where nobody annotated,
+* ``mask``   a picture of class indices 0…K−1 of the same size, 255 where nobody knows, or null where nobody annotated,
 * ``group``  the unit that shares a style and never straddles a split (patient, case, species, breed),
 
 and any further columns. On disk it is a folder with one parquet file a split, or several shards of it.
@@ -14,56 +14,65 @@ No function here needs more memory for a larger table. A table too large to be c
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 from datasets.table import embed_table_storage, table_cast
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from sedm.data.errors import PatchTableError as PatchTableError
+from sedm.data.groups import labels_of, name_group, name_groups
+from sedm.data.pictures import UNKNOWN as UNKNOWN
+from sedm.data.pictures import decode_pair, encode, image_of_array, locate, mask_of_array
+from sedm.data.table_files import SHARD as SHARD
+from sedm.data.table_files import check_header as check_header
+from sedm.data.table_files import files_of_split, picture_form, stored_features
+from sedm.data.table_files import find_splits as find_splits
 from sedm.files import replacing
-
-UNKNOWN = 255
-"""The mask value of a pixel that nobody annotated."""
 
 REQUIRED_COLUMNS = ("image", "mask", "group")
 ROWS_PER_READ = 100  # rows in a row group of a saved table, and in one read of a streamed one
 ROWS_WITHOUT_BAR = 2000  # a pass over fewer rows shows no progress bar
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]+)?$")  # how the Hub numbers the files of one split
+TEXT = datasets.Value("string")
 
 Table = datasets.Dataset | datasets.IterableDataset
 
 
-class PatchTableError(ValueError):
-    """A patch table (or what should become one) breaks the format; the message names the culprit."""
+def from_arrays(images: Collection, masks: Collection, groups: Collection, **columns: Collection) -> datasets.Dataset:
+    """Make a patch table of pictures in memory.
 
+    Args:
+        images: one a row, (h, w, 3), or (h, w) for grey, whole numbers 0…255.
+        masks: one a row, (h, w), class indices, 255 where nobody knows, of any type of whole numbers or bool, also as
+            lists; None where nobody annotated.
+        groups: one a row, text or numbers, which become text.
+        columns: further columns.
 
-def from_arrays(
-    images: UInt8[np.ndarray, "n h w 3"],
-    masks: UInt8[np.ndarray, "n h w"] | Sequence[np.ndarray | None],
-    groups: Sequence[str],
-    **columns: Sequence,
-) -> datasets.Dataset:
-    """A patch table of pictures in memory; ``None`` in ``masks`` means not annotated.
+    Raises:
+        PatchTableError: names the first row whose image, mask or group is none of these, or columns of other lengths.
 
-    >>> table = from_arrays(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), np.uint8), ["a", "b"])
+    >>> table = from_arrays(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), np.int64), ["a", "b"])
     >>> table.column_names, table[0]["image"].size
     (['image', 'mask', 'group'], (8, 8))
     """
+    lengths = {name: len(values) for name, values in {"masks": masks, "groups": groups, **columns}.items()}
+    for name, length in lengths.items():
+        if length != len(images):
+            raise PatchTableError(f"{len(images)} images, but {length} {name}; give one a row")
     table = datasets.Dataset.from_dict(
         {
-            "image": [encode(image) for image in images],
-            "mask": [None if mask is None else encode(mask) for mask in masks],
-            "group": list(groups),
+            "image": [encode(image_of_array(image, f"row {row}, column 'image'")) for row, image in enumerate(images)],
+            "mask": [
+                None if mask is None else encode(mask_of_array(mask, f"row {row}, column 'mask'"))
+                for row, mask in enumerate(masks)
+            ],
+            "group": [name_group(group, f"row {row}, column 'group'") for row, group in enumerate(groups)],
             **{name: list(values) for name, values in columns.items()},
         }
     )
@@ -73,7 +82,10 @@ def from_arrays(
 def load_patches(
     source: str | Path, split: str | None = None, group_column: str = "group", streaming: bool = False
 ) -> Table:
-    """The patch table stored at ``source``.
+    """Load the patch table stored at ``source``.
+
+    Pictures may also be stored as text: paths that begin at the folder of the file. Groups become text, a number
+    without its point, a class label by its name.
 
     Args:
         source: a parquet file, or a folder of them as ``find_splits`` reads it.
@@ -83,7 +95,8 @@ def load_patches(
             files. Otherwise ``datasets`` copies them, at the first call, into its cache, for access in any order.
 
     Raises:
-        PatchTableError: nothing there, an empty or unreadable file, or a missing column, split or shard.
+        PatchTableError: nothing there, an empty or unreadable file, a missing column, split or shard, a column that
+            holds no pictures, a row without a group, or shards whose class labels differ.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -97,65 +110,53 @@ def load_patches(
     source = Path(source)
     if not source.exists():
         raise PatchTableError(f"{source}: no such file or folder; expected a patch table (see data/README.md)")
-    files = _split_files(source, split) if source.is_dir() else [source]
-    features = _features(files, group_column)
+    files = files_of_split(source, split) if source.is_dir() else [source]
+    stored = stored_features(files, group_column)
     paths = [str(path) for path in files]
     if streaming:
-        given = {"files": paths, "features": features}
-        table = datasets.IterableDataset.from_generator(_stream_rows, features=features, gen_kwargs=given)
+        features = {**stored, "image": datasets.Image(), "mask": datasets.Image(), group_column: TEXT}
+        options = {"files": paths, "stored": stored, "group_column": group_column}
+        table = datasets.IterableDataset.from_generator(
+            _stream_rows, features=datasets.Features(features), gen_kwargs=options
+        )
     else:
         try:
-            table = datasets.Dataset.from_parquet(paths, features=features)
+            table = datasets.Dataset.from_parquet(paths, features=stored)
         except datasets.exceptions.DatasetGenerationError as error:
-            for _ in _stream_rows(paths, features):  # names the file and the rows, where reading alone fails
+            # names the file and the rows, where reading alone fails
+            for _ in _stream_rows(paths, stored, group_column):
                 pass
             cause = " ".join(str(error.__cause__).split())
             raise PatchTableError(f"{source}: damaged between its head and its end ({cause})") from error
+        for column in ("image", "mask"):
+            if stored[column] == TEXT:
+                pictures = [stored_path(path, files[0].parent) for path in table[column][:]]
+                table = replace_column(table, column, pictures, datasets.Image())
+        groups = table[group_column][:]
+        names = name_groups(groups, str(source), group_column, labels_of(stored[group_column]))
+        if names != groups:
+            table = replace_column(table, group_column, names, TEXT)
     return table if group_column == "group" else table.rename_column(group_column, "group")
 
 
-def find_splits(folder: str | Path) -> dict[str, list[Path]]:
-    """The parquet files of every split in a folder, in order.
+def replace_column(table: datasets.Dataset, name: str, values: Sequence, feature: Any) -> datasets.Dataset:
+    """Give the rows of a table other values in one column, which stays in its place.
 
-    A split is ``train.parquet`` or its shards ``train-00000-of-00012.parquet`` …; in a folder without such files, its
-    sub-folders are the splits (``train/*.parquet``), and ``data/`` is looked into, as the Hub lays tables out.
-
-    Raises:
-        PatchTableError: a shard is missing, or shards of two tables are mixed.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in ("test", "train-00001-of-00002", "train-00000-of-00002"):
-    ...         (Path(folder) / f"{name}.parquet").touch()
-    ...     {split: len(files) for split, files in find_splits(folder).items()}
-    {'test': 1, 'train': 2}
+    >>> table = datasets.Dataset.from_dict({"a": [1, 2], "b": [3, 4]})
+    >>> replace_column(table, "a", ["x", "y"], datasets.Value("string"))[0]
+    {'a': 'x', 'b': 3}
     """
-    folder = Path(folder)
-    splits = defaultdict(list)
-    for path in sorted(folder.glob("*.parquet")):
-        splits[SHARD.sub("", path.stem)].append(path)
-    if not splits and (folder / "data").is_dir():
-        return find_splits(folder / "data")
-    if not splits:
-        for path in sorted(folder.glob("*/*.parquet")):
-            splits[path.parent.name].append(path)
-    for split, files in splits.items():
-        _check_shards(split, files)
-    return dict(splits)
+    order = table.column_names
+    return table.remove_columns(name).add_column(name, list(values), feature=feature).select_columns(order)
 
 
-def check_header(path: str | Path, group_column: str = "group") -> None:
-    """None, when the head of a parquet file promises a patch table; reads no picture.
+def stored_path(path: str | None, folder: str | Path) -> dict | None:
+    """Store the path of a picture as a table does; a relative one begins at the folder of the table's file.
 
-    Raises:
-        PatchTableError: no such file, not parquet, a missing column, or no rows.
-
-    >>> check_header("nowhere/train.parquet")
-    Traceback (most recent call last):
-    ...
-    sedm.data.patches.PatchTableError: nowhere/train.parquet: no such file
+    >>> stored_path("a.png", "tables")
+    {'bytes': None, 'path': 'tables/a.png'}
     """
-    _read_schema(Path(path), group_column)
+    return None if path is None else {"bytes": None, "path": str(Path(folder) / path)}
 
 
 def save_patches(table: Table, path: str | Path) -> Path:
@@ -188,16 +189,19 @@ def save_patches(table: Table, path: str | Path) -> Path:
 
 
 def check_patches(table: Table, n_classes: int, name: str = "table") -> None:
-    """None, after every picture was opened and found in order.
+    """Open every picture of a table and refuse the first fault.
+
+    A mask holds 0…n_classes−1, and ``UNKNOWN`` where nobody knows. Where 255 is in the masks but no class above 0, it
+    is not taken for unknown: then the masks are drawn in black and white for the eye.
 
     Args:
-        n_classes: masks must hold 0…n_classes−1 only.
+        n_classes: at most 255.
         name: where the table came from, for the message (a file name).
 
     Raises:
         PatchTableError: names table, row and column of the first fault: a missing column, an empty table,
-            unreadable bytes, more than 8 bits a channel, an image and a mask of different size, a value outside
-            the classes, no group.
+            a picture that can be read in two ways or not at all (see ``sedm.data.pictures``), an image and a mask of
+            different size, a value outside the classes, no group.
 
     >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
     >>> check_patches(from_arrays(pixels, pixels[..., 0] + 3, ["a"]), n_classes=2, name="train.parquet")
@@ -205,64 +209,43 @@ def check_patches(table: Table, n_classes: int, name: str = "table") -> None:
     ...
     sedm.data.patches.PatchTableError: train.parquet, row 0, column 'mask': value 3 is outside the classes 0..1
     """
-    row = -1
-    for row, patch in enumerate(read_rows(table, name, f"checking {name}")):
-        where = f"{name}, row {row}, column "
-        if not patch["group"]:
-            raise PatchTableError(f"{where}'group': empty; every patch needs the name of its patient or species")
-        if patch["image"] is None:
-            raise PatchTableError(f"{where}'image': null; only masks may be missing")
-        image = decode(patch["image"], f"{where}'image'").convert("RGB")
-        if patch["mask"] is not None:
-            mask = decode(patch["mask"], f"{where}'mask'")
-            _check_mask(mask, image.size, n_classes, locate(patch["mask"], f"{where}'mask'"))
-    if row < 0:
-        raise PatchTableError(f"{name}: the table has no rows")
+    check_tables({name: table}, n_classes)
 
 
-def encode(pixels: UInt8[np.ndarray, "h w *channels"]) -> dict:
-    """A picture as a table stores it: PNG bytes, and no path.
+def check_tables(tables: Mapping[str, Table], n_classes: int) -> None:
+    """Check several tables by name, as ``check_patches`` does one; what 255 means is decided by all of them together.
 
-    >>> sorted(encode(np.zeros((8, 8), np.uint8)))
-    ['bytes', 'path']
+    >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    >>> tables = {"train": from_arrays(pixels, pixels[..., 0] + 1, "a"), "test": from_arrays(pixels, [None], "b")}
+    >>> check_tables(tables, n_classes=2)
     """
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def decode(stored: dict | Image.Image, where: str) -> Image.Image:
-    """A picture from how a table stores it, upright as its camera says; ``where`` begins the message of a fault.
-
-    Raises:
-        PatchTableError: unreadable, or more than 8 bits a channel, which would be cut off.
-
-    >>> decode(encode(np.zeros((8, 8), np.uint8)), "row 0").size
-    (8, 8)
-    """
-    if isinstance(stored, Image.Image):  # a stream that somebody mapped a function over
-        return stored
-    where = locate(stored, where)
-    try:
-        image = Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
-        packing = str(getattr(image, "tile", ""))  # says more than the mode: 48-bit colour becomes plain RGB
-        image.load()
-        if image.getexif().get(Image.ExifTags.Base.Orientation) is not None:
-            image = ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow raises many types for damaged files
-        raise PatchTableError(f"{where}: unreadable image bytes ({error})") from error
-    if image.mode in ("I", "F") or image.mode.startswith("I;") or re.search("(?<!BGR);16", packing):
-        raise PatchTableError(f"{where}: 16 bits or floats (mode {image.mode}); save it with 8 bits a channel")
-    return image
-
-
-def locate(stored: dict | Image.Image, where: str) -> str:
-    """``where``, and the file that a picture comes from, where the table knows it.
-
-    >>> locate({"bytes": None, "path": "a.png"}, "row 0")
-    'row 0 (a.png)'
-    """
-    return f"{where} ({stored['path']})" if isinstance(stored, dict) and stored["path"] else where
+    if not 1 <= n_classes <= UNKNOWN:
+        raise ValueError(f"n_classes={n_classes}; it lies in 1…{UNKNOWN}, since {UNKNOWN} is where nobody knows")
+    is_present = np.zeros(256, bool)
+    first_unknown = ""
+    for name, table in tables.items():
+        row = -1
+        for row, patch in enumerate(read_rows(table, name, f"checking {name}")):
+            where = f"{name}, row {row}"
+            name_group(patch["group"], f"{where}, column 'group'")
+            _, mask = decode_pair(patch["image"], patch["mask"], where)
+            if mask is None:
+                continue
+            where = locate(patch["mask"], f"{where}, column 'mask'")
+            in_mask = np.bincount(mask.ravel(), minlength=256) > 0
+            if in_mask[n_classes:UNKNOWN].any():
+                raise PatchTableError(f"{where}: {_outside(np.flatnonzero(in_mask).tolist(), n_classes)}")
+            if in_mask[UNKNOWN]:
+                first_unknown = first_unknown or where
+            is_present |= in_mask
+        if row < 0:
+            raise PatchTableError(f"{name}: the table has no rows")
+    if first_unknown and n_classes > 1 and not is_present[1:UNKNOWN].any():
+        raise PatchTableError(
+            f"{first_unknown}: no mask has a class above 0, so 255 is not taken for unknown (if it is, add a patch "
+            f"that has one): value 255 is outside the classes 0..{n_classes - 1}; "
+            "pass mask_values={0: 0, 255: 1} when reading"
+        )
 
 
 def _arrow_batches(table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
@@ -279,7 +262,7 @@ def _arrow_batches(table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.Tab
 
 
 def read_rows(table: Table, name: str, doing: str) -> Iterator[dict]:
-    """The rows with undecoded pictures, so that a fault is met where its row is known; long tables show a bar."""
+    """Read the rows with undecoded pictures, so that a fault is met where its row is known; long tables show a bar."""
     columns = table.column_names or list(next(iter(table), {}))  # a mapped stream does not know its own
     for column in REQUIRED_COLUMNS:
         if column not in columns:
@@ -288,38 +271,40 @@ def read_rows(table: Table, name: str, doing: str) -> Iterator[dict]:
     table = table.select_columns(list(REQUIRED_COLUMNS))
     if table.features is not None:
         for column in ("image", "mask"):
+            kind = table.features[column]
+            if picture_form(table.features.arrow_schema.field(column).type) not in ("pictures", "paths"):
+                remedy = "make a table of arrays by from_arrays or load_hub_dataset"
+                raise PatchTableError(f"{name}: the column {column!r} holds no pictures but {kind}; {remedy}")
             table = table.cast_column(column, datasets.Image(decode=False))
     hidden = total is not None and total < ROWS_WITHOUT_BAR
     yield from tqdm(table, doing, total, unit="patch", disable=hidden, delay=1)
 
 
-def _check_mask(mask: Image.Image, size: tuple[int, int], n_classes: int, where: str) -> None:
-    pixels = np.asarray(mask)
-    if pixels.shape != size[::-1]:
-        found = "×".join(map(str, pixels.shape[1::-1] + pixels.shape[2:]))
-        hint = "; for colours pass mask_values={(255, 0, 0): 1, …} when reading" if pixels.ndim > 2 else ""
-        raise PatchTableError(
-            f"{where}: size {found}, but the image is {size[0]}×{size[1]}; "
-            f"a mask is one channel of class indices, as large as its image{hint}"
-        )
-    if pixels.max() >= n_classes:
-        values = sorted({0, *np.unique(pixels).tolist()})
-        meant = {value: index for index, value in enumerate(values)}
-        # white on black, for the eye
-        hint = f"; pass mask_values={meant} when reading" if values[-1] == 255 and len(values) == n_classes else ""
-        raise PatchTableError(f"{where}: value {pixels.max()} is outside the classes 0..{n_classes - 1}{hint}")
+def _outside(present: list[int], n_classes: int) -> str:
+    """What is wrong with a mask of these values, and what would mend it."""
+    values = sorted({0, *present})
+    index_of = {value: index for index, value in enumerate(values)}
+    hint = ""
+    if values[-1] == 255 and len(values) == n_classes:  # white on black, for the eye
+        hint = f"; pass mask_values={index_of} when reading"
+    elif values[-1] > 127 and n_classes == 2:
+        hint = "; where black and white were smoothed, pass mask_threshold=127 when reading"
+    return f"value {max(set(values) - {UNKNOWN})} is outside the classes 0..{n_classes - 1}{hint}"
 
 
-def _stream_rows(files: list[str], features: datasets.Features) -> Iterator[dict]:
+def _stream_rows(files: list[str], stored: datasets.Features, group_column: str) -> Iterator[dict]:
     for file in files:
         with pyarrow.parquet.ParquetFile(file, buffer_size=2**20) as parquet:
             first = 0
             for index in range(parquet.num_row_groups):
                 n_rows = parquet.metadata.row_group(index).num_rows
                 try:
+                    row = first
                     for batch in parquet.iter_batches(ROWS_PER_READ, row_groups=[index]):
-                        rows = pyarrow.Table.from_batches([batch]).select(list(features))
-                        yield from table_cast(rows, features.arrow_schema).to_pylist()
+                        rows = pyarrow.Table.from_batches([batch]).select(list(stored))
+                        for values in table_cast(rows, stored.arrow_schema).to_pylist():
+                            yield _plain_row(values, stored, group_column, Path(file), row)
+                            row += 1
                 except (pyarrow.ArrowException, OSError) as error:
                     cause = " ".join(str(error).split())
                     raise PatchTableError(
@@ -328,53 +313,10 @@ def _stream_rows(files: list[str], features: datasets.Features) -> Iterator[dict
                 first += n_rows
 
 
-def _features(files: list[Path], group_column: str) -> datasets.Features:
-    """What the columns hold, the same in all files: pictures, names of groups, and the rest as it is stored."""
-    schema = _read_schema(files[0], group_column)
-    for path in files[1:]:
-        if not _read_schema(path, group_column).equals(schema):
-            raise PatchTableError(f"{path}: its columns or their types differ from those of {files[0].name}")
-    features = datasets.Features.from_arrow_schema(schema)
-    return datasets.Features(
-        {**features, "image": datasets.Image(), "mask": datasets.Image(), group_column: datasets.Value("string")}
-    )
-
-
-def _read_schema(path: Path, group_column: str) -> pyarrow.Schema:
-    if not path.is_file():
-        raise PatchTableError(f"{path}: no such file")
-    try:
-        metadata = pyarrow.parquet.read_metadata(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise PatchTableError(f"{path}: not a readable parquet file ({error})") from error
-    schema = metadata.schema.to_arrow_schema()
-    for column in ("image", "mask", group_column):
-        if column not in schema.names:
-            raise PatchTableError(f"{path}: no column {column!r}; it has {', '.join(schema.names)}")
-    if metadata.num_rows == 0:
-        raise PatchTableError(f"{path}: the table has no rows")
-    return schema
-
-
-def _split_files(folder: Path, split: str | None) -> list[Path]:
-    splits = find_splits(folder)
-    if not splits:
-        raise PatchTableError(f"{folder}: no parquet files in it")
-    if split is None and len(splits) == 1:
-        return next(iter(splits.values()))
-    if split not in splits:
-        raise PatchTableError(f"{folder}: no split {split!r}; it has {', '.join(splits)}")
-    return splits[split]
-
-
-def _check_shards(split: str, files: list[Path]) -> None:
-    found = [SHARD.search(path.stem) for path in files]
-    totals = {match and int(match[2]) for match in found}
-    if len(totals) > 1:
-        names = ", ".join(path.name for path in files)
-        raise PatchTableError(f"{files[0].parent}: the split {split!r} is there more than once: {names}")
-    numbers = [int(match[1]) for match in found if match]
-    missing = [number for number in range(next(iter(totals)) or 0) if number not in numbers]
-    if missing:
-        total = next(iter(totals))
-        raise PatchTableError(f"{files[0].parent}: of {total} shards of {split!r} number {missing[0]} is missing")
+def _plain_row(values: dict, stored: datasets.Features, group_column: str, file: Path, row: int) -> dict:
+    """One row as a file stores it, with its paths as pictures and its group as text."""
+    for column in ("image", "mask"):
+        if stored[column] == TEXT:
+            values[column] = stored_path(values[column], file.parent)
+    where = f"{file}, row {row}, column {group_column!r}"
+    return {**values, group_column: name_group(values[group_column], where, labels_of(stored[group_column]))}

@@ -17,11 +17,14 @@ import torch
 from jaxtyping import Bool, Int, Num, UInt8
 from PIL import Image
 from scipy import ndimage
-from tiffslide import TiffSlide
 
 from sedm.data.annotations import Polygon, contains, rasterise, topmost
 from sedm.data.patches import UNKNOWN, PatchTableError
+from sedm.extras import extra
 from sedm.seeds import seeded_generator
+
+with extra("slides"):
+    from tiffslide import TiffSlide
 
 COARSEST = 20.0  # µm a pixel; a file that claims more carries the resolution of a screen or printer
 TOLERANCE = 1.05  # a level up to 5 % too coarse will do: 1.013 µm for 1 µm saves reading 16 times the pixels
@@ -295,8 +298,10 @@ def _place_in_class(
 ) -> tuple[np.ndarray, int]:
     """A place (x, y) in pixels of the finest level, and its class."""
     values = np.array([class_index.get(polygon.class_name, UNKNOWN) for polygon in polygons])
+    # of a polygon that leaves the slide, only the part of its box on the slide is worth trying
+    boxes = np.clip([polygon.bounds for polygon in polygons], 0, np.tile(slide.size, 2))
+    values[(boxes[:, 2:] <= boxes[:, :2]).any(1)] = UNKNOWN
     present = np.unique(values[values != UNKNOWN])
-    boxes = np.array([polygon.bounds for polygon in polygons])
     # a class that is wholly covered by others is not seen: the next one in the random order steps in
     for value in present[torch.randperm(len(present), generator=generator).numpy()]:
         rows = np.flatnonzero(values == value)

@@ -7,9 +7,9 @@ from pathlib import Path
 import datasets
 
 from sedm.config import Config
-from sedm.data.folders import load_hub_dataset as load_hub_dataset  # its home; the name is a source like the others
-from sedm.data.folders import load_image_folder as load_image_folder
-from sedm.data.patches import PatchTableError, check_patches, find_splits, load_patches
+from sedm.data.folders import load_image_folder as load_image_folder  # its home; the name is a source like the others
+from sedm.data.hub import load_hub_dataset as load_hub_dataset
+from sedm.data.patches import PatchTableError, check_tables, find_splits, load_patches
 from sedm.data.splits import check_splits
 from sedm.studies import STUDIES
 
@@ -35,6 +35,8 @@ def load_study(config: Config, folder: str | Path = "") -> dict[str, datasets.Da
     {'train': 24, 'validation': 12, 'test': 18, 'shifted': 12}
     """
     study = STUDIES[config.study]
+    if not isinstance(folder, str | Path):
+        raise ValueError(f"data={folder!r}; give the folder as text, in quotes (papermill: -r data …)")
     if study.embedded and folder:
         raise ValueError(f"DATA={str(folder)!r}, but the study {config.study!r} is embedded: leave DATA out")
     if not study.embedded and not folder:
@@ -45,8 +47,7 @@ def load_study(config: Config, folder: str | Path = "") -> dict[str, datasets.Da
         splits, names = _read(Path(folder), study.group_column)
     if not study.shared_groups:
         check_splits(splits)
-    for split, table in splits.items():
-        check_patches(table, len(study.classes), names[split])
+    check_tables({names[split]: table for split, table in splits.items()}, len(study.classes))
     return splits
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 import datasets
@@ -11,19 +11,18 @@ import pyarrow
 import pyarrow.compute
 from datasets.fingerprint import Hasher
 
-from sedm.data.patches import PatchTableError
+from sedm.data.groups import check_spelling, name_groups
+from sedm.data.patches import PatchTableError, Table
 
 
-def split_by_group(
-    table: datasets.Dataset, test_fraction: float, seed: int
-) -> tuple[datasets.Dataset, datasets.Dataset]:
+def split_by_group(table: Table, test_fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Two tables, (train, test), that share no group.
 
     Args:
         test_fraction: share of the *groups* that goes to test, in (0, 1); at least one group on each side.
 
     Raises:
-        PatchTableError: fewer than two groups.
+        PatchTableError: fewer than two groups, two names of one, or a stream, whose rows are in no table.
 
     >>> from sedm.data.patches import from_arrays
     >>> pixels = np.zeros((4, 8, 8, 3), np.uint8)
@@ -33,7 +32,7 @@ def split_by_group(
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction={test_fraction}; it must lie between 0 and 1")
-    names = table["group"][:]  # all at once: a hundred times faster than one by one
+    names = _group_names(table)
     groups = _draw_groups(names, seed)
     if len(groups) < 2:
         raise PatchTableError(f"the table has {len(groups)} group; a split by group needs two or more")
@@ -43,13 +42,13 @@ def split_by_group(
     return table.select(np.flatnonzero(~is_test)), table.select(np.flatnonzero(is_test))
 
 
-def hide_annotations(table: datasets.Dataset, n_annotated_groups: int, seed: int) -> datasets.Dataset:
+def hide_annotations(table: Table, n_annotated_groups: int, seed: int) -> datasets.Dataset:
     """The table with the masks of all but a seeded draw of ``n_annotated_groups`` groups set to null.
 
     The draw is nested: the groups of a smaller count are among those of a larger one, at the same seed.
 
     Raises:
-        PatchTableError: fewer annotated groups than asked for.
+        PatchTableError: fewer annotated groups than asked for, two names of one, or a stream.
 
     >>> from sedm.data.patches import from_arrays
     >>> pixels = np.zeros((3, 8, 8, 3), np.uint8)
@@ -57,10 +56,10 @@ def hide_annotations(table: datasets.Dataset, n_annotated_groups: int, seed: int
     >>> [mask is None for mask in hidden["mask"]]
     [True, True, False]
     """
+    names = _group_names(table)
     batches = table.cast_column("mask", datasets.Image()).select_columns("mask").with_format("arrow").iter(1000)
     # views of the stored masks: their bytes are neither read nor copied
     stored = [chunk for batch in batches for chunk in batch["mask"].chunks]
-    names = table["group"][:]
     has_mask = [valid for masks in stored for valid in masks.is_valid().to_pylist()]
     groups = _draw_groups((name for name, annotated in zip(names, has_mask, strict=True) if annotated), seed)
     if not 0 <= n_annotated_groups <= len(groups):
@@ -74,11 +73,14 @@ def hide_annotations(table: datasets.Dataset, n_annotated_groups: int, seed: int
     return hidden.add_column("mask", visible, feature=datasets.Image(), new_fingerprint=fingerprint)
 
 
-def check_splits(splits: dict[str, datasets.Dataset]) -> None:
-    """None, when no group is in two splits.
+def check_splits(splits: Mapping[str, Table]) -> None:
+    """Refuse tables of which two share a group.
+
+    Args:
+        splits: tables, or streams, by name.
 
     Raises:
-        PatchTableError: names the group and both splits.
+        PatchTableError: names the group and both splits, or two names that look like one group.
 
     >>> from sedm.data.patches import from_arrays
     >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
@@ -88,18 +90,31 @@ def check_splits(splits: dict[str, datasets.Dataset]) -> None:
     ...
     sedm.data.patches.PatchTableError: group 'case-7' is in two splits, 'train' and 'test'; split by group instead
     """
-    seen: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for split, table in splits.items():
-        for group in dict.fromkeys(table["group"][:]):
-            if seen.setdefault(group, split) != split:
+        if isinstance(table, datasets.Dataset):
+            names = _group_names(table)
+        else:
+            names = name_groups((row["group"] for row in table.select_columns(["group"])), split)
+        for group in dict.fromkeys(names):
+            if split_of.setdefault(group, split) != split:
                 raise PatchTableError(
-                    f"group {group!r} is in two splits, {seen[group]!r} and {split!r}; split by group instead"
+                    f"group {group!r} is in two splits, {split_of[group]!r} and {split!r}; split by group instead"
                 )
+    check_spelling(split_of, f"splits {', '.join(splits)}")
+
+
+def _group_names(table: Table) -> list[str]:
+    if not isinstance(table, datasets.Dataset):
+        raise PatchTableError("a stream cannot be split or hidden by group; load the table without streaming=True")
+    return name_groups(table["group"][:], "the table")  # all at once: a hundred times faster than one by one
 
 
 def _draw_groups(groups: Iterable[str], seed: int) -> list[str]:
     """The distinct groups in a seeded random order that does not depend on the order of the rows."""
-    return [str(group) for group in np.random.default_rng(seed).permutation(sorted(set(groups)))]
+    distinct = sorted(set(groups))
+    check_spelling(distinct, "the table")
+    return [str(group) for group in np.random.default_rng(seed).permutation(distinct)]
 
 
 def _hide(masks: pyarrow.StructArray, hidden: list[bool]) -> pyarrow.StructArray:

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, UInt8
-from PIL import Image
 from torch import Tensor
 
-from sedm.data.patches import UNKNOWN, PatchTableError, Table, decode, read_rows
+from sedm.data.groups import name_group
+from sedm.data.patches import UNKNOWN, PatchTableError, Table, read_rows
+from sedm.data.pictures import decode_pair, locate
+from sedm.data.reduce import Box, cut_image, cut_mask, fit_boxes
 
 PLACE_COLUMNS = ("slide", "x_microns", "y_microns", "microns_per_pixel")
 """With all of these, a patch table tells where its patches lie."""
@@ -83,8 +85,10 @@ class PatchTensors(NamedTuple):
         return self if has_mask.all() else self.select(has_mask.nonzero().flatten().tolist())
 
 
-def to_tensors(table: Table, image_size: int | None = None, folder: str | Path | None = None) -> PatchTensors:
-    """The table decoded in one pass, resized to ``image_size`` pixels a side when given.
+def to_tensors(
+    table: Table, image_size: int | None = None, folder: str | Path | None = None, *, fit: str | None = None
+) -> PatchTensors:
+    """Decode a table in one pass, resized to ``image_size`` pixels a side when given.
 
     Images are reduced with Lanczos and masks with the nearest neighbour, so class indices stay class indices. A
     table with all ``PLACE_COLUMNS`` filled gives ``places`` as well.
@@ -97,9 +101,14 @@ def to_tensors(table: Table, image_size: int | None = None, folder: str | Path |
     Args:
         folder: put the pixels into a file here, whatever their size; by default the system's temporary folder
             (``TMPDIR``), which must lie on a disk.
+        fit: what becomes of images that are no squares, where there is an ``image_size``: "crop", "pad", "squeeze" or
+            "tile" (see ``sedm.data.reduce.FITS``). A picture in tiles gives several patches, one after the other, of
+            its group.
 
     Raises:
-        PatchTableError: no rows, an unreadable picture, or images of several sizes and no ``image_size``.
+        PatchTableError: no rows, an unreadable picture, images of several sizes and no ``image_size``, or an image
+            that is no square and no ``fit``.
+        ValueError: no such fit, or a fit without ``image_size``.
         OSError: no room for the pixels.
 
     >>> from sedm.data.patches import from_arrays
@@ -107,28 +116,36 @@ def to_tensors(table: Table, image_size: int | None = None, folder: str | Path |
     >>> to_tensors(from_arrays(pixels, [pixels[0, ..., 0], None], ["a", "b"]), image_size=4).masks[:, 0, 0]
     tensor([  0, 255], dtype=torch.uint8)
     """
+    if fit is not None and not image_size:
+        raise ValueError(f"fit={fit!r} without image_size; give the side of the squares as well")
+    fit_boxes((1, 1), fit, "table")  # a wrong word is met before the first picture is decoded
     groups: list[str] = []
-    widths: list[int] = []  # as stored
+    parts: list[list[Box]] = []  # of each stored picture
     size = (image_size, image_size) if image_size else None
     # 1 byte in memory is the least that the file allows: 0 means no limit
     options = {"max_size": MEMORY_LIMIT if folder is None else 1, "dir": folder}
     try:
         with tempfile.SpooledTemporaryFile(**options) as images, tempfile.SpooledTemporaryFile(**options) as masks:
             for row, patch in enumerate(read_rows(table, "table", "decoding")):
-                image = decode(patch["image"], f"row {row}, column 'image'").convert("RGB")
+                image, mask = decode_pair(patch["image"], patch["mask"], f"row {row}")
                 size = size or image.size
                 if image.size != size and not image_size:
                     raise PatchTableError(f"row {row}: an image of {image.size}, the first is {size}; give image_size")
-                images.write(_resized(image, size, Image.Resampling.LANCZOS).transpose(2, 0, 1).tobytes())
-                masks.write(_mask_pixels(patch["mask"], size, f"row {row}, column 'mask'").tobytes())
-                groups.append(patch["group"])
-                widths.append(image.width)
-            if size is None:
+                where = locate(patch["image"], f"row {row}, column 'image'")
+                boxes = fit_boxes(image.size, fit, where) if image_size else [(0, 0, *size)]
+                group = name_group(patch["group"], f"row {row}, column 'group'")
+                for box in boxes:
+                    images.write(cut_image(image, box, size).transpose(2, 0, 1).tobytes())
+                    unknown = np.full(size[::-1], UNKNOWN, np.uint8)
+                    masks.write((unknown if mask is None else cut_mask(mask, box, size)).tobytes())
+                    groups.append(group)
+                parts.append(boxes)
+            if size is None or not groups:
                 raise PatchTableError("the table has no rows")
             shape = (len(groups), *size[::-1])
             limit = options["max_size"]
             pixels = _as_tensor(images, (shape[0], 3, *shape[1:]), limit)
-            return PatchTensors(pixels, _as_tensor(masks, shape, limit), groups, _read_places(table, widths))
+            return PatchTensors(pixels, _as_tensor(masks, shape, limit), groups, _read_places(table, parts))
     except OSError as error:
         place = folder or tempfile.gettempdir()
         raise OSError(
@@ -136,32 +153,20 @@ def to_tensors(table: Table, image_size: int | None = None, folder: str | Path |
         ) from error
 
 
-def _read_places(table: Table, widths: list[int]) -> Places | None:
+def _read_places(table: Table, parts: list[list[Box]]) -> Places | None:
     """Where the patches lie, from a pass over the table without its pictures; None where it does not say."""
     if not set(PLACE_COLUMNS) <= set(table.column_names or next(iter(table))):
         return None
     slides, corners, sides = [], [], []
-    for row, width in zip(table.select_columns(list(PLACE_COLUMNS)), widths, strict=True):
+    for row, boxes in zip(table.select_columns(list(PLACE_COLUMNS)), parts, strict=True):
         slide, x, y, microns_per_pixel = (row[name] for name in PLACE_COLUMNS)
         if None in (slide, x, y, microns_per_pixel):
             return None
-        slides.append(str(slide))
-        corners.append((float(x), float(y)))
-        sides.append(width * float(microns_per_pixel))
+        for left, top, right, _ in boxes:
+            slides.append(str(slide))
+            corners.append((float(x) + left * float(microns_per_pixel), float(y) + top * float(microns_per_pixel)))
+            sides.append((right - left) * float(microns_per_pixel))
     return Places(slides, torch.tensor(corners, dtype=torch.float64), torch.tensor(sides, dtype=torch.float64))
-
-
-def _resized(picture: Image.Image, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
-    return np.asarray(picture if picture.size == size else picture.resize(size, how))
-
-
-def _mask_pixels(stored: dict | Image.Image | None, size: tuple[int, int], where: str) -> UInt8[np.ndarray, "h w"]:
-    if stored is None:
-        return np.full(size[::-1], UNKNOWN, np.uint8)
-    pixels = _resized(decode(stored, where), size, Image.Resampling.NEAREST)
-    if pixels.ndim != 2:
-        raise PatchTableError(f"{where}: {pixels.shape[2]} channels; a mask is one channel of class indices")
-    return pixels.astype(np.uint8)
 
 
 def _as_tensor(file: tempfile.SpooledTemporaryFile, shape: tuple[int, ...], limit: int) -> Tensor:

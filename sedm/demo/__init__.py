@@ -1,7 +1,7 @@
 """Style mixing to play with: one pure function, and a page of sliders over it.
 
-* ``render``    the pure function, and a walk from one style to another,
-* ``mix``       all that decides one picture: rendered, saved as a pair, written as code,
+* ``render``    the pure function, and places of styles on a map,
+* ``mix``       all that decides one picture: rendered, saved as a pair, written as code, walked along,
 * ``uploads``   a user's own pictures and masks, checked,
 * ``worker``    a thread that draws the newest wish and drops older ones,
 * ``controls``  a layout to paint on and a map of styles to pick from,
@@ -9,8 +9,9 @@
 """
 
 from sedm.demo.mix import Mix, unpack_layout
-from sedm.demo.render import project_styles, render_mix, render_walk
+from sedm.demo.render import project_styles, render_mix
 from sedm.demo.uploads import read_layout, read_style_image, style_of_files
+from sedm.extras import extra
 
 __all__ = [
     "Mix",
@@ -18,7 +19,6 @@ __all__ = [
     "read_layout",
     "read_style_image",
     "render_mix",
-    "render_walk",
     "style_mixing",
     "style_of_files",
     "unpack_layout",
@@ -27,6 +27,7 @@ __all__ = [
 
 def style_mixing(*arguments, **options):
     """The page as a widget; see ``sedm.demo.page.StyleMixing``, which it makes."""
-    from sedm.demo.page import StyleMixing  # ipywidgets are needed for the page alone
+    with extra("demo"):  # widgets are needed for the page alone
+        from sedm.demo.page import StyleMixing
 
     return StyleMixing(*arguments, **options)

@@ -11,6 +11,8 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from sedm.extras import MissingExtraError, extra
+
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06_style_mixing.ipynb"
 LARGEST_UPLOAD = 64 * 2**20  # bytes of a message from the page: a photo from a telephone may have a dozen million
 TEMPLATES = Path(__file__).parent / "share"
@@ -27,8 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(
         signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
     )  # which Voilà answers between two tasks
-    from voila.app import Voila
-
+    try:
+        with extra("demo"):
+            from voila.app import Voila
+    except MissingExtraError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(TEMPLATES), os.environ.get("JUPYTER_PATH")]))
     options = [
         "--Voila.ip=127.0.0.1",

@@ -1,13 +1,15 @@
-"""Two controls that ipywidgets lacks: a layout to paint on, and a map of styles to pick from.
+"""Controls of the page: a layout to paint on and a map of styles to pick from, which ipywidgets lacks, and a choice.
 
 Painting runs in the browser, so a stroke follows the pointer whatever the kernel does; it arrives here when it ends.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import anywidget
+import ipywidgets as widgets
 import traitlets
 
 _FOLDER = Path(__file__).parent
@@ -40,3 +42,13 @@ class StyleMap(anywidget.AnyWidget):
     marks = traitlets.Dict().tag(sync=True)
     mixture = traitlets.List().tag(sync=True)  # x and y of the mixture; empty where there is none
     picked = traitlets.List().tag(sync=True)
+
+
+def fit_choice(fits: Sequence[str]) -> widgets.Dropdown:
+    """Offer what may become of a picture that is no square; the first is chosen until another one is.
+
+    >>> fit_choice(("crop", "pad")).value
+    'crop'
+    """
+    options = [(f"not square: {fit}", fit) for fit in fits]
+    return widgets.Dropdown(options=options, tooltip="Pictures that are no square", layout={"width": "140px"})

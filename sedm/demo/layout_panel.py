@@ -10,9 +10,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sedm.demo.controls import LayoutCanvas
+from sedm.demo.controls import LayoutCanvas, fit_choice
 from sedm.demo.mix import pack_layout
-from sedm.demo.uploads import read_layout
+from sedm.demo.uploads import LAYOUT_FITS, read_layout
 from sedm.figures import CLASS_COLOURS, UNKNOWN_COLOUR
 from sedm.layouts import class_fractions
 from sedm.pretrained import Pretrained
@@ -72,10 +72,13 @@ class LayoutPanel:
             widgets.HBox([_chip(name, colour), amount, share]).add_class("sedm-row").add_class("sedm-between")
             for name, colour, amount, share in zip(classes, colours, self.amounts, self.shares, strict=True)
         ]
+        self.fit = fit_choice(LAYOUT_FITS)
+        self.fit.layout.height = "22px"  # the page just fits its window
+        head = widgets.HBox([widgets.HTML("<h2>Layout</h2>"), self.fit]).add_class("sedm-row").add_class("sedm-between")
         shares_head = widgets.HBox([self.wish, self.upload]).add_class("sedm-row").add_class("sedm-between")
         self.box = widgets.VBox(
             [
-                widgets.HTML("<h2>Layout</h2>"),
+                head,
                 self.canvas,
                 self.brush,
                 self.radius,
@@ -134,7 +137,8 @@ class LayoutPanel:
         if change["new"]:
             file = change["new"][0]
             self.upload.value = ()  # so that the same file can be given again
-            layout = read_layout(bytes(file.content), file.name, self.pretrained.classes, self.pretrained.image_size)
+            classes, size = self.pretrained.classes, self.pretrained.image_size
+            layout = read_layout(bytes(file.content), file.name, classes, size, self.fit.value)
             self.set_layout(layout, f'unpack_layout("{pack_layout(layout)}")')
 
     def _show(self) -> None:

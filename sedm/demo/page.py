@@ -16,7 +16,6 @@ from torch import Tensor
 
 from sedm.demo.layout_panel import LayoutPanel
 from sedm.demo.mix import Mix
-from sedm.demo.render import render_walk
 from sedm.demo.style_panel import StylePanel
 from sedm.demo.worker import LatestWorker
 from sedm.pipeline import noise_generators
@@ -139,8 +138,7 @@ class StyleMixing(widgets.VBox):
             image = mix.render(pipeline, before_step=check)
             self.drawn = mix, image, pretrained.name
             self._show(image, f"{mix.steps} steps, {time.monotonic() - started:.1f} s")
-            settings = (N_WALK, mix.guidance_scale, mix.steps, mix.seed)
-            self.walk.value = _png(_side_by_side(render_walk(pipeline, mix.layout, mix.styles[:2], *settings, check)))
+            self.walk.value = _png(_side_by_side(mix.render_walk(pipeline, N_WALK, check)))
         finally:
             self.busy.remove_class("sedm-on")
         while names := chosen.colourless(N_COLOURED):
@@ -187,7 +185,7 @@ class StyleMixing(widgets.VBox):
 
 def _colours_of(pretrained: Pretrained, names: list[str], check: Callable[[], None]) -> dict[str, tuple]:
     """The mean colour, RGB 0…255, of a picture in each style, on the first layout."""
-    styles = torch.stack([pretrained.style_of(name) for name in names])
+    styles = torch.cat([pretrained.style_of(name) for name in names])
     layouts = pretrained.layouts.sample(1, seed=0).expand(len(names), -1, -1)
     generators = noise_generators(0, [0] * len(names))
     images = pretrained.pipeline(layouts, styles, generators, COLOUR_STEPS, 1.0, "pt", check).images

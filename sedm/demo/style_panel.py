@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sedm.demo.controls import StyleMap
+from sedm.data.reduce import FITS
+from sedm.demo.controls import StyleMap, fit_choice
 from sedm.demo.render import project_styles
-from sedm.demo.uploads import read_style_image, style_of_images
+from sedm.demo.uploads import read_style_images, style_of_images
 from sedm.pretrained import Pretrained
 
 LETTERS = "ABCD"
@@ -61,6 +62,7 @@ class StylePanel:
         self.upload = widgets.FileUpload(
             multiple=True, description="Own pictures", tooltip="Own pictures", layout={"width": "130px"}
         )
+        self.fit = fit_choice(FITS)
         self.map = StyleMap()
         label = widgets.HTML("Pick for", layout={"width": "52px"})
         pick = widgets.HBox([label, self.target]).add_class("sedm-row")
@@ -68,7 +70,7 @@ class StylePanel:
             [
                 widgets.HTML("<h2>Styles and their weights</h2>"),
                 *rows,
-                widgets.HBox([pick, self.upload]).add_class("sedm-row").add_class("sedm-between"),
+                widgets.HBox([pick, self.fit, self.upload]).add_class("sedm-row").add_class("sedm-between"),
                 self.map,
             ]
         ).add_class("sedm-card")
@@ -88,9 +90,9 @@ class StylePanel:
         return tuple(self.amounts[slot].value for slot in self._used)
 
     @property
-    def styles(self) -> Float[Tensor, "n ..."]:
+    def styles(self) -> Float[Tensor, "n n_tokens dim"]:
         """One row a style in use."""
-        return torch.stack([self._style(name) for name in self.names])
+        return torch.cat([self._style(name) for name in self.names])
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -109,7 +111,7 @@ class StylePanel:
         names = [name for name in self.pretrained.styles.names if name not in self._colours]
         return names[:: max(len(names) // n, 1)][:n]
 
-    def _style(self, name: str) -> Float[Tensor, " ..."]:
+    def _style(self, name: str) -> Float[Tensor, "1 n_tokens dim"]:
         return self._own[name][0] if name in self._own else self.pretrained.style_of(name)
 
     def _tell(self, _change=None) -> None:
@@ -131,12 +133,13 @@ class StylePanel:
         files = list(change["new"])
         self.upload.value = ()
         size = self.pretrained.image_size
-        images = [read_style_image(bytes(file.content), file.name, size) for file in files]
+        fit = self.fit.value
+        images = torch.cat([read_style_images(bytes(file.content), file.name, size, fit) for file in files])
         names = [file.name for file in files]
         name = names[0] + (f" + {len(names) - 1}" if len(names) > 1 else "")
-        code = f"style_of_files(pretrained, {names})"
-        self._own[name] = (style_of_images(self.pretrained, torch.stack(images)), code)
-        self._colours[name] = tuple(torch.stack(images).float().mean((0, 2, 3)).int().tolist())
+        code = f"style_of_files(pretrained, {names}, fit={fit!r})"
+        self._own[name] = (style_of_images(self.pretrained, images), code)
+        self._colours[name] = tuple(images.float().mean((0, 2, 3)).int().tolist())
         for choice in self.choices:
             if name not in choice.options:
                 choice.options = (*choice.options, name)
@@ -147,7 +150,7 @@ class StylePanel:
     def _show_map(self) -> None:
         places = self._places
         if self._own:
-            own = torch.stack([style for style, _ in self._own.values()])
+            own = torch.cat([style for style, _ in self._own.values()])
             places = torch.cat([places, project_styles(self.pretrained, own)])
         names = [*self.pretrained.styles.names, *self._own]
         self.map.points = [
@@ -159,7 +162,7 @@ class StylePanel:
         known = [name for name in self.pretrained.styles.names if name in self._colours]
         if not known:
             return [self._colours.get(name, GREY) for name in names]
-        every, of_known = (torch.stack([self._style(name) for name in some]).flatten(1) for some in (names, known))
+        every, of_known = (torch.cat([self._style(name) for name in some]).flatten(1) for some in (names, known))
         nearest = torch.cdist(every, of_known).argmin(1).tolist()
         return [self._colours.get(name, self._colours[known[k]]) for name, k in zip(names, nearest, strict=True)]
 
@@ -172,7 +175,7 @@ class StylePanel:
         self.map.marks = {self.choices[slot].value: LETTERS[slot] for slot in reversed(self._used)}
         if total:
             mixture = self.pretrained.pipeline.mix_styles(self.styles, self.weights)
-            self.map.mixture = _fitted(project_styles(self.pretrained, mixture[None]))[0].tolist()
+            self.map.mixture = _fitted(project_styles(self.pretrained, mixture))[0].tolist()
 
 
 def _fitted(places: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:

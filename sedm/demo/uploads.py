@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from sedm.data.patches import UNKNOWN
+from sedm.data.pictures import UNKNOWN, check_head, has_alpha, to_class_indices, to_rgb
+from sedm.data.reduce import FITS, cut_image, cut_mask, fit_boxes
 from sedm.figures import CLASS_COLOURS
 from sedm.pretrained import Pretrained
 
@@ -20,10 +21,11 @@ LARGEST = 8192  # px a side: decoding more takes seconds and hundreds of megabyt
 SMALLEST = 16  # px a side: less holds no texture
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 LOSSLESS = ("PNG", "TIFF", "BMP")
+LAYOUT_FITS = tuple(fit for fit in FITS if fit != "tile")  # a layout is one picture
 
 
 def read_style_image(content: bytes, name: str, image_size: int) -> UInt8[Tensor, "3 h w"]:
-    """The central square of a picture, (3, image_size, image_size), RGB 0…255, ready to lend its style.
+    """Read the central square of a picture, (3, image_size, image_size), RGB 0…255, ready to lend its style.
 
     Args:
         content: of the file.
@@ -38,51 +40,77 @@ def read_style_image(content: bytes, name: str, image_size: int) -> UInt8[Tensor
     ...
     ValueError: notes.txt: not a picture that can be read; give a PNG, JPEG, TIFF, WEBP or BMP file
     """
-    image = ImageOps.exif_transpose(_open(content, name)).convert("RGB")
-    square = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+    return read_style_images(content, name, image_size, "crop")[0]
 
 
-def style_of_files(pretrained: Pretrained, paths: Sequence[str | Path]) -> Float[Tensor, " ..."]:
-    """One style of one or several pictures on disk, as the page makes it of uploaded ones.
+def read_style_images(content: bytes, name: str, image_size: int, fit: str) -> UInt8[Tensor, "n 3 h w"]:
+    """Read a picture as style images: one, or several of a picture in tiles.
+
+    Args:
+        fit: what becomes of a picture that is no square, one of ``sedm.data.reduce.FITS``.
 
     Raises:
-        ValueError: what ``read_style_image`` refuses.
+        ValueError: what ``read_style_image`` refuses, or no such fit.
+    """
+    image = to_rgb(ImageOps.exif_transpose(_open(content, name)), name)
+    squares = [cut_image(image, box, (image_size, image_size)) for box in fit_boxes(image.size, fit, name)]
+    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
+
+
+def style_of_files(
+    pretrained: Pretrained, paths: Sequence[str | Path], fit: str = "crop"
+) -> Float[Tensor, "1 n_tokens dim"]:
+    """Make one style of one or several pictures on disk, as the page makes it of uploaded ones.
+
+    Args:
+        fit: what becomes of pictures that are no squares, one of ``sedm.data.reduce.FITS``.
+
+    Raises:
+        ValueError: what ``read_style_images`` refuses.
         OSError: a file that cannot be read.
     """
     size = pretrained.image_size
-    images = [read_style_image(Path(path).read_bytes(), Path(path).name, size) for path in paths]
-    return style_of_images(pretrained, torch.stack(images))
+    images = [read_style_images(Path(path).read_bytes(), Path(path).name, size, fit) for path in paths]
+    return style_of_images(pretrained, torch.cat(images))
 
 
-def style_of_images(pretrained: Pretrained, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " ..."]:
-    """One style of some images: as many as in training, again from the first where there are fewer."""
-    n = pretrained.pipeline.style_encoder.config.n_images
-    n = n if pretrained.pipeline.style_encoder.config.aggregation == "linear" else max(n, len(images))
+def style_of_images(pretrained: Pretrained, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "1 n_tokens dim"]:
+    """Make one style of some images: as many as in training, again from the first where there are fewer."""
+    model = pretrained.pipeline.style_encoder.config.model
+    n = model.n_style_images if model.aggregation == "linear" else max(model.n_style_images, len(images))
     rows = [row % len(images) for row in range(n)]
-    return pretrained.pipeline.aggregate(pretrained.pipeline.embed(images)[rows][None])[0]
+    return pretrained.pipeline.aggregate(pretrained.pipeline.embed(images)[rows][None])
 
 
-def read_layout(content: bytes, name: str, classes: Sequence[str], image_size: int) -> UInt8[Tensor, "h w"]:
-    """The central square of a mask as a layout, (image_size, image_size), class indices 0…K−1 or ``UNKNOWN``.
+def read_layout(
+    content: bytes, name: str, classes: Sequence[str], image_size: int, fit: str = "crop"
+) -> UInt8[Tensor, "h w"]:
+    """Read a mask as a layout, (image_size, image_size), class indices 0…K−1 or ``UNKNOWN``.
 
     The file holds one channel of class indices, 255 where unknown, or the colours that the page shows.
 
+    Args:
+        fit: what becomes of a mask that is no square, one of ``LAYOUT_FITS``.
+
     Raises:
-        ValueError: what ``read_style_image`` refuses; a lossy format; a value or colour of no class.
+        ValueError: what ``read_style_image`` refuses; a lossy format; a value or colour of no class; no such fit.
     """
+    if fit not in LAYOUT_FITS:
+        raise ValueError(f"fit={fit!r}; a layout is one picture, choose one of {', '.join(LAYOUT_FITS)}")
     image = _open(content, name)
     if image.format not in LOSSLESS:
         raise ValueError(f"{name}: a mask as {image.format}, which blurs class indices; give {_listed(LOSSLESS)}")
-    pixels = np.array(image.convert("RGB") if image.mode in ("RGB", "CMYK", "YCbCr") else image).astype(np.uint8)
-    if pixels.ndim == 3:
-        pixels = _from_colours(pixels, name, classes)
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGB", "CMYK", "YCbCr"):
+        pixels = _from_colours(np.asarray(image.convert("RGB")), name, classes)
+    else:
+        pixels = to_class_indices(image, name)
     wrong = sorted(set(np.unique(pixels).tolist()) - {*range(len(classes)), UNKNOWN})
     if wrong:
         meaning = ", ".join(f"{index} {one}" for index, one in enumerate(classes))
         raise ValueError(f"{name}: holds the value {wrong[0]}; a mask holds {meaning}, or {UNKNOWN} for unknown")
-    square = ImageOps.fit(Image.fromarray(pixels), (image_size, image_size), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(square))
+    (box,) = fit_boxes(image.size, fit, name)
+    return torch.from_numpy(cut_mask(pixels, box, (image_size, image_size)).copy())
 
 
 def _open(content: bytes, name: str) -> Image.Image:
@@ -99,12 +127,9 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise ValueError(f"{name}: {width}×{height} px; at most {LARGEST} px a side: cut out a part or reduce it")
     if min(width, height) < SMALLEST:
         raise ValueError(f"{name}: {width}×{height} px; at least {SMALLEST} px a side are needed")
-    if getattr(image, "n_frames", 1) > 1:
-        raise ValueError(f"{name}: {image.n_frames} frames or pages; give one still picture")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    check_head(image, name)
+    if has_alpha(image):
         raise ValueError(f"{name}: has an alpha channel (transparency); save it without one, as RGB")
-    if image.mode in ("I", "F") or ";16" in image.mode or ";16" in str(image.tile):
-        raise ValueError(f"{name}: more than 8 bits a channel; convert it to 8 bits")
     try:
         image.load()
     except (OSError, SyntaxError, ValueError) as error:

@@ -9,7 +9,7 @@
 """
 
 from sedm.fidelity.content import agreement_beyond_chance, content_agreement, other_layouts
-from sedm.fidelity.features import Extractor, open_extractor, segmenter_extractor, stage_features
+from sedm.fidelity.features import Extractor, segmenter_extractor, stage_features
 from sedm.fidelity.intervals import jackknife_groups
 from sedm.fidelity.memorisation import NearestTraining, closer_than_held_out
 from sedm.fidelity.quality import frechet_distance, kernel_distance, precision_recall
@@ -28,7 +28,16 @@ from sedm.fidelity.style import (
     style_correlation,
 )
 
+SHORT_TITLES = {
+    "retrieval_top1": "style: retrieval ↑",
+    "colour_distance": "style: colour distance ↓",
+    "layout_iou": "layout: IoU ↑",
+    "kernel_distance": "kernel distance ↓",
+}
+"""The four measures that sweeps and ablations show; `table.MEASURES` says what all of them are."""
+
 __all__ = [
+    "SHORT_TITLES",
     "STATISTICS",
     "Extractor",
     "NearestTraining",
@@ -41,7 +50,6 @@ __all__ = [
     "intraclass_correlation",
     "jackknife_groups",
     "kernel_distance",
-    "open_extractor",
     "other_layouts",
     "precision_recall",
     "retrieve_groups",

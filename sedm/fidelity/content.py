@@ -9,21 +9,17 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
-from sedm.data.patches import UNKNOWN
+from sedm.data.label_maps import cohen_kappa, one_hot_maps
 from sedm.data.tensors import PatchTensors
 
 
 def agreement_beyond_chance(
     predictions: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"], n_classes: int
 ) -> Float[np.ndarray, "n m"]:
-    """Cohen's κ of every prediction with every mask: 1 where they are the same, about 0 where they share nothing.
+    """Compute Cohen's κ of every prediction with every mask (`sedm.data.label_maps.cohen_kappa`).
 
-    Chance is what two maps of these class shares agree on when their pixels do not know of each other. NaN where both
-    hold one class only, the same one, or where nothing is known: there is nothing to agree on.
-
-    Source: Cohen 1960, doi:10.1177/001316446002000104.
+    NaN where there is nothing to agree on: both hold one class only, the same one, or nothing is known.
 
     Args:
         predictions: class indices.
@@ -33,16 +29,7 @@ def agreement_beyond_chance(
     >>> agreement_beyond_chance(masks[:1], masks, n_classes=2).tolist()
     [[1.0, 0.0, -1.0]]
     """
-    known = (masks != UNKNOWN).flatten(1).double()
-    of_masks = F.one_hot(masks.long().where(masks != UNKNOWN, n_classes), n_classes + 1)[..., :n_classes]
-    of_masks, of_predictions = (
-        one.flatten(1, 2).double() for one in (of_masks, F.one_hot(predictions.long(), n_classes))
-    )
-    n_pixels = known.sum(1)
-    observed = of_predictions.flatten(1) @ of_masks.flatten(1).T / n_pixels
-    shares = torch.einsum("npc,mp->nmc", of_predictions, known) / n_pixels[:, None]
-    chance = (shares * of_masks.sum(1) / n_pixels[:, None]).sum(2)
-    return ((observed - chance) / (1 - chance)).numpy()  # 0 / 0 is NaN
+    return cohen_kappa(one_hot_maps(predictions, n_classes), one_hot_maps(masks, n_classes)).numpy()
 
 
 def content_agreement(

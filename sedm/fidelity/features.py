@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from sedm.backbones import open_backbone
-from sedm.hardware import pick_device
 from sedm.segmentation_networks import UNet
 
 
@@ -43,44 +39,6 @@ def segmenter_extractor(network: UNet, trained_on: str) -> Extractor:
     widths = tuple(stage[0].out_channels for stage in stages)
     name = f"encoder of a segmentation U-Net {widths} trained on {trained_on}"
     return Extractor(name, lambda images: stage_features(network, stages, images))
-
-
-def open_extractor(folder: str | Path, batch_size: int = 64) -> Extractor:
-    """A vision model of the ``transformers`` library, such as DINOv2, from a folder on this machine.
-
-    Its name holds the model's type, the folder's name and a checksum of the weights, so that two numbers with the
-    same name are comparable.
-
-    Args:
-        folder: as `sedm.backbones.open_backbone` takes it; never a name to be downloaded.
-
-    Raises:
-        ValueError: not a folder with a whole vision model.
-
-    >>> open_extractor("facebook/dinov2-small")
-    Traceback (most recent call last):
-    ...
-    ValueError: extractor='facebook/dinov2-small': no such folder; give one with config.json and the model's weights
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(
-            f"extractor={str(folder)!r}: no such folder; give one with config.json and the model's weights"
-        )
-    device = pick_device()
-    backbone = open_backbone(str(folder)).to(device)
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-
-    @torch.no_grad()
-    def read(images: UInt8[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n d"]:
-        chunks = (chunk.to(device, torch.float32) / 127.5 - 1 for chunk in images.split(batch_size))
-        return torch.cat([backbone(chunk).cpu() for chunk in chunks]).double().numpy()
-
-    kind = backbone.network.config.model_type
-    return Extractor(f"{kind} of folder {folder.resolve().name}, weights {digest.hexdigest()[:12]}", read)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from sedm.fidelity.style import own_and_others
@@ -13,6 +13,18 @@ from sedm.fidelity.style import own_and_others
 STAINED = 0.15  # optical density of a pixel that counts as stained
 EXTREME = 1.0  # percent of the pixels that lie beyond each stain's own direction
 FEWEST_PIXELS = 100  # that are stained; fewer tell nothing
+
+
+def optical_density(images: UInt8[Tensor, "n 3 h w"]) -> Float64[np.ndarray, "pixels 3"]:
+    """Convert every pixel to its optical density in red, green and blue, −log₁₀(I / 255); 0 is white.
+
+    The darkest brightness, 0, counts as 1, so that densities stay finite.
+
+    >>> optical_density(torch.tensor([255, 128, 0], dtype=torch.uint8).view(1, 3, 1, 1)).round(2).tolist()
+    [[-0.0, 0.3, 2.41]]
+    """
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, 3).numpy()
+    return -np.log10(np.maximum(pixels, 1) / 255)
 
 
 def stain_vectors(images: UInt8[Tensor, "n 3 h w"]) -> Float[np.ndarray, "2 3"]:
@@ -31,8 +43,7 @@ def stain_vectors(images: UInt8[Tensor, "n 3 h w"]) -> Float[np.ndarray, "2 3"]:
     >>> stain_vectors(colours.repeat(50, 1).view(100, 3, 1, 1).expand(-1, -1, 2, 2)).round(1).tolist()
     [[0.6, 0.8, 0.3], [0.1, 0.9, 0.3]]
     """
-    pixels = images.permute(0, 2, 3, 1).reshape(-1, 3).numpy()
-    densities = -np.log10(np.maximum(pixels, 1) / 255)
+    densities = optical_density(images)
     densities = densities[np.linalg.norm(densities, axis=1) >= STAINED]
     if len(densities) < FEWEST_PIXELS:
         return np.full((2, 3), np.nan)

@@ -49,41 +49,49 @@ OF = ("generated", "real", "chance", "copy")
 
 def fidelity_table(
     generated: PatchTensors,
-    style_rows: Int[Tensor, "n k"],
     lenders: PatchTensors,
     references: PatchTensors,
-    train: PatchTensors,
     judge: UNet,
     extractor: Extractor,
     classes: Sequence[str],
     *,
+    style_rows: Int[Tensor, "n k"] | None = None,
+    train: PatchTensors | None = None,
     stained: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a number, indexed by (measure, of): ``value, low, high, n_images, n_groups, measured_on``.
+    """Measure generated images: one row a number, indexed by (measure, of), with its interval and what it is taken on.
+
+    Columns: ``value, low, high, n_images, n_groups, measured_on``. This is the only place where images are measured:
+    whatever else tells a number of these names takes it from here.
 
     ``MEASURES`` says what the measures are. ``of`` is "generated"; "real", the same of ``lenders``, which is the best
     that can be asked for; "chance", what images reach that do not know of their layout or style; and for the content
     of style images "copy", what a copy of the style image would reach.
 
-    Except for memorisation, "generated" and "real" are measured on equal numbers of images, the first ones of each
-    group, because distances, precision, recall and spread depend on them. Copies may be rare, so they are looked for
-    among all generated images; what counts as near is fixed by ``references`` (`closer_than_held_out`).
+    Scores are means over groups, so that none counts for more because it has more images. Except for memorisation,
+    "generated" and "real" are measured on equal numbers of images, the first ones of each group, because distances,
+    precision, recall and spread depend on them. Copies may be rare, so they are looked for among all generated images;
+    what counts as near is fixed by ``references`` (`closer_than_held_out`). Distances are on features of ``extractor``,
+    whose name stands in ``measured_on``. It should not be the judge: two scores of one network look like two opinions.
 
     Intervals are 95 %, over groups. Those of scores that are means over groups are bootstrapped, which with few groups
     is too narrow (`sedm.statistics.summarise_groups`); the others are jackknifed (`jackknife_groups`). NaN where there
     is none, or where there are too few images.
 
+    Source: of each measure, its own function; a group as the unit that is counted, Altman & Bland 1997, "Units of
+    analysis", doi:10.1136/bmj.314.7098.1874.
+
     Args:
         generated: masks are the layouts that were asked for, groups those that lent the style.
-        style_rows: rows of ``lenders`` that lent the style of each generated image.
         lenders: real annotated images of groups that the generator never saw.
         references: other real annotated images of these groups, which are compared with. More groups make retrieval
             harder.
-        train: all that the generator was trained on.
         judge: a segmentation network that was trained on the real images of yet other groups.
         extractor: of the features that distances are measured on.
         classes: their names, the background first.
+        style_rows: rows of ``lenders`` that lent the style of each generated image; without them, content is left out.
+        train: all that the generator was trained on; without it, memorisation is left out.
         stained: whether images show haematoxylin and eosin.
         seed: of shuffled layouts and groups, and of the bootstrap.
 
@@ -100,13 +108,14 @@ def fidelity_table(
     >>> judge = UNet(2, (8, 16))
     >>> extractor = segmenter_extractor(judge, "nothing")
     >>> style_rows = torch.tensor([[0, 2], [1, 3]] * 3)
+    >>> options = {"style_rows": style_rows, "train": train}
     >>> table = fidelity_table(
-    ...     generated, style_rows, lenders, references, train, judge, extractor, ("background", "flower")
+    ...     generated, lenders, references, judge, extractor, ("background", "flower"), **options
     ... )
     >>> table.loc["retrieval_top1", "value"].index.tolist(), table.loc[("retrieval_top1", "chance"), "value"]
     (['generated', 'real', 'chance'], np.float64(0.5))
     """
-    _check(generated, style_rows, lenders, references, train, judge, len(classes))
+    _check(generated, lenders, references, judge, len(classes), style_rows, train)
     rows, real_rows = _equal_rows(generated.groups, lenders.groups)
     found = {"generated": generated.select(rows), "real": lenders.select(real_rows)}
     estimates = [
@@ -114,10 +123,14 @@ def fidelity_table(
         *estimate_layout(found, judge, classes, seed),
         *estimate_style(found, references, seed),
         *(estimate_stains(found, references, seed) if stained else ()),
-        *estimate_content(found["generated"], style_rows[rows], lenders, references, judge, len(classes), seed),
-        *estimate_diversity(found, references, seed),
-        *estimate_memorisation(generated, lenders, references, train, extractor, seed),
     ]
+    if style_rows is not None:
+        estimates += estimate_content(
+            found["generated"], style_rows[rows], lenders, references, judge, len(classes), seed
+        )
+    estimates += estimate_diversity(found, references, seed)
+    if train is not None:
+        estimates += estimate_memorisation(generated, lenders, references, train, extractor, seed)
     order = list(dict.fromkeys(one.measure for one in estimates))
     estimates.sort(key=lambda one: (order.index(one.measure), OF.index(one.of)))
     return pd.DataFrame(estimates).set_index(["measure", "of"])
@@ -136,12 +149,12 @@ def _equal_rows(first: Sequence[str], second: Sequence[str]) -> tuple[list[int],
 
 def _check(
     generated: PatchTensors,
-    style_rows: Tensor,
     lenders: PatchTensors,
     references: PatchTensors,
-    train: PatchTensors,
     judge: UNet,
     n_classes: int,
+    style_rows: Tensor | None,
+    train: PatchTensors | None,
 ) -> None:
     for what, patches in {"lenders": lenders, "references": references}.items():
         missing = sorted(set(generated.groups) - set(patches.groups))
@@ -149,11 +162,12 @@ def _check(
             raise ValueError(f"images were generated in the style of {missing[0]!r}, of which there are no {what}")
     if (n_groups := len(set(generated.groups))) < 2:
         raise ValueError(f"images of {n_groups} groups were generated; two or more are needed to compare styles")
-    sizes = sorted({tuple(patches.images.shape[2:]) for patches in (generated, lenders, references, train)})
+    every = [generated, lenders, references, *([] if train is None else [train])]
+    sizes = sorted({tuple(patches.images.shape[2:]) for patches in every})
     if len(sizes) > 1:
         raise ValueError(f"images of sizes {', '.join(map(str, sizes))}; decode all tables at one size")
     n, n_lenders = len(generated.groups), len(lenders.groups)
-    if len(style_rows) != n or not ((style_rows >= 0) & (style_rows < n_lenders)).all():
+    if style_rows is not None and (len(style_rows) != n or not ((style_rows >= 0) & (style_rows < n_lenders)).all()):
         raise ValueError(f"style_rows must be rows of the {n_lenders} lenders, for each of {n} generated images")
     for what, patches in {"generated": generated, "lender": lenders, "reference": references}.items():
         highest = int(patches.masks.where(patches.masks != UNKNOWN, 0).max())
@@ -163,7 +177,7 @@ def _check(
         raise ValueError("all layouts are the same; two or more are needed to tell what a wrong one scores")
     if (answers := judge.head.out_channels) != n_classes:
         raise ValueError(f"the judge tells {answers} classes apart, there are {n_classes}; train it on this study")
-    trained_on = {image.numpy().tobytes(): row for row, image in enumerate(train.images)}
+    trained_on = {} if train is None else {image.numpy().tobytes(): row for row, image in enumerate(train.images)}
     for what, patches in {"lender": lenders, "reference": references}.items():
         for row, image in enumerate(patches.images):
             if (seen := trained_on.get(image.numpy().tobytes())) is not None:

@@ -31,7 +31,7 @@ def scatter_by_group(points: dict[str, tuple[torch.Tensor, Sequence[str]]], n_na
     return figure
 
 
-def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, str]) -> Figure:
+def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, str], note: str = "") -> Figure:
     """A figure of ablations: one panel a measure, one row an arm, one point a seed.
 
     A line marks the mean of the first arm, the baseline, and a dotted one what real images reach. Of a measure that
@@ -41,6 +41,7 @@ def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, st
         points: one row a seed; index (question, arm), columns the measures.
         floor: the measures of real images.
         measures: column → what it is called; ↑ or ↓ in it tells which way is better.
+        note: a line below the panels, such as the network that distances are measured on.
 
     >>> index = pd.MultiIndex.from_tuples([("baseline", "ours"), ("baseline", "ours"), ("style", "none")])
     >>> points = pd.DataFrame({"iou": [0.5, 0.6, 0.1]}, index=index)
@@ -49,7 +50,7 @@ def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, st
     """
     arms = list(dict.fromkeys(points.index))
     figure, axes = plt.subplots(
-        1, len(measures), figsize=(2.2 * len(measures), 0.8 + 0.22 * len(arms)), sharey=True, squeeze=False
+        1, len(measures), figsize=(2.2 * len(measures), 1.2 + 0.22 * len(arms)), sharey=True, squeeze=False
     )
     rows = np.array([arms.index(arm) for arm in points.index])
     colours = {question: f"C{i}" for i, question in enumerate(dict.fromkeys(question for question, _ in arms))}
@@ -67,6 +68,7 @@ def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, st
         axis.grid(axis="y", alpha=0.3)
     axes[0, 0].set(yticks=range(len(arms)), yticklabels=[arm.replace("_", " ") for _, arm in arms])
     axes[0, 0].invert_yaxis()
+    _write_note(figure, note)
     return figure
 
 
@@ -129,7 +131,7 @@ def strip_plot(scores: dict[str, Sequence[float]], xlabel: str) -> Figure:
 
 
 def sweep_plot(
-    sweeps: dict[str, pd.DataFrame], measures: dict[str, str], floor: pd.Series | dict[str, float]
+    sweeps: dict[str, pd.DataFrame], measures: dict[str, str], floor: pd.Series | dict[str, float], note: str = ""
 ) -> Figure:
     """A figure with a row for each setting that was swept and a column for each measure.
 
@@ -137,6 +139,7 @@ def sweep_plot(
         sweeps: what the setting is called → one row a run; ``value`` is the setting, other columns are measures.
         measures: column → what it is called.
         floor: the measures of real images, drawn as dotted lines.
+        note: a line below the panels, such as the network that distances are measured on.
 
     >>> steps = pd.DataFrame({"value": [5, 10], "iou": [0.5, 0.6]})
     >>> sweep_plot({"steps": steps}, {"iou": "IoU ↑"}, {"iou": 0.8}).axes[0].get_xlabel()
@@ -152,5 +155,12 @@ def sweep_plot(
             axis.set(xlabel=setting, xticks=table["value"])
     for axis, title in zip(axes[0], measures.values(), strict=True):
         axis.set(title=title)
+    _write_note(figure, note)
     figure.tight_layout()
     return figure
+
+
+def _write_note(figure: Figure, note: str) -> None:
+    if note:
+        figure.supxlabel(note, fontsize="x-small")
+        figure.tight_layout()

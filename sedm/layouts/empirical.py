@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sedm.data.augment import AffineRange, warp
 from sedm.data.drawing import splines
-from sedm.layouts.prior import LayoutPrior, check_masks, class_fractions, complete, pixel_counts
+from sedm.data.label_maps import class_fractions
+from sedm.layouts.prior import LayoutPrior, complete, complete_masks, pixel_counts
 
 RANGE = AffineRange(shear=10.0)
 ELASTIC = 0.02  # standard deviation of the elastic displacement, of the layout's side; it changes over a quarter of it
@@ -56,18 +57,18 @@ class EmpiricalPrior(LayoutPrior):
         """The prior over these masks.
 
         Args:
-            masks: (n, h, w), uint8, class indices 0…K−1, fully annotated.
+            masks: (n, h, w), uint8, class indices 0…K−1; those with unannotated pixels (255) are left out.
             classes: names of the indices.
             balanced: draw a class evenly, then a mask in proportion to the area that this class covers in it, so that
                 rare classes are seen more often.
 
         Raises:
-            ValueError: no masks, or a mask with a pixel that is unannotated or outside the classes.
+            ValueError: no fully annotated mask, or one with a pixel outside the classes.
 
         >>> EmpiricalPrior.fit(torch.ones(3, 8, 8, dtype=torch.uint8), ("stroma", "tumour")).size
         (8, 8)
         """
-        check_masks(masks, classes)
+        masks = complete_masks(masks, len(classes))
         return cls(classes, masks.clone(), balanced)
 
     @property

@@ -12,12 +12,14 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from sedm.data.augment import warp
+from sedm.data.label_maps import class_fractions, cohen_kappa
 from sedm.layouts.morphology import CRUMB, component_areas, perimeter_per_area, two_point_correlation
-from sedm.layouts.prior import class_fractions
+from sedm.layouts.prior import complete_masks
 
 STATISTICS = ("fraction", "perimeter_per_area", "n_components", "mean_component_area")
 NOVELTY_SIZE = 32  # px, layouts are compared at this size
 ANGLES = 24  # turns that are tried, 15° apart
+LEAST_DISAGREEMENT = 0.02  # of two maps that are nearly all of one class
 SHIFTS = (-3, 0, 3)  # px of NOVELTY_SIZE, tried along both axes
 
 
@@ -52,17 +54,20 @@ def compare_layouts(
     For the four `STATISTICS`: the Wasserstein-1 distance between the two distributions over layouts, in standard
     deviations of the reference, averaged over classes. For ``two_point``: the largest difference of the mean two-point
     correlation at any distance, averaged over classes. Give every source about the same number of layouts, among them
-    real masks of other groups: their row is the floor that a perfect prior would reach.
+    real masks of other groups: their row is the floor that a perfect prior would reach. Masks with unannotated pixels
+    are left out.
 
     >>> masks = (torch.rand(40, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
     >>> table = compare_layouts({"same kind": masks[:20], "other": 0 * masks[:20]}, masks[20:], ("a", "b"))
     >>> bool(table.loc["same kind", "fraction"] < 1 < 10 < table.loc["other", "fraction"]), table.columns[-1]
     (True, 'two_point')
     """
+    reference = complete_masks(reference, len(classes))
     target = describe_layouts(reference, classes)
     curves = [two_point_correlation(reference == k)[1].mean(0) for k in range(len(classes))]
     rows = {}
     for source, layouts in sources.items():
+        layouts = complete_masks(layouts, len(classes))
         found = describe_layouts(layouts, classes)
         rows[source] = {
             statistic: np.mean([_distance(found[name, statistic], target[name, statistic]) for name in classes])
@@ -73,13 +78,14 @@ def compare_layouts(
     return pd.DataFrame(rows).T
 
 
-def nearest_mask(layouts: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"], n_classes: int) -> Float[Tensor, " n"]:
+def nearest_mask(layouts: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"], n_classes: int) -> Float[Tensor, " k"]:
     """How well each layout agrees with the most similar mask: Cohen's κ, about 0 for chance.
 
     A copy reaches 1. Each mask is tried in both reflections, 24 turns and 9 small shifts, at 32 px inside the inscribed
     disc (so that no corner depends on what lies beyond the border). A coarse pixel counts as the class that fills most
     of it, and everything is counted in whole numbers, so the same layouts give the same bytes on any number of threads.
-    Compare with the same number for real masks of other groups, which are no copies.
+    Compare with the same number for real masks of other groups, which are no copies. Layouts and masks with unannotated
+    pixels are left out.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> masks = (torch.rand(3, 8, 8, generator=generator) < 0.5).to(torch.uint8)
@@ -87,18 +93,17 @@ def nearest_mask(layouts: UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "m h w"],
     >>> nearest_mask(masks[:1].rot90(dims=(1, 2)), masks, 2).round(decimals=2)
     tensor([1.])
     """
+    layouts, masks = (complete_masks(maps, n_classes) for maps in (layouts, masks))
     y, x = torch.meshgrid(*[torch.arange(NOVELTY_SIZE) + 0.5 - NOVELTY_SIZE / 2] * 2, indexing="ij")
     disc = (x**2 + y**2 < (NOVELTY_SIZE / 2 - max(SHIFTS)) ** 2).flatten()
-    area = disc.sum()
     found = _one_hot(layouts, n_classes)[:, :, disc]
     best = torch.full((len(layouts),), -1.0)
     for mask in _one_hot(masks, n_classes).unflatten(2, (NOVELTY_SIZE, NOVELTY_SIZE)):
         views = torch.stack([_view(mask, flip, turn) for flip in (1.0, -1.0) for turn in range(ANGLES)])
         views = torch.stack([views.roll((i, j), (2, 3)) for i in SHIFTS for j in SHIFTS], 1).flatten(0, 1)
         views = views.flatten(2)[:, :, disc]
-        agreement = found.flatten(1) @ views.flatten(1).T / area  # sums of ones: exact in float32
-        chance = found.sum(2) @ views.sum(2).T / area**2
-        best = torch.maximum(best, ((agreement - chance) / (1 - chance).clamp(min=0.02)).amax(1))
+        kappa = cohen_kappa(found, views, least_disagreement=LEAST_DISAGREEMENT)  # of so few pixels, exact in float32
+        best = torch.maximum(best, kappa.amax(1))
     return best
 
 

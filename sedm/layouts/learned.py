@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from sedm.data.augment import AffineRange, warp
+from sedm.data.label_maps import class_fractions
 from sedm.layouts.empirical import cut, highest, signed_distances
-from sedm.layouts.prior import LayoutPrior, check_masks, class_fractions, complete, pixel_counts
+from sedm.layouts.prior import LayoutPrior, complete, complete_masks, pixel_counts
 from sedm.seeds import seeded_generator
 
 GRID = 32  # points along the layout's shorter side
@@ -78,21 +79,21 @@ class LearnedPrior(LayoutPrior):
         """The prior after this much training, a function of masks and seed; 1500 steps take 5 to 8 minutes on one core.
 
         Args:
-            masks: (n, h, w), uint8, class indices 0…K−1, fully annotated.
+            masks: (n, h, w), uint8, class indices 0…K−1; those with unannotated pixels (255) are left out.
             classes: names of the indices.
             seed: of the initial weights and of every batch.
             n_steps: batches of 16 masks, each seen in another view.
             progress: show a bar with the loss and the time left.
 
         Raises:
-            ValueError: no masks, masks below 8 px, a mask with a pixel that is unannotated or outside the classes, no
-                steps, or a negative seed.
+            ValueError: no fully annotated mask, masks below 8 px, a pixel outside the classes, no steps, or a negative
+                seed.
 
         >>> masks = torch.ones(1, 16, 12, dtype=torch.uint8)
         >>> LearnedPrior.fit(masks, ("stroma", "tumour"), n_steps=1, progress=False).size
         (16, 12)
         """
-        check_masks(masks, classes)
+        masks = complete_masks(masks, len(classes))
         if min(masks.shape[1:]) < 8:
             raise ValueError(
                 f"masks of {masks.shape[1]}×{masks.shape[2]} px; the learned prior needs 8 px or more a side"

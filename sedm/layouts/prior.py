@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ class LayoutPrior(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> LayoutPrior:
-        """The prior over these masks: (n, h, w), uint8, class indices 0…K−1, fully annotated."""
+        """The prior over the fully annotated ones of these masks: (n, h, w), uint8, class indices 0…K−1."""
 
     @abstractmethod
     def _draw(self, generator: torch.Generator, wish: Float[Tensor, " classes"] | None) -> UInt8[Tensor, "h w"]:
@@ -156,22 +157,15 @@ def load_prior(folder: str | Path) -> LayoutPrior:
     return kinds[settings.pop("kind")]._restore(settings.pop("classes"), tensors, settings)
 
 
-def class_fractions(layouts: UInt8[Tensor, "n h w"], n_classes: int) -> Float[Tensor, "n classes"]:
-    """The share of each layout's pixels that each class covers; a row sums to 1.
+def complete_masks(masks: UInt8[Tensor, "n h w"], n_classes: int) -> UInt8[Tensor, "m h w"]:
+    """Choose the masks without an ``UNKNOWN`` pixel: what a layout looks like there, nobody knows.
 
-    >>> class_fractions(torch.tensor([[[0, 1, 1, 1]]], dtype=torch.uint8), n_classes=3)
-    tensor([[0.2500, 0.7500, 0.0000]])
-    """
-    return torch.stack([(layouts == k).float().mean((1, 2)) for k in range(n_classes)], dim=1)
-
-
-def check_masks(masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> None:
-    """None, when these masks can be fitted.
+    Warns when some are left out; where none is, these very masks come back.
 
     Raises:
-        ValueError: no masks, or a mask with a pixel that is unannotated or outside the classes.
+        ValueError: no masks, none that is fully annotated, or one with a value outside the classes.
 
-    >>> check_masks(torch.full((1, 8, 8), 3, dtype=torch.uint8), ("stroma", "tumour"))
+    >>> complete_masks(torch.full((1, 8, 8), 3, dtype=torch.uint8), n_classes=2)
     Traceback (most recent call last):
     ...
     ValueError: mask 0 holds 3, which is outside the classes 0..1
@@ -181,14 +175,19 @@ def check_masks(masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> None:
             f"masks of shape {tuple(masks.shape)} and type {masks.dtype}; a layout prior needs at least "
             "one annotated mask as uint8 (n, h, w)"
         )
-    highest = masks.flatten(1).amax(1)
-    if (highest >= len(classes)).any():
-        row = int((highest >= len(classes)).nonzero()[0])
-        if highest[row] == UNKNOWN:
-            problem = f"has unannotated pixels ({UNKNOWN}); fit on fully annotated masks only"
-        else:
-            problem = f"holds {int(highest[row])}, which is outside the classes 0..{len(classes) - 1}"
-        raise ValueError(f"mask {row} {problem}")
+    is_unknown = masks == UNKNOWN
+    highest = masks.where(~is_unknown, 0).flatten(1).amax(1)
+    if (highest >= n_classes).any():
+        row = int((highest >= n_classes).nonzero()[0])
+        raise ValueError(f"mask {row} holds {int(highest[row])}, which is outside the classes 0..{n_classes - 1}")
+    is_complete = ~is_unknown.flatten(1).any(1)
+    if not is_complete.any():
+        raise ValueError(f"mask 0 has unannotated pixels ({UNKNOWN}), as every other; one must be fully annotated")
+    if is_complete.all():
+        return masks
+    n_left_out = int((~is_complete).sum())
+    warnings.warn(f"{n_left_out} of {len(masks)} masks have unannotated pixels and are left out", stacklevel=3)
+    return masks[is_complete]
 
 
 def complete(

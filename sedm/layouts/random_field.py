@@ -33,8 +33,9 @@ from scipy.special import j0
 from scipy.stats import foldnorm, norm
 from torch import Tensor
 
+from sedm.data.label_maps import class_fractions
 from sedm.layouts.morphology import CRUMB, component_areas, contacts, perimeter_per_area, two_point_correlation
-from sedm.layouts.prior import LayoutPrior, check_masks, class_fractions, complete, pixel_counts
+from sedm.layouts.prior import LayoutPrior, complete, complete_masks, pixel_counts
 
 GRID = 64  # px, fields are made on a grid about this large and interpolated, where structures are coarse enough
 COUPLINGS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)  # α, tried in fitting
@@ -79,18 +80,18 @@ class RandomFieldPrior(LayoutPrior):
         """The prior with the spectra and compositions of these masks.
 
         Args:
-            masks: (n, h, w), uint8, class indices 0…K−1, fully annotated.
+            masks: (n, h, w), uint8, class indices 0…K−1; those with unannotated pixels (255) are left out.
             classes: names of the indices.
 
         Raises:
-            ValueError: no masks, fewer than two classes, or a mask with a pixel that is unannotated or outside them.
+            ValueError: no fully annotated mask, fewer than two classes, or a mask with a pixel outside them.
 
         >>> masks = torch.zeros(1, 32, 32, dtype=torch.uint8)
         >>> masks[:, 8:20, 8:20] = 1
         >>> RandomFieldPrior.fit(masks, ("stroma", "tumour")).order
         (0, 1)
         """
-        check_masks(masks, classes)
+        masks = complete_masks(masks, len(classes))
         if len(classes) < 2:
             raise ValueError(f"classes={tuple(classes)}; a random field needs at least two to separate")
         fractions = class_fractions(masks, len(classes))

@@ -68,7 +68,8 @@ class Workload:
         self.layouts = self.layouts.to(self.device)
         self.images, self.noise = normal(n, 3, image_size, image_size), normal(n, 3, image_size, image_size)
         self.style_images = normal(n, config.n_style_images, 3, image_size, image_size)
-        self.styles, self.recipe_styles = normal(n, config.style_dim), normal(n, self.recipe.config.style_dim)
+        self.styles = normal(n, 1, config.style_dim)
+        self.recipe_styles = normal(n, 1, self.recipe.config.model.style_dim)
 
     # ------------------------------------------------------------------------------------------ whole runs
 
@@ -107,11 +108,11 @@ class Workload:
     def train_recipe(self, denoiser=None, styles=None, dtype: torch.dtype | None = None) -> Task:
         """A training step of the recipe's U-Net; ``styles`` makes the styles, which are at hand when left out."""
         denoiser = copy.deepcopy(denoiser or self.recipe)
-        width = denoiser.config.style_dim
+        width = denoiser.config.model.style_dim
 
         def loss() -> Tensor:
             with self.autocast(dtype):
-                lent = self.recipe_styles[:, :width] if styles is None else styles(self.images)
+                lent = self.recipe_styles[..., :width] if styles is None else styles(self.images)
                 return recipe_loss(denoiser, self.images, self.layouts, lent)
 
         return _training_step(denoiser, loss)
@@ -119,8 +120,8 @@ class Workload:
     def step_recipe(self, guidance: str = "two evaluations", denoiser=None, dtype: torch.dtype | None = None) -> Task:
         """One DDIM step, with guidance by "two evaluations", "one batch", or "none"."""
         denoiser = denoiser or self.recipe
-        diffusion, t = Diffusion(denoiser.config.objective), N_TIMES // 2
-        styles = self.recipe_styles[:, : denoiser.config.style_dim]
+        diffusion, t = Diffusion(denoiser.config.model.objective), N_TIMES // 2
+        styles = self.recipe_styles[..., : denoiser.config.model.style_dim]
         null, both_layouts = denoiser.null_style.detach().expand_as(styles), self.layouts.repeat(2, 1, 1)
         in_two = guided_noise(denoiser, self.layouts, styles)
 

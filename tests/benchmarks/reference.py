@@ -15,6 +15,7 @@ image; the standard deviation is taken over each image.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +52,9 @@ class SwinEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """One style an image, (n, 512); ``images`` (n, 3, h, w) in [−1, 1]."""
+        """Return one style an image, (n, 1, 512); ``images`` (n, 3, h, w) in [−1, 1]."""
         images = F.interpolate(images, size=(self.image_size, self.image_size), mode="bilinear")
-        return self.head(self.backbone(images).pooler_output)
+        return self.head(self.backbone(images).pooler_output)[:, None]
 
 
 def recipe_times() -> list[int]:
@@ -99,7 +100,7 @@ def guide(of_null: Tensor, of_style: Tensor, scale: float = GUIDANCE_SCALE) -> T
 
 def guided_noise(denoiser: Denoiser, layouts: Tensor, styles: Tensor) -> Callable[[Tensor, int], Tensor]:
     """A function of (x_t, t): the guided noise, from two network evaluations, one after the other."""
-    diffusion = Diffusion(denoiser.config.objective)
+    diffusion = Diffusion(denoiser.config.model.objective)
     null = denoiser.null_style.detach().expand_as(styles)
 
     def predict(x_t: Tensor, t: int) -> Tensor:
@@ -114,7 +115,7 @@ def sample_recipe(
 ) -> Tensor:
     """Images (batch, 3, h, w), about [−1, 1], from ``noise``; ``times`` is for tests."""
     times = recipe_times() if times is None else times
-    diffusion, predict, x_t = Diffusion(denoiser.config.objective), guided_noise(denoiser, layouts, styles), noise
+    diffusion, predict, x_t = Diffusion(denoiser.config.model.objective), guided_noise(denoiser, layouts, styles), noise
     for t, previous in zip(times, [*times[1:], None], strict=True):
         x_t = ddim_step(diffusion, predict(x_t, t), x_t, t, previous)
     return x_t
@@ -124,20 +125,12 @@ def recipe_loss(denoiser: Denoiser, x_0: Tensor, layouts: Tensor, styles: Tensor
     """The loss of one training batch, a scalar; random numbers come from torch's global state."""
     diffusion, noise = Diffusion("epsilon"), torch.randn_like(x_0)
     t = torch.randint(N_TIMES, (len(x_0),), device=x_0.device)
-    dropped = torch.rand(len(x_0), 1, device=x_0.device) < STYLE_DROPOUT
+    dropped = torch.rand(len(x_0), 1, 1, device=x_0.device) < STYLE_DROPOUT
     styles = torch.where(dropped, denoiser.null_style, styles)
     return F.l1_loss(denoiser(diffusion.add_noise(x_0, noise, t), t, layouts, styles), noise)
 
 
 def recipe_denoiser(config: ModelConfig, n_classes: int, image_size: int) -> Denoiser:
     """Our U-Net, as wide and deep as ``config`` says, with the reference's style injection and objective."""
-    return Denoiser(
-        n_classes=n_classes,
-        image_size=image_size,
-        channels=tuple(config.channels),
-        n_blocks=config.n_blocks,
-        unshuffle=config.unshuffle,
-        style_dim=STYLE_DIM,
-        style_injection="bottleneck",
-        objective="epsilon",
-    )
+    model = replace(config, style_dim=STYLE_DIM, style_injection="bottleneck", objective="epsilon")
+    return Denoiser(model, n_classes, image_size)

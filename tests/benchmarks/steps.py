@@ -21,8 +21,10 @@ from tqdm import tqdm
 
 from sedm.config import PRESETS, build_config
 from sedm.data.sources import load_study
+from sedm.data.splits import hide_annotations
 from sedm.data.tensors import to_tensors
-from sedm.evaluation import draw_unseen, measure_floors, measure_images
+from sedm.fidelity import segmenter_extractor
+from sedm.fidelity.unseen import draw_unseen, values_of
 from sedm.pipeline import SEDMPipeline, noise_generators, sample_images
 from sedm.segment import kept_segmenter
 from sedm.studies import STUDIES
@@ -59,19 +61,27 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=16)
     given = parser.parse_args()
     pipeline = SEDMPipeline.from_pretrained(given.model)
-    config, n_classes = build_config(given.study, given.preset), len(STUDIES[given.study].classes)
+    config, classes = build_config(given.study, given.preset), STUDIES[given.study].classes
     tables = load_study(config, given.data)
-    validation, test = (to_tensors(tables[split], config.data.image_size) for split in ("validation", "test"))
+    tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
+    splits = ("train", "validation", "test")
+    train, validation, test = (to_tensors(tables[split], config.data.image_size) for split in splits)
     with tempfile.TemporaryDirectory() as folder:
-        judge = kept_segmenter(Path(folder), "judge", validation, config.segmentation, n_classes, seed=0)
-    unseen = draw_unseen(test, judge, n_classes)
-    styles = pipeline.encode_styles(unseen.style_images(unseen.groups, config.sampling.n_style_images))
-
-    def measure(images: Tensor, start: float) -> dict[str, float]:
-        seconds = (time.perf_counter() - start) / len(images)
-        return measure_images(images, unseen.groups, unseen.layouts, unseen) | {"seconds_an_image": seconds}
-
+        judge, segmenter = (
+            kept_segmenter(Path(folder), "network", patches, config.segmentation, len(classes), seed=0)
+            for patches in (validation, train)
+        )
+    unseen = draw_unseen(test, judge, segmenter_extractor(segmenter, "the annotated training images"), classes)
+    style_rows = unseen.style_rows(unseen.groups, config.sampling.n_style_images)
+    styles = pipeline.encode_styles(unseen.lenders.images[style_rows])
     found = {}
+
+    def measure(images: Tensor, start: float) -> dict[str, dict]:
+        seconds = (time.perf_counter() - start) / len(images)
+        record = values_of(unseen.measure(images))
+        record["measures"]["seconds_an_image"] = seconds
+        return record
+
     for n_steps in STEPS:
         sampling = replace(config.sampling, n_steps=n_steps, micro_batch=given.micro_batch)
         for seed in SEEDS:
@@ -81,10 +91,13 @@ def main() -> None:
     start = time.perf_counter()
     images = sample_by_recipe(pipeline, unseen.layouts, styles, given.micro_batch, SEEDS[0])
     found[f"recipe, {N_EVALUATIONS} evaluations, seed {SEEDS[0]}"] = measure(images, start)
-    for name, values in found.items():
+    measured = {name: record["measures"] for name, record in found.items()}
+    for name, values in measured.items():
         print(f"{name:36} kernel distance {values['kernel_distance']:8.4f}  layout IoU {values['layout_iou']:.3f}")
     about = {"model": given.model, "study": given.study, "preset": given.preset, "n_images": len(unseen.groups)}
-    print(save_results("steps", about | {"measured": found, "floors": measure_floors(unseen)}))
+    *_, last = found.values()  # the floors are those of all
+    alike = {key: last[key] for key in ("floors", "measured_on")}
+    print(save_results("steps", about | {"measured": measured} | alike))
 
 
 if __name__ == "__main__":

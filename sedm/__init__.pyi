@@ -1,0 +1,35 @@
+# The public names: sedm imports each from here when it is first used, and editors read their types.
+from .config import build_config as build_config
+from .data.folders import load_image_folder as load_image_folder
+from .data.hub import load_hub_dataset as load_hub_dataset
+from .data.patches import check_patches as check_patches
+from .data.patches import load_patches as load_patches
+from .data.patches import save_patches as save_patches
+from .data.sources import load_study as load_study
+from .data.splits import hide_annotations as hide_annotations
+from .data.splits import split_by_group as split_by_group
+from .data.tensors import to_tensors as to_tensors
+from .demo import render_mix as render_mix
+from .demo import style_mixing as style_mixing
+from .encoder import StyleEncoder as StyleEncoder
+from .fidelity.table import fidelity_table as fidelity_table
+from .filtering import filter_patches as filter_patches
+from .generate import embed_bank as embed_bank
+from .generate import generate_patches as generate_patches
+from .layouts import EmpiricalPrior as EmpiricalPrior
+from .layouts import LearnedPrior as LearnedPrior
+from .layouts import RandomFieldPrior as RandomFieldPrior
+from .layouts import load_prior as load_prior
+from .model import Denoiser as Denoiser
+from .pairing import GivenLayouts as GivenLayouts
+from .pairing import Pairing as Pairing
+from .pipeline import SEDMPipeline as SEDMPipeline
+from .pretrained import load_pretrained as load_pretrained
+from .scores import score_groups as score_groups
+from .segment import predict as predict
+from .segment import train_segmenter as train_segmenter
+from .style_sampling import StyleSampler as StyleSampler
+from .styles import StyleBank as StyleBank
+from .train import train_model as train_model
+
+__version__: str

@@ -1,0 +1,191 @@
+"""What names of files and folders say: which are the system's, which speak of masks, which every disk can hold."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from sedm.data.patches import PatchTableError
+
+SYSTEM_NAMES = {
+    "$recycle.bin",
+    "#recycle",
+    "#snapshot",
+    "@eadir",  # thumbnails of a Synology disk station
+    "@recycle",
+    "__macosx",  # in zip archives made on a Mac
+    "desktop.ini",
+    "ehthumbs.db",
+    "lost+found",
+    "system volume information",
+    "thumbs.db",
+}
+"""Files and folders that systems leave beside the user's, in lower case; hidden ones come on top."""
+
+LONG_MASK_WORDS = "masks?|annotations?|labels?|segmentations?|ground[ _-]?truth"
+MASK_WORDS = rf"{LONG_MASK_WORDS}|annos?|segs?|gt"
+MASK_WORD_BEGINS = re.compile(
+    r"(?<![^\W\d_])(?:mask|annot|label|segment|ground[ _-]?truth|(?:annos?|segs?|gt)(?![^\W\d_]))", re.IGNORECASE
+)
+MASK_AFFIX = re.compile(rf"(?:{MASK_WORDS})[ ._-]+(?P<after>.+)|(?P<before>.+?)[ ._-]+(?:{MASK_WORDS})", re.IGNORECASE)
+
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # for devices, on Windows
+LONGEST = 60  # characters; most disks hold 255 bytes, of which a character takes up to 4
+
+
+def find_files(folder: Path) -> dict[str, Path]:
+    """Find the user's files below a folder, in order, by their names in it; none where there is no such folder.
+
+    Links to folders are followed; what belongs to the system is passed over.
+
+    Raises:
+        PatchTableError: a folder that may not be read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in (".ipynb_checkpoints", "@eaDir", "case-7"):
+    ...         (Path(folder) / name).mkdir()
+    ...         (Path(folder) / name / "a.png").touch()
+    ...     list(find_files(Path(folder)))
+    ['case-7/a.png']
+    """
+    if not folder.is_dir():
+        return {}
+    files: list[tuple[str, ...]] = []
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_system_name(name) and not _leads_up(Path(parent, name))]
+        parts = Path(parent).relative_to(folder).parts
+        files += [(*parts, name) for name in names if not is_system_name(name)]
+    return {"/".join(parts): folder.joinpath(*parts) for parts in sorted(files)}
+
+
+def is_system_name(name: str) -> bool:
+    """Tell whether a file or folder of this name belongs to a system or program, never to the user's data.
+
+    >>> [is_system_name(name) for name in (".ipynb_checkpoints", "._a.png", "Thumbs.db", "case-7")]
+    [True, True, True, False]
+    """
+    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
+
+
+def is_mask_folder(name: str) -> bool:
+    """Tell whether a folder's whole name says that it holds masks.
+
+    >>> [is_mask_folder(name) for name in ("Labels", "ground_truth", "label-free")]
+    [True, True, False]
+    """
+    return re.fullmatch(LONG_MASK_WORDS, name, re.IGNORECASE) is not None
+
+
+def has_mask_word(name: str) -> bool:
+    """Tell whether a name speaks of masks anywhere.
+
+    >>> [has_mask_word(name) for name in ("SegmentationClass", "train_gt", "unlabelled")]
+    [True, True, False]
+    """
+    return MASK_WORD_BEGINS.search(name) is not None
+
+
+def comparable(name: str) -> str:
+    """Give the name of a file the form in which two programs' spellings of it are equal.
+
+    >>> comparable(r".\\case-7\\a.png")
+    'case-7/a.png'
+    """
+    return unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))
+
+
+def masked_stem(stem: str) -> str | None:
+    """Take the word for "mask" off the beginning or end of a file name; None where there is no such word.
+
+    >>> masked_stem("img1_mask"), masked_stem("gt-img1"), masked_stem("img1")
+    ('img1', 'img1', None)
+    """
+    match = MASK_AFFIX.fullmatch(stem)
+    return match and (match["before"] or match["after"])
+
+
+def unclear_masks(stems: Iterable[str]) -> list[str]:
+    """Find the names in one folder that speak of a mask and whose other words begin or end like those of a picture.
+
+    >>> unclear_masks(["image_1", "mask_1", "image_2", "image_2_bin_mask", "label_free_3"])
+    ['mask_1', 'image_2_bin_mask']
+    """
+    words = {stem: _words(stem) for stem in stems}
+    wholes = {tuple(parts) for parts in words.values() if "mask" not in parts}
+    affixes = {affix for whole in wholes for affix in _affixes(whole)}
+    unclear = []
+    for stem, parts in words.items():
+        rest = tuple(part for part in parts if part != "mask")
+        related = rest in affixes or not wholes.isdisjoint(_affixes(rest)) or (wholes and not rest)
+        if "mask" in parts and related:
+            unclear.append(stem)
+    return unclear
+
+
+def folder_names(groups: Iterable[str]) -> dict[str, str]:
+    """Give each group a folder name of its own that every disk can hold and that leads nowhere else.
+
+    Names that are such already stay as they are. On many disks two names that differ only by case are one.
+
+    >>> folder_names(["case-7", "../case-7", "/etc", "..", "CON", "Case-7"])
+    {'case-7': 'case-7', '../case-7': 'group-case-7', '/etc': 'group-etc', '..': 'group', 'CON': 'group-CON', \
+'Case-7': 'Case-7-2'}
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for group in dict.fromkeys(groups):
+        wished = group if _fits_every_disk(group) else f"group-{_plain(group)}".strip("-")
+        name = wished
+        number = 1
+        while _on_disk(name) in taken:
+            number += 1
+            name = f"{wished}-{number}"
+        taken.add(_on_disk(name))
+        names[group] = name
+    return names
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise PatchTableError(f"{error.filename}: this folder cannot be read ({error.strerror})") from error
+
+
+def _leads_up(folder: Path) -> bool:
+    """Tell whether a folder is a link to one that it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def _words(stem: str) -> list[str]:
+    """Split a name into words and numbers; each long word for "mask" becomes that word."""
+    words = re.findall(r"[^\W\d_]+|\d+", re.sub("ground[ _-]?truth", "mask", stem.casefold()))
+    return ["mask" if re.fullmatch(LONG_MASK_WORDS, word) else word for word in words]
+
+
+def _affixes(words: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """List all beginnings and ends of a name, the whole included."""
+    lengths = range(1, len(words) + 1)
+    return {words[:length] for length in lengths} | {words[-length:] for length in lengths}
+
+
+def _fits_every_disk(name: str) -> bool:
+    return (
+        re.fullmatch(r'[^<>:"/\\|?*\x00-\x1f\x7f]+(?<![. ])', name) is not None
+        and len(name) <= LONGEST
+        and unicodedata.is_normalized("NFC", name)
+        and not RESERVED.fullmatch(name)
+        and not is_system_name(name)
+        and not is_mask_folder(name)
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\W+", "-", name).strip("-")[: LONGEST - 10]
+
+
+def _on_disk(name: str) -> str:
+    """Give a name the form in which disks compare names that know no case and normalise accents."""
+    return unicodedata.normalize("NFC", name).casefold()

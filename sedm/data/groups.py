@@ -1,0 +1,105 @@
+"""Names of groups: every loader writes them alike, so that a patient is one patient in all tables.
+
+Tools write the number of a patient as 7, as 7.0 (a column with a missing value) or as text. A number becomes the text
+"7"; text stays as it is. Two names that tools may have made of one are an error where tables are split.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+import datasets
+
+from sedm.data.errors import PatchTableError
+
+LARGEST_EXACT = 2**53  # beyond it a float may stand for several whole numbers
+
+
+def name_groups(
+    values: Iterable, where: str, column: str = "group", labels: datasets.ClassLabel | None = None
+) -> list[str]:
+    """Name the groups of a table's rows.
+
+    Args:
+        values: text or a number a row.
+        where: the table, for the message of a fault.
+        column: the column that holds them, for the message.
+        labels: whose names the values are indices of.
+
+    Returns:
+        Text: a whole number without a point, a label by its name, and text as it is but for blanks around it.
+
+    Raises:
+        PatchTableError: a row without a group, or a value that names none.
+
+    >>> name_groups([7, 7.0, "7", "case-7"], "train.parquet")
+    ['7', '7', '7', 'case-7']
+    """
+    return [name_group(value, f"{where}, row {row}, column {column!r}", labels) for row, value in enumerate(values)]
+
+
+def name_group(value: Any, where: str, labels: datasets.ClassLabel | None = None) -> str:
+    """Name the group of one row, as ``name_groups`` does; ``where`` begins the message of a fault.
+
+    >>> name_group(float("nan"), "row 3, column 'patient'")
+    Traceback (most recent call last):
+    ...
+    sedm.data.patches.PatchTableError: row 3, column 'patient': empty; every patch needs the name of its patient or \
+species
+    """
+    if labels is not None and value is not None:
+        value = labels.int2str(value) if value >= 0 else None  # a negative label is none
+    if hasattr(value, "item"):  # a number of numpy
+        value = value.item()
+    if isinstance(value, bytes):  # text of tools that do not mark it as such
+        value = value.decode()
+    if isinstance(value, str):
+        value = value.strip()
+    if value is None or value == "" or value != value:
+        raise PatchTableError(f"{where}: empty; every patch needs the name of its patient or species")
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Real | Decimal) or not math.isfinite(value):
+        raise PatchTableError(f"{where}: {value!r}; a group is a name or a number")
+    if isinstance(value, float) and abs(value) >= LARGEST_EXACT:
+        raise PatchTableError(f"{where}: {value!r}, a float too large to tell groups apart; store them as text")
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def labels_of(feature: Any) -> datasets.ClassLabel | None:
+    """Give the class labels of a column of ``datasets``, as ``name_groups`` takes them; None where it holds no labels.
+
+    >>> labels_of(datasets.Value("int64")) is None
+    True
+    """
+    return feature if isinstance(feature, datasets.ClassLabel) else None
+
+
+def check_spelling(names: Iterable[str], where: str) -> None:
+    """Refuse two names that tools may have made of one: numbers that differ in zeros alone, such as 7, 7.0 and 007.
+
+    Args:
+        names: of the groups; each may come often.
+        where: the tables, for the message of a fault.
+
+    Raises:
+        PatchTableError: names the two.
+
+    >>> check_spelling(["7", "8", "007"], "my_slides")
+    Traceback (most recent call last):
+    ...
+    sedm.data.patches.PatchTableError: my_slides: groups '7' and '007' look like one; write its name alike everywhere
+    """
+    names_by_number: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        number = re.fullmatch(r"0*(\d+)(\.0*)?", name.strip())
+        first = names_by_number.setdefault(number[1] if number else name.strip(), name)
+        if first != name:
+            raise PatchTableError(
+                f"{where}: groups {first!r} and {name!r} look like one; write its name alike everywhere"
+            )

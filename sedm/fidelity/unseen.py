@@ -1,0 +1,116 @@
+"""Generators measured on groups that none of them was trained on.
+
+Groups, layouts and noise are drawn alike at every call, and every number comes from `fidelity_table`, so that
+generators compare with each other and with real images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from sedm.config import Config
+from sedm.data.tensors import PatchTensors
+from sedm.fidelity.denoising import denoising_errors
+from sedm.fidelity.features import Extractor
+from sedm.fidelity.style import retrieve_one_left_out, split_halves
+from sedm.fidelity.table import fidelity_table
+from sedm.pipeline import SEDMPipeline, sample_images
+from sedm.seeds import seeded_generator
+from sedm.segmentation_networks import UNet
+from sedm.styles import first_rows
+
+N_GROUPS, N_LAYOUTS = 12, 8  # every unseen group lends its style to as many layouts
+
+
+class Unseen(NamedTuple):
+    """Groups that no generator was trained on, and the two networks that measure images in their styles."""
+
+    lenders: PatchTensors  # half of each group's images; the first of them lend the style
+    references: PatchTensors  # the other half, which generated images are compared with
+    layouts: UInt8[Tensor, "n h w"]  # to be drawn: masks of other unseen groups
+    groups: list[str]  # in the style of these
+    judge: UNet  # trained on real images of yet other groups; tells layouts, and nothing else
+    extractor: Extractor  # of the features for distances; not the judge, whose answers are a score of their own
+    classes: Sequence[str]
+
+    def style_rows(self, groups: Sequence[str], n_images: int) -> Int64[Tensor, "m n_images"]:
+        """Find the rows of ``lenders`` that lend the style of each of ``groups``: the first ones of the group."""
+        return first_rows(self.lenders.groups, list(groups), n_images)
+
+    def measure(self, images: UInt8[Tensor, "n 3 h w"], **options) -> pd.DataFrame:
+        """Measure images of ``layouts`` in the styles of ``groups``: `fidelity_table` with its keyword ``options``."""
+        generated = PatchTensors(images, self.layouts, self.groups)
+        return fidelity_table(
+            generated, self.lenders, self.references, self.judge, self.extractor, self.classes, **options
+        )
+
+
+def draw_unseen(test: PatchTensors, judge: UNet, extractor: Extractor, classes: Sequence[str]) -> Unseen:
+    """Draw the ``N_GROUPS`` largest groups of ``test``, with ``N_LAYOUTS`` layouts for each.
+
+    Raises:
+        ValueError: fewer than two groups with two or more annotated images.
+    """
+    test = test.annotated()
+    sizes = {name: test.groups.count(name) for name in dict.fromkeys(test.groups)}
+    names = sorted((name for name in sizes if sizes[name] > 1), key=lambda name: -sizes[name])[:N_GROUPS]
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} test groups have two or more annotated images; two such groups are needed")
+    chosen = test.select([row for row, group in enumerate(test.groups) if group in names])
+    lenders, references = (chosen.select(rows) for rows in split_halves(chosen.groups, seed=0))
+    rows = []
+    for index, name in enumerate(names):
+        others = torch.tensor([row for row, group in enumerate(chosen.groups) if group != name])
+        order = torch.randperm(len(others), generator=seeded_generator("unseen layouts", 0, index))
+        rows += [int(others[order[i % len(others)]]) for i in range(N_LAYOUTS)]
+    groups = [name for name in names for _ in range(N_LAYOUTS)]
+    return Unseen(lenders, references, chosen.masks[rows], groups, judge, extractor, classes)
+
+
+def measure_generator(pipeline: SEDMPipeline, config: Config, unseen: Unseen) -> dict[str, dict]:
+    """Measure what a generator draws, how well it denoises, and what its style encoder knows of unseen groups.
+
+    A generator trained without styles (``style_sampling="none"``) gets the null style.
+
+    Returns:
+        ``measures``: the "generated" values of `fidelity_table`; `denoising_errors`; and ``embedding_retrieval_top1``,
+        the share of real images whose embedding is nearest to the mean embedding of the other images of their group.
+        ``floors``: the values of "real" images and of "chance". ``measured_on``: the network or the statistics that
+        each measure is taken on.
+    """
+    styles = reference_styles = None
+    if config.training.style_sampling != "none":
+        n_images = config.sampling.n_style_images
+        styles, reference_styles = (
+            pipeline.encode_styles(unseen.lenders.images[unseen.style_rows(groups, n_images)])
+            for groups in (unseen.groups, unseen.references.groups)
+        )
+    images = sample_images(pipeline, unseen.layouts, styles, config.sampling, seed=0, progress=False)
+    record = values_of(unseen.measure(images))
+    embeddings = pipeline.embed(torch.cat([unseen.lenders.images, unseen.references.images]))
+    ranks = retrieve_one_left_out(embeddings.numpy(), unseen.lenders.groups + unseen.references.groups)["rank"]
+    record["measures"]["embedding_retrieval_top1"] = float((ranks == 1).mean())
+    record["measured_on"]["embedding_retrieval_top1"] = "the generator's own style encoder"
+    record["measures"] |= denoising_errors(pipeline, unseen.references, reference_styles)
+    return record
+
+
+def values_of(table: pd.DataFrame) -> dict[str, dict]:
+    """Write a `fidelity_table` as values to be stored: ``measures``, ``floors`` and ``measured_on``, by measure.
+
+    >>> index = pd.MultiIndex.from_product([["kernel_distance"], ["generated", "real"]], names=["measure", "of"])
+    >>> values_of(pd.DataFrame({"value": [0.4, 0.1], "measured_on": "a network"}, index=index))["floors"]
+    {'real': {'kernel_distance': 0.1}, 'chance': {}}
+    """
+    values = table["value"].unstack("of").reindex(columns=["generated", "real", "chance"])
+    return {
+        "measures": values["generated"].to_dict(),
+        "floors": {of: values[of].dropna().to_dict() for of in ("real", "chance")},
+        "measured_on": table["measured_on"].groupby("measure").first().to_dict(),
+    }
