@@ -203,10 +203,10 @@ def test_colours_of_aperios_jpeg_2000_are_true_on_every_level(tmp_path, chroma):
 
 
 def test_the_glass_of_a_slide_in_ycbcr_is_no_tissue(tmp_path):
-    pixels = np.full((32, 32, 3), 245, np.uint8)
-    tile = codestream(np.asarray(Image.fromarray(pixels).convert("YCbCr")))
-    with Slide(write_levels(tmp_path / "a.svs", (tile, 33003))) as slide:
-        assert not find_tissue(slide, cell_microns=8.0).cells.any()
+    """Taken for RGB, it is pink. Every tile of this slide has glass in a corner."""
+    with Slide(write_levels(tmp_path / "a.svs", (YCBCR["full chroma"], 33003))) as slide:
+        tissue = find_tissue(slide, cell_microns=8.0, leave_out_pen=False)
+    assert tissue.cells.tolist() == np.tile([[True, False], [True, True]], (2, 2)).tolist()
 
 
 def test_the_chroma_of_generic_jpeg_2000_follows_the_photometric_interpretation(tmp_path):
@@ -251,6 +251,21 @@ def test_colours_that_cannot_be_known_are_refused_when_the_slide_is_opened(tmp_p
         message = fault(Slide, path)
         assert message.startswith(f"{path}: its colours are {photometric.upper()}, compressed as ")
         assert message.endswith("DEFLATE; expected RGB, or YCbCr in JPEG or JPEG 2000")
+
+
+def test_real_slides_of_both_compressions_show_their_tissue(staged_data):
+    folder = staged_data / "slides_real"
+    with Slide(folder / "CMU-1-Small-Region.svs") as slide:
+        tissue = find_tissue(slide)
+        assert (slide.microns_per_pixel, slide.resolution_source) == (0.499, "its description")
+    assert tissue.glass == pytest.approx((246, 244, 244), abs=2)
+    assert 0.38 < tissue.shares["tissue"] < 0.46  # by eye
+    path = folder / "tcga-cr-7395-01a-01-ts1.svs"
+    assert "states no resolution" in fault(Slide, path)
+    with Slide(path, microns_per_pixel=0.25) as slide:
+        tissue = find_tissue(slide)
+    assert tissue.glass == pytest.approx((241, 237, 240), abs=2)  # not the white around the scanned area
+    assert 0.64 < tissue.shares["tissue"] < 0.72
 
 
 # ------------------------------------------------------------------------------------------ tiles left out

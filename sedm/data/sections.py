@@ -150,6 +150,15 @@ def find_tissue(
         leave_out_pen: whether ground of a colour that ink has, and no dye of H&E or DAB, is left out; stains of these
             colours (Masson's trichrome, Alcian blue) need False.
         glass: its colour, red, green and blue, where it is not found.
+
+    >>> import tempfile, tifffile
+    >>> picture = np.full((128, 256, 3), 245, np.uint8)
+    >>> picture[:, :64] = (200, 120, 180)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tifffile.imwrite(f"{folder}/a.tif", picture, photometric="rgb", tile=(64, 64))
+    ...     with Slide(f"{folder}/a.tif", microns_per_pixel=2.0) as slide:
+    ...         print(find_tissue(slide))
+    75.0 % glass (245, 245, 245), 25.0 % tissue
     """
     cell_microns = min(cell_microns, *slide.size_microns)
     rows, columns = (int(side / cell_microns) for side in slide.size_microns[::-1])

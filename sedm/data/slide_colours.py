@@ -90,6 +90,11 @@ def read_codestream_header(data: bytes) -> CodestreamHeader:
 
     Raises:
         PatchTableError: not a codestream.
+
+    >>> import imagecodecs
+    >>> picture = np.zeros((8, 8, 3), np.uint8)
+    >>> read_codestream_header(imagecodecs.jpeg2k_encode(picture, codecformat="j2k", mct=False))
+    CodestreamHeader(sampling=((1, 1), (1, 1), (1, 1)), is_transformed=False)
     """
     if data[:4] != b"\xff\x4f\xff\x51":
         raise PatchTableError("compression says JPEG 2000, but its first tile is no JPEG 2000 codestream")

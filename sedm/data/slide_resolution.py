@@ -43,6 +43,14 @@ def stated_resolution(file: TiffSlide, path: str | Path) -> Resolution:
     Raises:
         UnknownResolutionError: none is stated, none that can be true, or several that contradict each other.
         PatchTableError: pixels that are not square.
+
+    >>> import tempfile, tifffile, numpy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     options = {"resolution": (40000, 40000), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
+    ...     tifffile.imwrite(f"{folder}/a.tif", numpy.zeros((64, 64, 3), numpy.uint8), tile=(64, 64), **options)
+    ...     with TiffSlide(f"{folder}/a.tif") as file:
+    ...         stated_resolution(file, "a.tif")
+    Resolution(microns_per_pixel=0.25, source='its TIFF tags')
     """
     advice = "give microns_per_pixel of its finest level (--microns-per-pixel on the command line)"
     statements = {
@@ -99,8 +107,11 @@ def _number(value: object) -> float:
 
 
 def _ome_sizes(xml: str) -> tuple[float, float]:
-    pixels = next((part for part in ElementTree.fromstring(xml).iter() if part.tag.endswith("}Pixels")), None)
-    stated = {} if pixels is None else pixels.attrib
+    try:
+        parts = list(ElementTree.fromstring(xml).iter())
+    except ElementTree.ParseError:
+        parts = []
+    stated = next((part.attrib for part in parts if part.tag.endswith("}Pixels")), {})
     return tuple(
         _number(stated.get(f"PhysicalSize{axis}")) * MICRONS.get(stated.get(f"PhysicalSize{axis}Unit", "µm"), math.nan)
         for axis in "XY"

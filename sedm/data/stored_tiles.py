@@ -78,6 +78,16 @@ class StoredTiles:
         size: width and height of the level in pixels.
 
     Attributes: ``n_tiles`` and, of these, ``n_left_out``; ``is_complete``, whether the file holds every pixel.
+
+    >>> import tempfile, tifffile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tiles = (np.zeros((64, 64, 3), np.uint8), None)  # the right one is left out
+    ...     options = {"shape": (64, 128, 3), "dtype": "uint8", "tile": (64, 64), "photometric": "rgb"}
+    ...     tifffile.imwrite(f"{folder}/a.tif", iter(tiles), compression="deflate", **options)
+    ...     with TiffSlide(f"{folder}/a.tif") as file:
+    ...         stored = StoredTiles(level_regions(file)[0], file.dimensions)
+    >>> stored.n_left_out, stored.hold(left=np.array([0, 60]), top=0, right=np.array([64, 70]), bottom=9).tolist()
+    (1, [True, False])
     """
 
     def __init__(self, regions: Sequence[Region], size: tuple[int, int]):
@@ -114,6 +124,8 @@ class StoredTiles:
         """Tell for each rectangle, in level pixels, whether the file holds all of it; ground off the level counts as
         held. The sides may be of any shapes that broadcast.
         """
+        if self.is_complete:  # a map of a whole slide is large
+            return np.ones(np.broadcast_shapes(*map(np.shape, (left, top, right, bottom))), bool)
         first_column = np.searchsorted(self._x_edges[1:], left, side="right")
         first_row = np.searchsorted(self._y_edges[1:], top, side="right")
         # at least one cell each way; a rectangle that begins beyond the last cell is off the level
