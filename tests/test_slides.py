@@ -547,6 +547,25 @@ def test_a_polygon_that_leaves_the_slide_is_seen_in_all_its_patches(slide):
     assert len({patch["y_microns"] for patch in patches}) > 5
 
 
+def test_a_polygon_far_outside_takes_no_places_from_those_on_the_slide(slide):
+    """It has 10¹⁰ times the area of the nodule; its box alone reaches the slide."""
+    far = 4_000_000
+    corner = [(-far, -far), (far, -far), (far, -9), (-9, -9), (-9, far), (-far, far)]
+    outlined = [polygon("SCC", corner), polygon("SCC", rectangle(470, 460, 530, 540)), POLYGONS[3]]
+    positions = sample_positions(slide, 60, 15, MICRONS, 0, outlined, TISSUE_SET)
+    assert {position.class_index for position in positions} == {TISSUE_SET[name] for name in ("SCC", "Epidermis")}
+    centres = np.array(
+        [(x / MICRONS + 7.5, y / MICRONS + 7.5) for x, y, value in positions if value == TISSUE_SET["SCC"]]
+    )
+    assert (np.abs(centres - (500, 500)) < (31, 41)).all()
+    message = fault(sample_positions, slide, 1, 15, MICRONS, 0, outlined[:1], TISSUE_SET)
+    assert message == f"{slide.path}: none of its 1 polygons shows a class to sample"
+    message = fault(
+        sample_positions, slide, 1, 15, MICRONS, 0, [polygon("SCC", SPECK + np.array([2000, 0]))], TISSUE_SET
+    )
+    assert message == f"{slide.path}: none of its 1 polygons shows a class to sample"
+
+
 def test_an_unannotated_slide_is_sampled_on_its_tissue_without_masks(slide):
     tissue = find_tissue(slide)
     positions = sample_positions(slide, 200, 15, MICRONS, 0, tissue=tissue)
@@ -697,6 +716,7 @@ def test_prepare_writes_the_same_tables_and_a_data_card_again_and_again(catch_fo
     assert "10.7937/TCIA.2M93-FX66" in card
     assert "CC BY 4.0" in card
     assert "annotated_per_type=1" in card
+    assert "outside of their slide: none." in card
     slides = {split: len(set(table["slide"])) for split, table in tables.items()}
     patients = {split: len(set(table["group"])) for split, table in tables.items()}
     assert f"| train | {3 * slides['train']} | 6 | {slides['train']} | 2 | {patients['train']} |" in card
@@ -837,6 +857,52 @@ def test_annotations_that_do_not_fit_are_named_before_reading(catch_folder, tmp_
     message = fault(make_catch, catch_folder / "slides", path, tmp_path, **options)
     assert message == f"{path}: no polygons on MCT_01_1.svs, which is in test"
     assert "nowhere: no such folder" in fault(make_catch, tmp_path / "nowhere", path, tmp_path)
+
+
+def shift_polygons(catch_folder, path, shifts):
+    """The JSON with more polygons on slides: its first of each slide once more, moved (x, y) px."""
+    content = json.loads((catch_folder / "CATCH.json").read_text())
+    numbers = {image["file_name"]: image["id"] for image in content["images"]}
+    for name, moves in shifts.items():
+        first = next(one for one in content["annotations"] if one["image_id"] == numbers[name])
+        for move in moves:
+            ring = (np.reshape(first["segmentation"], (-1, 2)) + move).ravel().tolist()
+            content["annotations"].append({**first, "segmentation": ring})
+    path.write_text(json.dumps(content))
+    return content, numbers
+
+
+def test_polygons_outside_of_their_slide_are_counted_and_told_once_a_slide_and_in_the_card(catch_folder, tmp_path):
+    """Slides of 128×128 px, the first polygon of each from 10 to 118 px."""
+    path = tmp_path / "CATCH.json"
+    shift_polygons(catch_folder, path, {"SCC_01_1.svs": [(118, 0), (0, 5000), (60, 0)], "MCT_04_1.svs": [(-11, 0)]})
+    sampling = Sampling(3, 16, 8.0, annotated_per_type=None)
+    with pytest.warns(UserWarning, match="outside") as caught:
+        paths = prepare(catch_folder / "slides", path, tmp_path / "out", sampling)
+    slides = catch_folder / "slides"
+    assert [str(warning.message) for warning in caught] == [
+        f"{slides / 'MCT/MCT_04_1.svs'}: 0 of 3 polygons lie wholly and 1 partly outside of the slide of 128×128 px",
+        f"{slides / 'SCC/SCC_01_1.svs'}: 2 of 5 polygons lie wholly and 1 partly outside of the slide of 128×128 px",
+    ]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- Polygons wholly and partly outside of their slide: MCT_04_1.svs 0 and 1, SCC_01_1.svs 2 and 1.\n" in card
+    assert sum(len(load_patches(path)) for path in paths.values()) == 30
+
+
+def test_a_slide_that_no_polygon_reaches_is_refused_before_any_patch_is_cut(catch_folder, tmp_path, monkeypatch):
+    """Its masks would all be background."""
+    path = tmp_path / "CATCH.json"
+    content, numbers = shift_polygons(catch_folder, path, {"SCC_01_1.svs": [(500, 0), (0, 500)]})
+    first = [one for one in content["annotations"] if one["image_id"] == numbers["SCC_01_1.svs"]][:2]
+    content["annotations"] = [one for one in content["annotations"] if one not in first]
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(Slide, "read", lambda *_: pytest.fail("read a slide"))
+    sampling = Sampling(3, 16, 8.0, annotated_per_type=None)
+    message = fault(make_catch, catch_folder / "slides", path, tmp_path / "cache", sampling)
+    assert message == (
+        f"{catch_folder / 'slides/SCC/SCC_01_1.svs'}: all of its 2 polygons lie outside of the slide of 128×128 px; "
+        "were they drawn on another slide, or at another resolution?"
+    )
 
 
 def test_patches_are_handed_on_one_by_one(catch_folder, monkeypatch):

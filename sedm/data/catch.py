@@ -17,7 +17,7 @@ from pathlib import Path
 import datasets
 from tqdm import tqdm
 
-from sedm.data.annotations import Polygon, read_polygons
+from sedm.data.annotations import Outside, Polygon, count_outside, read_polygons
 from sedm.data.catch_slides import (
     CITATION,
     CLASS_SETS,
@@ -78,8 +78,12 @@ def make_catch(
     Raises:
         PatchTableError: the first fault, before any slide is read where it can be known: missing files, slides
             without annotation that need one, too few patients; then, before any is cut, slides without resolution,
-            tissue or room for a patch; then a broken slide, by its file.
+            tissue or room for a patch, and polygons that miss their slide; then a broken slide, by its file.
         ValueError: patches finer than a slide.
+
+    Warns:
+        UserWarning: polygons that lie wholly or partly outside of their slide, counted for each slide; slides that
+            state another resolution than the given one.
     """
     sampling = sampling or Sampling()
     plan, polygons = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
@@ -124,6 +128,7 @@ class _Job:
     microns_per_pixel: float | None = None  # of the finest level, where the file does not say
     tissue: Tissue | None = None  # where patches are drawn from it or masks need it
     facts: str = ""  # what the slide is and shows
+    outside: Outside | None = None  # of its polygons, where they are used
 
     def open(self) -> Slide:
         """The slide, at the resolution that its file states, or else at the one given."""
@@ -175,7 +180,38 @@ def _plan(
             raise PatchTableError(f"{slide_folder}: no slide for {split}; get more slides or give another split_file")
     for name in sorted(masks - set(outlined)):
         raise PatchTableError(f"{annotation_file}: no polygons on {name}, which is in {splits[name]}")
-    return [_Job(found[name], splits[name], name in masks) for name in slides], {name: polygons[name] for name in masks}
+    plan = [_Job(found[name], splits[name], name in masks) for name in slides]
+    return plan, {name: polygons[name] for name in masks}
+
+
+def _tell_outside(plan: Sequence[_Job], polygons: Mapping[str, list[Polygon]]) -> list[_Job]:
+    """Count the polygons that leave their slide, and warn of each such slide.
+
+    Raises:
+        PatchTableError: a slide that no polygon reaches, or a broken one.
+    """
+    counted = []
+    for job in plan:
+        outside = _count_outside(job, polygons[job.path.name]) if job.annotated else None
+        counted.append(replace(job, outside=outside))
+    return counted
+
+
+def _count_outside(job: _Job, polygons: Sequence[Polygon]) -> Outside:
+    path = job.path
+    with job.open() as slide:
+        size = slide.size
+    outside = count_outside(polygons, size)
+    place = f"outside of the slide of {size[0]}×{size[1]} px"
+    if outside.wholly == len(polygons):
+        raise PatchTableError(
+            f"{path}: all of its {len(polygons)} polygons lie {place}; were they drawn on another slide, or at another "
+            "resolution?"
+        )
+    if any(outside):
+        message = f"{path}: {outside.wholly} of {len(polygons)} polygons lie wholly and {outside.partly} partly {place}"
+        warnings.warn(message, stacklevel=5)
+    return outside
 
 
 def _survey(
@@ -184,8 +220,10 @@ def _survey(
     sampling: Sampling,
     microns_per_pixel: float | None,
 ) -> list[_Job]:
-    """Look at every slide before any is cut: its resolution, its tissue where that is needed, and one patch."""
-    jobs = _with_resolution(plan, microns_per_pixel)
+    """Look at every slide before any is cut: its resolution, which polygons leave it, its tissue where that is needed,
+    and one patch.
+    """
+    jobs = _tell_outside(_with_resolution(plan, microns_per_pixel), polygons)
     for row, job in enumerate(tqdm(jobs, desc="survey", unit="slide")):
         with job.open() as slide:
             facts = str(slide)
@@ -290,6 +328,9 @@ def _data_card(plan: Sequence[_Job], sampling: Sampling, annotation_file: Path, 
     names, _ = CLASS_SETS[sampling.classes]
     with annotation_file.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    outside = [
+        f"{job.path.name} {job.outside.wholly} and {job.outside.partly}" for job in plan if any(job.outside or ())
+    ]
     lines = [
         "# CATCH patches",
         "",
@@ -300,6 +341,7 @@ def _data_card(plan: Sequence[_Job], sampling: Sampling, annotation_file: Path, 
         f"- Source: {SOURCE}",
         f"- Licence: {LICENCE}.",
         f"- Annotations: {annotation_file.name}, SHA-256 {checksum}",
+        f"- Polygons wholly and partly outside of their slide: {', '.join(outside) or 'none'}.",
         f"- Split: {'random by patient, stratified by tumour type' if split_file is None else Path(split_file).name}",
         f"- Mask: {', '.join(f'{value} {name}' for value, name in enumerate(names))}; ground that nobody outlined is "
         + (f"0 ({names[0]})." if sampling.unannotated_is_background else "0 on glass and 255 (unknown) elsewhere."),

@@ -153,8 +153,10 @@ def _place_in_class(
     """A place (x, y) in pixels of the finest level, where a patch is whole, and its class."""
     n_refused = 0
     values = np.array([class_index.get(polygon.class_name, UNKNOWN) for polygon in polygons])
+    # of a polygon that leaves the slide, only the part of its box on the slide is worth trying
+    boxes = np.clip([polygon.bounds for polygon in polygons], 0, np.tile(slide.size, 2))
+    values[(boxes[:, 2:] <= boxes[:, :2]).any(1)] = UNKNOWN
     present = np.unique(values[values != UNKNOWN])
-    boxes = np.array([polygon.bounds for polygon in polygons])
     # a class that is wholly covered by others is not seen: the next one in the random order steps in
     for value in present[torch.randperm(len(present), generator=generator).numpy()]:
         rows = np.flatnonzero(values == value)
