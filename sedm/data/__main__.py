@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sedm.data import ebhi, flowers102
+from sedm.data.catch_slides import Sampling
 from sedm.data.download import DownloadError, fetch, figshare_files
 from sedm.data.patches import PatchTableError
 from sedm.extras import MissingExtraError
@@ -32,6 +33,14 @@ files from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/
     parser.add_argument("--download", action="store_true", help="fetch what is missing into the source folder first")
     parser.add_argument("--annotations", type=Path, help="catch: CATCH.json or CATCH.sqlite")
     parser.add_argument("--splits", type=Path, help="catch: a table with the columns Slide and Dataset")
+    parser.add_argument(
+        "--microns-per-pixel", type=float, help="catch: of the finest level of slides whose files do not say"
+    )
+    tissue = parser.add_argument_group("catch: how tissue is found; see sedm.data.sections.find_tissue")
+    for name in ("min_density", "min_colour", "min_area_mm2"):
+        default = getattr(Sampling, name)
+        tissue.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, help=f"default {default:g}")
+    tissue.add_argument("--leave-out-pen", action=argparse.BooleanOptionalAction, default=Sampling.leave_out_pen)
     parser.add_argument("--seen", type=int, nargs="+", help="flowers102: numbers of the seen species, for our own draw")
     parser.add_argument("--image-size", type=int, default=128, help="flowers102, ebhi: px a side")
     parser.add_argument("--seed", type=int, help="of the splits; ebhi: cases of the committed results when left out")
@@ -47,7 +56,19 @@ files from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/
         if options.study == "catch":
             from sedm.data import catch  # the others need no reader of slides
 
-            catch.prepare(options.source, options.annotations, options.out, split_file=options.splits)
+            catch.prepare(
+                options.source,
+                options.annotations,
+                options.out,
+                sampling=Sampling(
+                    min_density=options.min_density,
+                    min_colour=options.min_colour,
+                    min_area_mm2=options.min_area_mm2,
+                    leave_out_pen=options.leave_out_pen,
+                ),
+                split_file=options.splits,
+                microns_per_pixel=options.microns_per_pixel,
+            )
         else:
             settings = {"image_size": options.image_size, "seed": options.seed or 0}
             if options.study == "flowers102":

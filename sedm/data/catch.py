@@ -6,9 +6,10 @@ Wilm et al., Pan-tumor CAnine cuTaneous Cancer Histology (CATCH) dataset, Scient
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from sedm.data.catch_slides import (
     CITATION,
     CLASS_SETS,
     LICENCE,
+    MICRONS_PER_PIXEL,
     SOURCE,
     SPLITS,
     Sampling,
@@ -30,7 +32,8 @@ from sedm.data.catch_slides import (
     split_slides,
 )
 from sedm.data.patches import PatchTableError, save_patches
-from sedm.data.slides import Slide, sample_patches
+from sedm.data.slide_resolution import AGREEMENT, UnknownResolutionError
+from sedm.data.slides import Slide, Tissue, find_tissue, sample_patches
 from sedm.files import replacing
 
 FEATURES = datasets.Features(
@@ -54,6 +57,7 @@ def make_catch(
     sampling: Sampling | None = None,
     split_file: str | Path | None = None,
     allow_missing: bool = False,
+    microns_per_pixel: float | None = None,
 ) -> dict[str, datasets.Dataset]:
     """Patch tables of CATCH by split: ``train``, ``validation``, ``test``.
 
@@ -68,18 +72,22 @@ def make_catch(
         cache_folder: where patches wait on disk; the tables are gone when it is removed.
         split_file: the authors' ``datasets.csv``, in place of a random split.
         allow_missing: go on with the slides that are there; else missing ones are an error.
+        microns_per_pixel: of the finest level of slides whose files do not say; a file's own word goes first, with a
+            warning if it says otherwise. The resolution of the patches is ``sampling.microns_per_pixel``.
 
     Raises:
         PatchTableError: the first fault, before any slide is read where it can be known: missing files, slides
-            without annotation that need one, too few patients, polygons that miss their slide; then a broken slide,
-            by its file.
+            without annotation that need one, too few patients; then, before any is cut, slides without resolution,
+            tissue or room for a patch, and polygons that miss their slide; then a broken slide, by its file.
+        ValueError: patches finer than a slide.
 
     Warns:
-        UserWarning: polygons that lie wholly or partly outside of their slide, counted for each slide.
+        UserWarning: polygons that lie wholly or partly outside of their slide, counted for each slide; slides that
+            state another resolution than the given one.
     """
     sampling = sampling or Sampling()
     plan, polygons = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
-    plan = _tell_outside(plan, polygons)
+    plan = _survey(plan, polygons, sampling, microns_per_pixel)
     return _cut(plan, polygons, sampling, cache_folder)
 
 
@@ -90,6 +98,7 @@ def prepare(
     sampling: Sampling | None = None,
     split_file: str | Path | None = None,
     allow_missing: bool = False,
+    microns_per_pixel: float | None = None,
 ) -> dict[str, Path]:
     """The parquet files by split that now hold :func:`make_catch`'s tables, beside a data card ``README.md``.
 
@@ -99,7 +108,7 @@ def prepare(
     sampling, out_folder = sampling or Sampling(), Path(out_folder)
     plan, polygons = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
     out_folder.mkdir(parents=True, exist_ok=True)
-    plan = _tell_outside(plan, polygons)
+    plan = _survey(plan, polygons, sampling, microns_per_pixel)
     with tempfile.TemporaryDirectory(dir=out_folder, prefix=".cache") as cache_folder:
         tables = _cut(plan, polygons, sampling, cache_folder)
         with _quiet():
@@ -116,7 +125,19 @@ class _Job:
     path: Path
     split: str
     annotated: bool
+    microns_per_pixel: float | None = None  # of the finest level, where the file does not say
+    tissue: Tissue | None = None  # where patches are drawn from it or masks need it
+    facts: str = ""  # what the slide is and shows
     outside: Outside | None = None  # of its polygons, where they are used
+
+    def open(self) -> Slide:
+        """The slide, at the resolution that its file states, or else at the one given."""
+        try:
+            return Slide(self.path)
+        except UnknownResolutionError:
+            if self.microns_per_pixel is None:
+                raise
+            return Slide(self.path, self.microns_per_pixel)
 
 
 def _plan(
@@ -135,8 +156,7 @@ def _plan(
     found = {path.name: path for path in sorted(slide_folder.rglob("*")) if path.name in expected}
     missing = sorted(expected - found.keys())
     if missing:
-        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        sentence = f"{slide_folder}: {len(missing)} of {len(expected)} slides are missing ({names})"
+        sentence = f"{slide_folder}: {len(missing)} of {len(expected)} slides are missing ({_first(missing)})"
         if not allow_missing or not found:
             raise PatchTableError(f"{sentence}; get them from {SOURCE}, or go on without them by allow_missing=True")
         warnings.warn(sentence, stacklevel=3)
@@ -172,13 +192,14 @@ def _tell_outside(plan: Sequence[_Job], polygons: Mapping[str, list[Polygon]]) -
     """
     counted = []
     for job in plan:
-        outside = _count_outside(job.path, polygons[job.path.name]) if job.annotated else None
+        outside = _count_outside(job, polygons[job.path.name]) if job.annotated else None
         counted.append(replace(job, outside=outside))
     return counted
 
 
-def _count_outside(path: Path, polygons: Sequence[Polygon]) -> Outside:
-    with Slide(path) as slide:
+def _count_outside(job: _Job, polygons: Sequence[Polygon]) -> Outside:
+    path = job.path
+    with job.open() as slide:
         size = slide.size
     outside = count_outside(polygons, size)
     place = f"outside of the slide of {size[0]}×{size[1]} px"
@@ -189,8 +210,66 @@ def _count_outside(path: Path, polygons: Sequence[Polygon]) -> Outside:
         )
     if any(outside):
         message = f"{path}: {outside.wholly} of {len(polygons)} polygons lie wholly and {outside.partly} partly {place}"
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=5)
     return outside
+
+
+def _survey(
+    plan: Sequence[_Job],
+    polygons: Mapping[str, list[Polygon]],
+    sampling: Sampling,
+    microns_per_pixel: float | None,
+) -> list[_Job]:
+    """Look at every slide before any is cut: its resolution, which polygons leave it, its tissue where that is needed,
+    and one patch.
+    """
+    jobs = _tell_outside(_with_resolution(plan, microns_per_pixel), polygons)
+    for row, job in enumerate(tqdm(jobs, desc="survey", unit="slide")):
+        with job.open() as slide:
+            facts = str(slide)
+            tissue = None
+            if not (job.annotated and sampling.unannotated_is_background):
+                tissue = find_tissue(slide, **sampling.tissue_settings)
+                facts += f"; {tissue}"
+            jobs[row] = replace(job, tissue=tissue, facts=facts)
+            next(_patches(jobs[row], slide, polygons, sampling, n=1))
+        tqdm.write(f"{job.path.name}: {facts}", file=sys.stderr)
+    return jobs
+
+
+def _with_resolution(plan: Sequence[_Job], microns_per_pixel: float | None) -> list[_Job]:
+    """The jobs, with the resolution of slides that state none; open each slide for it."""
+    jobs = [replace(job, microns_per_pixel=microns_per_pixel) for job in plan]
+    unknown, differing = {}, {}
+    for job in tqdm(jobs, desc="resolution", unit="slide"):
+        try:
+            with job.open() as slide:
+                stated = slide.microns_per_pixel
+        except UnknownResolutionError as error:
+            unknown[job.path.name] = error
+        else:
+            if microns_per_pixel and not 1 / AGREEMENT < stated / microns_per_pixel < AGREEMENT:
+                differing[job.path.name] = f"{job.path.name} {stated:g}"
+    if len(unknown) == 1:
+        raise next(iter(unknown.values()))
+    if unknown:
+        raise UnknownResolutionError(
+            f"{len(unknown)} of {len(jobs)} slides do not say how large their pixels are ({_first(unknown)}); give "
+            "microns_per_pixel of their finest level (--microns-per-pixel on the command line; CATCH's is "
+            f"{MICRONS_PER_PIXEL:g})"
+        )
+    if differing:
+        warnings.warn(
+            f"microns_per_pixel={microns_per_pixel:g} is not used for {len(differing)} of {len(jobs)} slides, whose "
+            f"files state another resolution ({_first(differing.values())})",
+            stacklevel=4,
+        )
+    return jobs
+
+
+def _first(names: Collection[str]) -> str:
+    """The first three, and whether there are more."""
+    return ", ".join(list(names)[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _cut(
@@ -217,24 +296,32 @@ def _cut(
 
 def _rows(jobs: Sequence[_Job], polygons: Mapping[str, list[Polygon]], sampling: Sampling) -> Iterator[dict]:
     """One row after the other, so that never more than a few patches are in memory."""
-    _, class_index = CLASS_SETS[sampling.classes]
     with tqdm(total=len(jobs) * sampling.n_patches_per_slide, desc=jobs[0].split, unit="patch") as bar:
         for job in jobs:
             bar.set_postfix_str(job.path.name)
             name = parse_slide_name(job.path.name)
-            with Slide(job.path) as slide:
-                for row in sample_patches(
-                    slide,
-                    sampling.n_patches_per_slide,
-                    sampling.patch_size,
-                    sampling.microns_per_pixel,
-                    sampling.seed,
-                    polygons[job.path.name] if job.annotated else None,
-                    class_index,
-                    sampling.unannotated_is_background,
-                ):
+            with job.open() as slide:
+                for row in _patches(job, slide, polygons, sampling, sampling.n_patches_per_slide):
                     yield {**row, "group": name.patient, "tumour_type": name.tumour_type}
                     bar.update()
+
+
+def _patches(
+    job: _Job, slide: Slide, polygons: Mapping[str, list[Polygon]], sampling: Sampling, n: int
+) -> Iterator[dict]:
+    """The first ``n`` patches of a slide."""
+    _, class_index = CLASS_SETS[sampling.classes]
+    return sample_patches(
+        slide,
+        n,
+        sampling.patch_size,
+        sampling.microns_per_pixel,
+        sampling.seed,
+        polygons[job.path.name] if job.annotated else None,
+        class_index,
+        sampling.unannotated_is_background,
+        job.tissue,
+    )
 
 
 def _data_card(plan: Sequence[_Job], sampling: Sampling, annotation_file: Path, split_file: str | Path | None) -> str:
@@ -257,7 +344,7 @@ def _data_card(plan: Sequence[_Job], sampling: Sampling, annotation_file: Path, 
         f"- Polygons wholly and partly outside of their slide: {', '.join(outside) or 'none'}.",
         f"- Split: {'random by patient, stratified by tumour type' if split_file is None else Path(split_file).name}",
         f"- Mask: {', '.join(f'{value} {name}' for value, name in enumerate(names))}; ground that nobody outlined is "
-        + (f"0 ({names[0]})." if sampling.unannotated_is_background else "0 on glass and 255 (unknown) on tissue."),
+        + (f"0 ({names[0]})." if sampling.unannotated_is_background else "0 on glass and 255 (unknown) elsewhere."),
         "- Columns: image, mask (null on style sources), group (patient), slide (file name), tumour_type, x_microns, "
         "y_microns (left top corner of the patch from that of the slide, µm), microns_per_pixel.",
         f"- Settings: {', '.join(f'{key}={value}' for key, value in asdict(sampling).items())}",
@@ -278,6 +365,8 @@ def _data_card(plan: Sequence[_Job], sampling: Sampling, annotation_file: Path, 
             slides = [job.path.name for job in jobs if job.annotated == annotated]
             if slides:
                 lines += ["", f"Slides for {split}, {title}: {', '.join(slides)}."]
+    lines += ["", "What the slides are and, where it was looked for, show:", ""]
+    lines += [f"- {job.path.name}: {job.facts}" for job in plan]
     return "\n".join(lines) + "\n"
 
 

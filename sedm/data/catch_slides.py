@@ -91,6 +91,10 @@ class Sampling:
     test_fraction: float = 0.2  # of the patients of each tumour type
     validation_fraction: float = 0.1
     seed: int = 0
+    min_density: float = 0.04  # of tissue, as the next three: see sections.find_tissue
+    min_colour: float = 0.012
+    min_area_mm2: float = 0.02
+    leave_out_pen: bool = True
 
     def __post_init__(self):
         known_name("classes", self.classes, CLASS_SETS)
@@ -104,8 +108,17 @@ class Sampling:
             )
         if self.annotated_per_type is not None and self.annotated_per_type < 1:
             raise ValueError(f"annotated_per_type={self.annotated_per_type}; give 1 or more, or None for all")
+        for name in ("min_density", "min_colour", "min_area_mm2"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}; it must be 0 or more")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}; it must be 0 or more")
+
+    @property
+    def tissue_settings(self) -> dict[str, float]:
+        """The arguments of :func:`sedm.data.sections.find_tissue`."""
+        names = ("min_density", "min_colour", "min_area_mm2", "leave_out_pen")
+        return {name: getattr(self, name) for name in names}
 
 
 class SlideName(NamedTuple):
