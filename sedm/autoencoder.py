@@ -85,7 +85,8 @@ def train_autoencoder(
     """The trained autoencoder with averaged weights, in evaluation mode on the CPU.
 
     ``folder`` receives it in diffusers' format, and under ``training`` what `sedm.loop.optimise` writes. An
-    interrupted run of the same configuration and data goes on, a finished one is loaded.
+    interrupted run of the same configuration and data goes on, on as many processes as began it; a finished one is
+    loaded.
 
     Args:
         patches: the images; masks are not looked at. Leave out what later must be new to the autoencoder.
@@ -93,7 +94,7 @@ def train_autoencoder(
 
     Raises:
         ValueError: no images, images of another size than ``config.data.image_size``, or a size that the
-            autoencoder cannot halve so often.
+            autoencoder cannot halve so often; or see `sedm.loop.optimise`.
         FloatingPointError: the loss diverged; the last checkpoint stays.
     """
     settings, size = config.autoencoder, config.data.image_size

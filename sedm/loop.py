@@ -1,7 +1,8 @@
 """The training loop: any module and any loss, on one process or several, and an interruption changes nothing.
 
 The loss of a step draws its batch from (seed, step, rank) alone. So a run that goes on from a checkpoint computes,
-bit for bit, what the run without the interruption would have computed, also after ``kill -9``.
+bit for bit, what the run without the interruption would have computed, also after ``kill -9``. On another number of
+processes it would see other batches, hence every checkpoint says how many made it, and others are refused.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -53,11 +55,11 @@ def optimise(
     progress: bool = True,
     on_checkpoint: Callable[[int], None] | None = None,
 ) -> None:
-    """None; ``module`` then holds its averaged weights (EMA), in evaluation mode, on the CPU.
+    """Train ``module``, which then holds its averaged weights (EMA), in evaluation mode, on the CPU.
 
     ``folder`` receives the last checkpoints, ``metrics.jsonl`` (one line a step) and TensorBoard's event files. A
-    finished run is loaded, an unfinished one goes on; checkpoints of another fingerprint are left alone until this
-    run writes its first.
+    finished run is loaded, whatever number of processes made it; an unfinished one goes on with the number that began
+    it. Checkpoints of another fingerprint are left alone until this run writes its first.
 
     Args:
         accelerator: of `make_accelerator`; each process computes the loss of its own batch.
@@ -68,6 +70,7 @@ def optimise(
             ``module`` holds the averaged weights.
 
     Raises:
+        ValueError: another number of processes began this run.
         FloatingPointError: the loss or its gradient is no longer finite, or the loss has grown to ``EXPLOSION``
             times what it was at the beginning; the last checkpoint stays.
 
@@ -87,9 +90,16 @@ def optimise(
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=True)
     model, optimizer = accelerator.prepare(module, optimizer)
     schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.n_steps)
-    checkpoints = Checkpoints(folder, fingerprint, settings.n_checkpoints, (module, ema, optimizer, schedule))
-    losses = checkpoints.load()
+    stateful = (module, ema, optimizer, schedule)
+    checkpoints = Checkpoints(folder, fingerprint, settings.n_checkpoints, stateful, accelerator.num_processes)
+    state = checkpoints.read_last()
+    # all processes refuse at the same moment: a launcher that sees one end would kill the main one before it speaks
+    accelerator.wait_for_everyone()
+    losses = checkpoints.restore(state, settings.n_steps)
     first = len(losses)
+    shows_progress = progress and accelerator.is_main_process
+    if shows_progress and state and state.get("n_processes") not in (None, accelerator.num_processes):
+        print(f"{name}: {folder} holds what {_processes(state['n_processes'])} finished; it is loaded", file=sys.stderr)
 
     with (
         torch.random.fork_rng(),
@@ -99,7 +109,7 @@ def optimise(
             desc=name,
             initial=first * settings.batch_size * accelerator.num_processes,
             unit="image",
-            disable=not (progress and accelerator.is_main_process),
+            disable=not shows_progress,
         ) as bar,
     ):
         for step in range(first, settings.n_steps):
@@ -149,8 +159,9 @@ def _stop_when_lost(losses: list[float], gradient_norm: float, settings: Trainin
 class Checkpoints:
     """The last states of one run, each in one file that is whole or not there."""
 
-    def __init__(self, folder: str | Path, fingerprint: str, n_kept: int, stateful: tuple):
+    def __init__(self, folder: str | Path, fingerprint: str, n_kept: int, stateful: tuple, n_processes: int):
         self.folder, self.fingerprint, self.n_kept, self.stateful = Path(folder), fingerprint, n_kept, stateful
+        self.n_processes = n_processes
 
     def paths(self) -> list[Path]:
         """This run's checkpoints, the latest last."""
@@ -162,23 +173,49 @@ class Checkpoints:
         return f"{paths[-1]} holds the last good state." if paths else "no checkpoint had been written yet."
 
     def save(self, losses: list[float]) -> None:
-        """Writes the state after ``len(losses)`` steps, then deletes what is older than the last kept."""
+        """Write the state after ``len(losses)`` steps, then delete what is older than the last kept."""
         path = self.folder / f"checkpoint-{self.fingerprint}-{len(losses):08d}.pt"
-        state = {"losses": losses, "states": [one.state_dict() for one in self.stateful]}
+        states = [one.state_dict() for one in self.stateful]
+        state = {"losses": losses, "states": states, "n_processes": self.n_processes}
         with replacing(path) as temporary:
             torch.save(state, temporary)
         for old in set(self.folder.glob("checkpoint-*.pt")) - set(self.paths()[-self.n_kept :]):
             old.unlink()
 
-    def load(self) -> list[float]:
-        """The losses of the steps already made, after restoring their outcome; none for a new run."""
+    def read_last(self) -> dict | None:
+        """Read the latest checkpoint of this run; a new run has none."""
         paths = self.paths()
-        if not paths:
+        return torch.load(paths[-1], map_location="cpu", weights_only=True) if paths else None
+
+    def restore(self, state: dict | None, n_steps: int) -> list[float]:
+        """Take over ``state`` and return the losses of the steps already made, none for a new run.
+
+        Raises:
+            ValueError: there are steps left of ``n_steps``, and another number of processes made the first ones.
+        """
+        if state is None:
             return []
-        state = torch.load(paths[-1], map_location="cpu", weights_only=True)
-        for one, values in zip(self.stateful, state["states"], strict=True):
-            one.load_state_dict(values)
+        if len(state["losses"]) < n_steps:
+            self._refuse_other_processes(state.get("n_processes"))
+        for part, values in zip(self.stateful, state["states"], strict=True):
+            part.load_state_dict(values)
         return state["losses"]
+
+    def _refuse_other_processes(self, n_processes: int | None) -> None:
+        if n_processes == self.n_processes:
+            return
+        path = self.paths()[-1]
+        anew = "start anew in another folder or without its checkpoints"
+        if n_processes is None:
+            raise ValueError(f"{path} does not say how many processes made it, as an older version left it; {anew}")
+        raise ValueError(
+            f"{path} was made by {_processes(n_processes)}, but {_processes(self.n_processes)} would go on, in other "
+            f"batches and so to other weights; go on with {_processes(n_processes)}, or {anew}"
+        )
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
 
 
 def load_raw_weights(module: nn.Module, folder: str | Path) -> nn.Module:

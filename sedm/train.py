@@ -17,6 +17,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -51,7 +52,8 @@ def train_model(
     """The trained model with averaged weights, in evaluation mode on the CPU.
 
     ``folder`` receives checkpoints and metrics (see `sedm.loop.optimise`) and ``samples/``, a sheet of images at each
-    checkpoint. An interrupted run of the same configuration and data goes on, a finished one is loaded.
+    checkpoint. An interrupted run of the same configuration and data goes on, on as many processes as began it; a
+    finished one is loaded.
 
     Args:
         patches: annotated and unannotated images; ``config.training.unannotated`` says what the latter do.
@@ -63,7 +65,7 @@ def train_model(
         progress: show a bar with images/s, loss and time left.
 
     Raises:
-        ValueError: see `check_training_data`.
+        ValueError: see `check_training_data` and `sedm.loop.optimise`.
         FloatingPointError: the loss diverged; the last checkpoint stays.
     """
     settings = config.training
@@ -266,7 +268,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _train_study(given.study, given.preset, given.data, given.seed, given.out)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
+        # every process meets the same faulty input, so one says so; a file may be missing on a single machine
+        speaks = isinstance(error, OSError) or PartialState().is_main_process
+        parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n" if speaks else None)
 
 
 if __name__ == "__main__":

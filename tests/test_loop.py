@@ -17,7 +17,9 @@ from sedm.config import TrainingConfig, build_config
 from sedm.data.patches import save_patches
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
-from sedm.loop import EXPLOSION, WINDOW, load_raw_weights, make_accelerator, optimise
+from sedm.loop import EXPLOSION, WINDOW, Checkpoints, load_raw_weights, make_accelerator, optimise
+from sedm.pipeline import SEDMPipeline
+from sedm.train import main
 
 SETTINGS = TrainingConfig(n_steps=30, batch_size=4, warmup_steps=0, learning_rate=0.05, checkpoint_every=10)
 
@@ -173,6 +175,25 @@ def test_a_loss_that_is_no_number_names_the_checkpoint_to_go_on_from(tmp_path):
         fit(tmp_path / "new", loss_of=lambda model, step: squared_error(model, step) * float("inf"))
 
 
+def test_a_checkpoint_that_does_not_say_how_many_processes_made_it_is_not_gone_on_from(tmp_path):
+    """As versions before this count left them; one of a finished run is loaded."""
+
+    def forget(path):
+        state = torch.load(path)
+        del state["n_processes"]
+        torch.save(state, path)
+
+    finished = fit(tmp_path)
+    *_, half, whole = sorted(tmp_path.glob("*.pt"))
+    forget(half)
+    forget(whole)
+    assert fit(tmp_path).weight.equal(finished.weight)
+    whole.unlink()
+    with pytest.raises(ValueError, match=r"00000020\.pt does not say how many processes made it, .* another folder"):
+        fit(tmp_path)
+    assert list(tmp_path.glob("*.pt")) == [half]
+
+
 # --------------------------------------------------------------------------------- processes and kill -9
 
 WORKER = """
@@ -242,7 +263,7 @@ torch.save(module.state_dict(), f"{sys.argv[1]}/weights-{accelerator.process_ind
 """
 
 
-def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path):
+def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path, capsys):
     script, folder = tmp_path / "two.py", tmp_path / "two"
     script.write_text(TWO_PROCESSES)
     finish(start(script, 2, folder, Path(__file__).parent))
@@ -257,6 +278,50 @@ def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path):
         assert_close(first[name], weight, rtol=1e-4, atol=1e-6)
     losses = [[line["loss"] for line in metrics_of(where)] for where in (folder, tmp_path / "one")]
     assert np.allclose(*losses, rtol=1e-4)
+
+    # one process loads what two finished, and says so, but does not go on with what two began
+    module = line()
+    optimise(make_accelerator(), module, squared_error, SETTINGS, folder, "two")
+    assert module.weight.equal(first["weight"])
+    assert f"{folder} holds what 2 processes finished" in capsys.readouterr().err
+    (folder / "checkpoint-two-00000030.pt").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match=r"00000020\.pt was made by 2 processes, but 1 .*; go on with 2 processes, or"):
+        fit(folder, fingerprint="two")
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_what_one_process_began_two_refuse_in_one_sentence_and_one_finishes(tmp_path, monkeypatch):
+    """By the command; the sentence comes from the main process alone, and nothing in the folder changes."""
+
+    def train(folder):
+        main(["--study", "tissue", "--preset", "smoke", "--out", str(folder)])
+
+    def save_and_stop(self, losses):
+        save(self, losses)
+        raise KeyboardInterrupt
+
+    train(tmp_path / "whole")
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut")
+    monkeypatch.setattr(Checkpoints, "save", save)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "cut").iterdir() if path.is_file()}
+    options = ("--study", "tissue", "--preset", "smoke", "--out", tmp_path / "cut")
+    process = start("-m", 2, "sedm.train", *options)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert output.count("python -m sedm.train: ") == 1
+    assert "00000003.pt was made by 1 process, but 2 processes would go on" in output
+    assert "exitcode  : 2 " in output
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cut").iterdir() if path.is_file()} == before
+
+    train(tmp_path / "cut")
+    whole, resumed = (
+        SEDMPipeline.from_pretrained(tmp_path / name / "model").denoiser.state_dict() for name in ("whole", "cut")
+    )
+    assert all(weight.equal(resumed[name]) for name, weight in whole.items())
 
 
 @pytest.mark.parametrize("study", ["tissue", "flowers"])
