@@ -27,8 +27,8 @@ from pathlib import Path
 from progress import Job, Progress, is_newer, summarise
 
 from sedm.config import build_config, known_name
-from sedm.extras import MissingExtraError, extra
-from sedm.studies import STUDIES
+from sedm.config.studies import STUDIES
+from sedm.runtime.extras import MissingExtraError, extra
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, FIGURES = "data/runs", "figures"

@@ -34,7 +34,7 @@ from sedm.data.table_files import SHARD as SHARD
 from sedm.data.table_files import check_header as check_header
 from sedm.data.table_files import files_of_split, picture_form, stored_features
 from sedm.data.table_files import find_splits as find_splits
-from sedm.files import replacing
+from sedm.runtime.files import replacing
 
 REQUIRED_COLUMNS = ("image", "mask", "group")
 ROWS_PER_READ = 100  # rows in a row group of a saved table, and in one read of a streamed one
