@@ -226,6 +226,7 @@ def test_a_disk_that_fills_up_is_told_in_one_sentence(server, tmp_path):
     assert message == f"{tmp_path / 'a.bin.part'}: cannot be written (No space left on device); what is there is kept"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_download_goes_on_where_it_was(server, tmp_path, root, end):
     file, part = remote(server, "slow"), tmp_path / "a.bin.part"

@@ -260,6 +260,7 @@ def trained(tmp_path_factory):
     return train(config, patches, folder), patches.images, colour_blocks(64, seed=2).images, folder
 
 
+@pytest.mark.slow
 def test_new_images_come_back_far_better_than_as_their_mean_colour(trained):
     autoencoder, _, new, _ = trained
     x = floats(new)

@@ -46,6 +46,7 @@ def test_the_hardware_decides_where_nobody_asks(monkeypatch):
         assert autocast_dtype(torch.device("cpu")) == (torch.bfloat16 if native else None)
 
 
+@pytest.mark.processes
 def test_another_precision_is_refused_before_anything_starts(tmp_path):
     command = [sys.executable, "-m", "sedm.train", "--study", "tissue", "--preset", "smoke", "--out", str(tmp_path)]
     said = subprocess.run(
@@ -85,6 +86,7 @@ def test_a_segmentation_network_learns_as_much(monkeypatch):
     assert share_right() == half
 
 
+@pytest.mark.processes
 def test_training_differs_by_rounding_and_repeats_itself(tmp_path):
     def train(folder, precision):
         command = [sys.executable, "-m", "sedm.train", "--study", "tissue", "--preset", "smoke", "--out", str(folder)]
