@@ -165,6 +165,7 @@ def test_images_need_not_be_square(folder, images):
     assert decode_latents(autoencoder, latents).shape == (7, 3, 16, 12)
 
 
+@pytest.mark.slow
 def test_half_precision_weights_give_single_precision_latents(folder, images):
     autoencoder = load_autoencoder(folder)
     exact = encode_images(autoencoder, images)
@@ -314,6 +315,7 @@ def test_many_images_are_measured_on_a_part_of_them(trained, monkeypatch):
 # ------------------------------------------------------------------------------------ seeds and interruptions
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_autoencoder_and_another_seed_another(config, tmp_path):
     patches = colour_blocks(12, seed=1)
     torch.manual_seed(1)
@@ -324,6 +326,7 @@ def test_the_same_seed_gives_the_same_autoencoder_and_another_seed_another(confi
     assert not same_weights(first, train(replace(config, seed=1), patches, tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_a_finished_autoencoder_is_not_trained_again(config, tmp_path, monkeypatch):
     patches = colour_blocks(12, seed=1)
     first = train(config, patches, tmp_path)
@@ -337,6 +340,7 @@ def test_a_finished_autoencoder_is_not_trained_again(config, tmp_path, monkeypat
         assert (again.training, again.encoder.conv_in.weight.requires_grad) == (False, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["seed", "settings", "image", "clipping"])
 def test_another_seed_configuration_or_data_trains_anew(config, tmp_path, monkeypatch, change):
     patches = colour_blocks(12, seed=1)
@@ -354,6 +358,7 @@ def test_another_seed_configuration_or_data_trains_anew(config, tmp_path, monkey
     assert len(calls) == 6
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_undisturbed_one(config, tmp_path, monkeypatch):
     patches = colour_blocks(12, seed=1)
     undisturbed = train(config, patches, tmp_path / "whole")
@@ -368,6 +373,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(config, tmp_path, monkeyp
     assert len(calls) == 2  # a checkpoint every second step
 
 
+@pytest.mark.slow
 def test_a_folder_is_without_config_until_its_weights_are_whole(config, tmp_path, monkeypatch):
     patches = colour_blocks(12, seed=1)
     train(config, patches, tmp_path)

@@ -131,6 +131,7 @@ def test_a_quarter_of_the_styles_is_dropped():
     assert (seen[0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
+@pytest.mark.slow
 def test_swin_gives_512_numbers_that_depend_on_the_image_and_never_learns():
     torch.manual_seed(0)
     encoder = reference.SwinEncoder(image_size=64)

@@ -50,6 +50,7 @@ def metrics_of(folder):
     return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_it_fits_a_line_and_ends_frozen_and_in_evaluation_mode(tmp_path):
     module = fit(tmp_path, replace(SETTINGS, n_steps=300, ema_decay=0.9))
     assert_close(module.weight.detach(), torch.tensor([[1.0, -2.0, 0.5]]), rtol=0, atol=0.05)

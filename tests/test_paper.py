@@ -91,6 +91,7 @@ def spoil(path, old, new):
 # ---------------------------------------------------------------------------------------------------- the document
 
 
+@pytest.mark.slow
 def test_it_compiles_in_ten_seconds_without_a_warning(paper):
     begin = time.process_time()  # of all threads; other processes do not count
     pdf, warnings = Paper(ROOT).compile()

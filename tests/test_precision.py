@@ -72,6 +72,7 @@ def test_sampling_differs_by_rounding(monkeypatch, pipeline):
     assert sample().equal(half)
 
 
+@pytest.mark.slow
 def test_a_segmentation_network_learns_as_much(monkeypatch):
     patches = to_tensors(make_tissue(3, 6, image_size=32, seed=0))
     config = SegmentationConfig(channels=(8, 16), n_steps=60, batch_size=8)
