@@ -15,6 +15,8 @@ from sedm.data.drawing import _openblas, draw_all, one_thread_products
 from sedm.data.flowers import draw_image, make_flowers
 from sedm.data.tissue import RANGES, draw_patch, make_tissue, transmit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def patients():
@@ -72,7 +74,6 @@ def test_a_row_does_not_depend_on_how_many_are_asked(make, first):
             assert np.array_equal(np.asarray(alone[row][column]), np.asarray(table[4 + row][column]))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs forked processes")
 @pytest.mark.parametrize("draw", [draw_patch, draw_image])
 def test_images_do_not_depend_on_the_number_of_processes(draw):
@@ -120,7 +121,6 @@ def test_the_scene_does_not_depend_on_the_image_size():
         assert np.corrcoef(means.ravel(), small.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.slow
 def test_every_class_is_drawn_and_no_other(patients, species):
     for (_, masks, _), classes in ((patients, tissue.CLASSES), (species, flowers.CLASSES)):
         assert set(np.unique(masks)) == set(range(len(classes)))
@@ -169,7 +169,6 @@ def test_stains_fall_where_a_pathologist_expects_them(patients):
     assert red[1] < red[0] < red[2]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("statistic", fidelity.STATISTICS)
 def test_colour_separates_patients_as_it_separates_biopsies(sample, statistic):
     """Share of variance between cases of colorectal biopsies (EBHI-SEG): 0.65 to 0.84."""
@@ -229,7 +228,6 @@ def test_fat_cells_lie_in_the_stroma_and_hold_no_other_cell(patient, monkeypatch
     assert empty[1] > empty[0] + 0.05
 
 
-@pytest.mark.slow
 def test_shifted_patients_lie_outside_the_source(patients):
     """By their stains, and by their colours: farther from the nearest source patient than those from each other."""
     assert set(RANGES["shifted"]) < set(RANGES["source"])

@@ -294,6 +294,7 @@ def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path, capsys)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.processes
 def test_what_one_process_began_two_refuse_in_one_sentence_and_one_finishes(tmp_path, monkeypatch):
     """By the command; the sentence comes from the main process alone, and nothing in the folder changes."""
 
