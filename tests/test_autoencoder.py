@@ -270,6 +270,7 @@ def test_new_images_come_back_far_better_than_as_their_mean_colour(trained):
     assert (x - decoded).square().mean() < 0.2 * of_mean_colour
 
 
+@pytest.mark.slow
 def test_latents_of_training_images_have_mean_0_and_deviation_1(trained):
     autoencoder, images, new, _ = trained
     latents = encode_images(autoencoder, images)
@@ -281,6 +282,7 @@ def test_latents_of_training_images_have_mean_0_and_deviation_1(trained):
     assert abs(encode_images(autoencoder, new).std().item() - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_a_saved_autoencoder_loads_as_it_was_and_diffusers_reads_it(trained):
     autoencoder, _, new, folder = trained
     loaded = load_autoencoder(folder)
@@ -292,6 +294,7 @@ def test_a_saved_autoencoder_loads_as_it_was_and_diffusers_reads_it(trained):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", WEIGHTS, "training"]
 
 
+@pytest.mark.slow
 def test_many_images_are_measured_on_a_part_of_them(trained, monkeypatch):
     autoencoder, images, _, _ = trained
     autoencoder, measured = build_autoencoder(AutoencoderConfig((16, 16)), seed=0), []

@@ -167,6 +167,7 @@ def test_bad_masks_end_in_one_sentence(unchecked, kind, masks, message):
         kind.fit(masks, CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*PRIORS, partial(LearnedPrior.fit, n_steps=1, progress=False)])
 def test_masks_with_pixels_that_nobody_knows_are_left_out_with_a_word(kind):
     fit = getattr(kind, "fit", kind)

@@ -110,6 +110,7 @@ def test_it_needs_no_package():
 # --------------------------------------------------------------------------------------------------------- numbers
 
 
+@pytest.mark.slow
 def test_every_digit_comes_from_a_value_a_setting_a_fact_or_a_name(paper):
     assert paper.typed() == []
 

@@ -706,6 +706,7 @@ def test_filtering_comes_later_and_makes_no_image_stale(make, config, tmp_path, 
     assert len(make(tmp_path, config=replace(config.sampling, filter_percentile=10.0))) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replace_stale", [False, True])
 def test_tables_of_unknown_origin_are_neither_taken_for_ours_nor_deleted(make, tmp_path, replace_stale):
     make(tmp_path, seed=4)
@@ -816,6 +817,7 @@ def test_the_command_line_makes_what_the_function_makes(command, make, config, t
     assert len(table) == 6
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_layouts_and_styles_from_patch_tables(command, patches, bank):
     options = {"pairing": "composition", "style-sources": "annotated", "n-mixed-groups": 2}
     table = load_patches(command(layouts="patches.parquet", styles="patches.parquet", **options))
@@ -825,6 +827,7 @@ def test_the_command_line_takes_layouts_and_styles_from_patch_tables(command, pa
     assert {int(name.removeprefix("patches/")) for names in table["style_images"] for name in names} <= set(range(8))
 
 
+@pytest.mark.slow
 def test_the_command_line_pairs_by_the_image_class_of_the_study(command):
     options = {"study": "tissue", "pairing": "class"}
     table = load_patches(command(layouts="patches.parquet", styles="patches.parquet", **options))

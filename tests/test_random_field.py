@@ -144,6 +144,7 @@ def test_a_long_chain_follows_the_touching_too():
     assert _chain(contact, list(range(n))) == tuple(range(n))
 
 
+@pytest.mark.slow
 def test_no_layout_is_a_mask(nested):
     masks, prior = nested
     sampled = prior.sample(20, seed=0)

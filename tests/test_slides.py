@@ -336,6 +336,7 @@ def test_the_slide_says_its_size_and_resolution(slide):
     assert slide.size_microns == pytest.approx((WIDTH * MICRONS, HEIGHT * MICRONS))
 
 
+@pytest.mark.slow
 def test_the_finest_level_is_read_unchanged(slide, picture):
     assert (slide.read(202, 86, (40, 70), MICRONS) == picture[43:83, 101:171]).all()
     assert (slide.read(0, 0, (HEIGHT, WIDTH), MICRONS) == picture).all()
@@ -664,6 +665,7 @@ def tables(catch_folder, tmp_path_factory):
     return make_catch(catch_folder / "slides", catch_folder / "CATCH.json", tmp_path_factory.mktemp("cache"), SMALL)
 
 
+@pytest.mark.slow
 def test_the_tables_are_split_by_patient_with_every_type_in_every_split(tables):
     check_splits(tables)
     assert {split: len(set(table["slide"])) for split, table in tables.items()} in (
@@ -690,6 +692,7 @@ def test_only_the_chosen_training_slides_have_masks(tables):
     assert 0.2 < np.mean([(np.asarray(row["mask"]) == 1).mean() for row in rows]) < 0.8
 
 
+@pytest.mark.slow
 def test_all_training_slides_are_annotated_when_asked(catch_folder, tmp_path):
     sampling = Sampling(1, 16, 8.0, classes="type", annotated_per_type=None)
     tables = make_catch(catch_folder / "slides", catch_folder / "CATCH.sqlite", tmp_path, sampling)
