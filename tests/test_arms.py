@@ -24,6 +24,8 @@ from sedm.model import build_model
 from sedm.pipeline import SEDMPipeline
 from sedm.scores import score_groups
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tissue():

@@ -156,6 +156,7 @@ def test_every_module_has_a_place_in_the_house():
     assert {name.split(".")[1] for name, _ in modules()} == set(ALLOWED)
 
 
+@pytest.mark.slow
 def test_imports_follow_the_arrows():
     assert {name: list(wrong_edges(name, code)) for name, code in modules()} == {name: [] for name, _ in modules()}
 
