@@ -28,7 +28,7 @@ check-figures: .venv/installed
 
 check: .venv/installed
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest -m "not slow and not browser and not processes"
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow and not browser and not processes"
 
 test: .venv/installed
 	$(BIN)/python -m ruff check .

@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("sedm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+import gc
 import importlib.util
 import shutil
 import subprocess
@@ -40,6 +41,11 @@ SIZE = 16  # px a side
 SETTINGS = {**os.environ, "OMP_NUM_THREADS": "1"}
 FOLDERS = {"ebhi": "ebhi_seg_128", "pets": "oxford_pets_3_128"}
 COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (190, 180, 50))  # of the groups
+
+
+def pytest_collection_finish():
+    """Keep the garbage collector from looking again and again through what the imports made, a third of the time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

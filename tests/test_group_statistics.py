@@ -35,6 +35,7 @@ def test_the_summary_is_the_textbook_one():
     np.testing.assert_allclose([summary["ci_low"], summary["ci_high"]], expected, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
     summaries = [summarise_groups(named(rng.normal(0.8, 0.1, 25)), seed=i) for i in range(200)]
@@ -94,6 +95,7 @@ def test_the_comparison_is_the_textbook_one():
     np.testing.assert_allclose([comparison["ci_low"], comparison["ci_high"]], expected, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_planted_difference_is_found_and_a_planted_null_is_not():
     rng = np.random.default_rng(0)
     found = {0.0: [], 0.05: []}
@@ -126,6 +128,7 @@ def test_comparisons_of_equal_few_or_unlike_groups():
         compare_groups({"a": 0.6}, {"a": math.nan}, seed=0)
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_sd_ratio_is_the_one_of_a_loop_over_resamples():
     rng = np.random.default_rng(2)
     control = rng.normal(0.7, 0.1, 30)
@@ -142,6 +145,7 @@ def test_the_interval_of_the_sd_ratio_is_the_one_of_a_loop_over_resamples():
     assert 0 <= few["sd_ratio_low"] <= few["sd_ratio"] <= few["sd_ratio_high"] < math.inf
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_sd_ratio_covers_the_truth_as_often_as_the_other():
     rng, covered = np.random.default_rng(0), []
     for i in range(150):

@@ -83,6 +83,7 @@ def test_guidance_is_that_of_diffusers_but_for_what_it_is_mixed_with():
     torch.testing.assert_close(reference.guide(of_null, of_style), of_diffusers + 0.3 * (of_style - guided))
 
 
+@pytest.mark.slow
 def test_recipe_asks_the_network_286_times_and_ours_once_a_step(recipe, pipeline, layouts):
     calls = []
     for denoiser in (recipe, pipeline.denoiser):
@@ -130,6 +131,7 @@ def test_a_quarter_of_the_styles_is_dropped():
     assert (seen[0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
+@pytest.mark.slow
 def test_swin_gives_512_numbers_that_depend_on_the_image_and_never_learns():
     torch.manual_seed(0)
     encoder = reference.SwinEncoder(image_size=64)
@@ -158,6 +160,7 @@ def test_arithmetic_of_a_convolution_is_counted_there_and_back():
     assert measure.count_operations(lambda: convolution(images).sum().backward()) == 3 * forward
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="measures the process's own memory")
 def test_peak_memory_is_what_was_needed_for_a_moment():
     """In a fresh process, as in the benchmark: one that has freed much before need not ask for more."""

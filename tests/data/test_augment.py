@@ -36,6 +36,7 @@ def test_only_the_symmetries_of_the_kind_are_drawn(kind, n_drawn):
     assert coins.any(dim=1).tolist() == [True] * n_drawn + [False] * (3 - n_drawn)
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_not_square_keeps_its_shape():
     pictures = torch.rand(4, 3, 5, generator=generator())
     found = apply_symmetries(pictures, torch.ones(3, 4, dtype=torch.bool))

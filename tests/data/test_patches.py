@@ -653,6 +653,7 @@ def test_selection_keeps_rows_together(patches):
 # ----------------------------------------------------------------------------------------- staged images
 
 
+@pytest.mark.slow
 def test_the_staged_biopsies_are_read_as_they_are(staged_data):
     splits = load_study(build_config("ebhi", "smoke"), staged_data / "ebhi_seg_128")
     sizes = {split: (len(table), len(set(table["group"]))) for split, table in splits.items()}
@@ -665,6 +666,7 @@ def test_the_staged_biopsies_are_read_as_they_are(staged_data):
     assert {"block", "field", "grade"} <= set(splits["train"].column_names)
 
 
+@pytest.mark.slow
 def test_the_staged_pets_are_read_as_they_are(staged_data):
     splits = load_study(build_config("pets", "smoke"), staged_data / "oxford_pets_3_128")
     assert {split: len(table) for split, table in splits.items()} == {"train": 318, "test": 281}

@@ -374,6 +374,7 @@ def test_a_table_written_as_a_folder_comes_back_as_it_was(folder, tmp_path):
     assert after.groups == [before.groups[row] for row in order]
 
 
+@pytest.mark.slow
 def test_the_embedded_tissue_has_a_shifted_population_of_other_patients():
     tables = load_study(build_config("tissue", "smoke"))
     assert set(tables["shifted"]["population"][:]) == {"shifted"}

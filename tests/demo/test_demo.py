@@ -119,6 +119,7 @@ def test_two_renderings_at_once_do_not_disturb_each_other(pipeline, layout, styl
 # ---------------------------------------------------------------------------------------------------- the page
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_pure_function_renders(page, pretrained):
     page.styles.amounts[1].value = 0.5
     shown, mix = settle(page), page.mix
@@ -128,6 +129,7 @@ def test_the_page_shows_what_the_pure_function_renders(page, pretrained):
     assert mix.shares == pytest.approx([2 / 3, 1 / 3])
 
 
+@pytest.mark.slow
 def test_every_control_draws_the_picture_anew(page):
     others = [name for name in page.pretrained.styles.names if name not in page.styles.names]
     changes = [
@@ -152,6 +154,7 @@ def test_every_control_draws_the_picture_anew(page):
         before = after
 
 
+@pytest.mark.slow
 def test_a_weight_that_moves_encodes_nothing(page, monkeypatch):
     def encode(*_):
         raise AssertionError("encoded again")
@@ -166,6 +169,7 @@ def test_a_weight_that_moves_encodes_nothing(page, monkeypatch):
     assert page.error.value == ""
 
 
+@pytest.mark.slow
 def test_a_new_input_stops_the_final_picture_between_two_steps(page, monkeypatch):
     pipeline, steps_done, running, go_on = page.pretrained.pipeline, [], threading.Event(), threading.Event()
     denoise = pipeline._denoise
@@ -213,6 +217,7 @@ def test_the_newest_of_many_wishes_is_done_last_and_those_between_never():
     assert done[-1] == "alive"
 
 
+@pytest.mark.slow
 def test_two_pages_share_a_generator_and_nothing_else(page, pretrained, tmp_path):
     other = style_mixing(pretrained, steps=6, folder=tmp_path)
     before = settle(page)
@@ -225,6 +230,7 @@ def test_two_pages_share_a_generator_and_nothing_else(page, pretrained, tmp_path
     assert settle(other).equal(expected)
 
 
+@pytest.mark.slow
 def test_another_model_is_drawn_with_and_the_first_kept_as_it_was(page):
     page.layouts.number.value = 3
     page.styles.amounts[1].value = 0.4
@@ -292,6 +298,7 @@ def test_layouts_meet_the_shares_asked_for_and_say_their_own(page):
     assert "all shares are 0" in page.error.value
 
 
+@pytest.mark.slow
 def test_painting_can_be_undone(page):
     before = page.layouts.layout
     painted = before.clone()
@@ -303,6 +310,7 @@ def test_painting_can_be_undone(page):
     assert page.layouts.canvas.layout_bytes == before.numpy().tobytes()
 
 
+@pytest.mark.slow
 def test_play_leaves_nothing_behind(page):
     def play(rounds):
         for turn in range(rounds):
@@ -325,6 +333,7 @@ def test_play_leaves_nothing_behind(page):
 # -------------------------------------------------------------------------------------- what can be taken along
 
 
+@pytest.mark.slow
 def test_the_code_cell_gives_the_same_picture(page, monkeypatch):
     layout = page.layouts.layout.clone()
     layout[:5] = 1
@@ -340,6 +349,7 @@ def test_the_code_cell_gives_the_same_picture(page, monkeypatch):
         assert names["image"].equal(shown)
 
 
+@pytest.mark.slow
 def test_a_saved_pair_is_the_picture_its_mask_and_its_settings(page, tmp_path):
     for number in (1, 2):
         shown, mix = settle(page), page.mix
@@ -400,6 +410,7 @@ def deep_colour_png():
 REFUSED["deep_colour.png"] = (deep_colour_png(), "more than 8 bits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_unfit_upload_is_refused_in_one_sentence(page, name):
     content, words = REFUSED[name]
@@ -414,6 +425,7 @@ def test_an_unfit_upload_is_refused_in_one_sentence(page, name):
     assert len(page.styles.map.points) == points
 
 
+@pytest.mark.slow
 def test_an_own_picture_lends_its_style_and_is_encoded_once(page, monkeypatch, tmp_path):
     embedded = []
     embed = type(page.pretrained.pipeline).embed
@@ -468,6 +480,7 @@ def test_the_page_offers_what_becomes_of_a_picture_that_is_no_square(page, monke
     assert not styles["tile"].equal(styles["crop"])
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_no_square_is_fitted_as_chosen(page):
     mask = np.zeros((SIZE, 2 * SIZE), np.uint8)
     mask[:, : SIZE // 2] = 1
@@ -481,6 +494,7 @@ def test_a_mask_that_is_no_square_is_fitted_as_chosen(page):
     assert (page.layouts.layout == UNKNOWN).float().mean() == 0.5
 
 
+@pytest.mark.slow
 def test_a_mask_comes_back_from_indices_and_from_the_colours_shown(page, patches):
     mask = patches.masks[1].clone()
     mask[0, 0] = UNKNOWN

@@ -128,6 +128,7 @@ def test_a_dry_run_lists_the_units_and_touches_nothing(tmp_path, monkeypatch, ca
 # --------------------------------------------------------------------------------------------------- units
 
 
+@pytest.mark.slow
 def test_a_unit_is_trained_measured_and_written_once(prepared, config, tmp_path, monkeypatch, capsys):
     units = list_units(config, ["baseline"], [0, 1])
     assert run_units(units, "", tmp_path / "runs", tmp_path / "out") == []
@@ -158,6 +159,7 @@ def test_a_unit_is_trained_measured_and_written_once(prepared, config, tmp_path,
     assert capsys.readouterr().out == "2 units, 2 of them finished\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["left_out", "null_layout", "no_style", "cross_attention", "flow_objective"])
 def test_arms_run_from_data_to_file(prepared, config, tmp_path, monkeypatch, arm):
     asked = {}
@@ -177,6 +179,7 @@ def test_arms_run_from_data_to_file(prepared, config, tmp_path, monkeypatch, arm
     assert (prepared.train.masks[8:] == UNKNOWN).all()  # the next unit sees none of it
 
 
+@pytest.mark.slow
 def test_an_interrupted_unit_goes_on(prepared, config, tmp_path, monkeypatch):
     units = list_units(config, ["baseline"], [0])
     assert run_units(units, "", tmp_path / "whole", tmp_path / "expected") == []
@@ -263,6 +266,7 @@ def test_a_unit_that_another_process_finished_meanwhile_is_skipped(prepared, unt
     assert run_units(units, "", tmp_path / "runs", tmp_path / "out") == []
 
 
+@pytest.mark.processes
 def test_a_claim_ends_with_its_process_even_when_it_is_killed(tmp_path):
     reading, writing = os.pipe()
     child = os.fork()
@@ -384,6 +388,7 @@ def drawn(monkeypatch, tables):
     monkeypatch.setattr(sedm.experiments.ablations, "load_study", load)
 
 
+@pytest.mark.slow
 def test_the_data_of_a_study_are_split_and_hidden_as_it_says(tmp_path, drawn):
     config = build_config("tissue", "smoke", seed=5)
     found = load_material(config, "", tmp_path)
@@ -407,6 +412,7 @@ def test_a_study_without_validation_groups_has_no_judge(tmp_path, monkeypatch):
         load_material(build_config("flowers", "smoke"), "", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_study_from_end_to_end(tmp_path, drawn, capsys):
     arguments = ["tissue", "--preset", "smoke", "--arms", "baseline", "--seeds", "3", "--n-steps", "2"]
     assert main(["ablate", *arguments, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0

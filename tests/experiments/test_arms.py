@@ -24,6 +24,8 @@ from sedm.generator.denoiser import build_model
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.segmentation.scores import score_groups
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tissue():

@@ -124,6 +124,7 @@ def test_a_curve_has_a_point_where_there_are_units():
     assert table.loc[8, "low"] < table.loc[8, "mean"] == pytest.approx(group_scores(scores, 8)["real"].mean())
 
 
+@pytest.mark.slow
 def test_an_arm_is_compared_on_the_draws_and_seeds_that_it_shares_with_the_control():
     """Draw 1 is easier by 0.1: an arm that lacks draw 0 must not look better for it."""
     scores = make_scores({"real": 0.7, "sedm": 0.7, BOUND: 0.9}, noise=0.0)
@@ -139,6 +140,7 @@ def test_an_arm_is_compared_on_the_draws_and_seeds_that_it_shares_with_the_contr
         compare_arms(scores[(scores["arm"] == "sedm") | (scores["draw"] == 0)], "real", 8)
 
 
+@pytest.mark.slow
 def test_the_largest_and_smallest_difference_are_those_of_one_network():
     scores = make_scores({"real": 0.7, "sedm": 0.7}, noise=0.0)
     scores.loc[(scores["arm"] == "sedm") & (scores["draw"] == 1) & (scores["seed"] == 2), "iou"] += 0.03
@@ -234,6 +236,7 @@ def scores_of_an_arm(real, test, synthetic):
     return scores.set_index("group")["mean_iou"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", [True, False])
 def test_a_planted_shift_of_style_is_found_and_none_is_found_where_there_is_none(planted):
     """Planted: unannotated and test patients are stained twice as dark as the annotated ones.

@@ -50,6 +50,7 @@ def everything_made_by(config, study, folder):
     ]
 
 
+@pytest.mark.slow
 def test_nothing_of_a_draw_sees_the_masks_of_other_groups(config, tmp_path):
     """Other masks of the unannotated groups change nothing; other masks of the annotated ones change it all."""
     annotated = annotated_groups(Draw(config, make_study(), 0, tmp_path / "look"))
@@ -66,12 +67,14 @@ def test_nothing_of_a_draw_sees_the_masks_of_other_groups(config, tmp_path):
     assert not any((same[0], same[1], of_generated, of_transferred, all(weights)))
 
 
+@pytest.mark.slow
 def test_pretraining_sees_images_and_no_mask(config, tmp_path):
     given = [(name, make_study(groups)) for name, groups in (("a", ()), ("b", {"case-0", "case-3"}))]
     one, other = (pretrain(config, study, tmp_path / name).state_dict() for name, study in given)
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_a_generator_starts_from_the_pretrained_one(config, tmp_path):
     study = make_study()
     started = Draw(config, study, 0, tmp_path / "a").generator.denoiser.state_dict()
@@ -82,6 +85,7 @@ def test_a_generator_starts_from_the_pretrained_one(config, tmp_path):
     assert [(tmp_path / name / "pretraining.lock").exists() for name in "ab"] == [True, False]
 
 
+@pytest.mark.slow
 def test_a_generator_is_trained_once_and_kept(config, tmp_path):
     first = Draw(config, make_study(), 0, tmp_path).generator.denoiser.state_dict()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
@@ -90,6 +94,7 @@ def test_a_generator_is_trained_once_and_kept(config, tmp_path):
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_a_generator_on_latents_has_the_autoencoder_of_all_draws(config, tmp_path):
     """It has seen images and no mask, so one serves every draw."""
     model = replace(config.model, autoencoder="own", unshuffle=1)
@@ -112,6 +117,7 @@ def test_draws_differ_and_smaller_ones_are_nested(config, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_each_source_of_styles_lends_what_it_says(config, tmp_path):
     draw = Draw(config, make_study(), 0, tmp_path)
     annotated = annotated_groups(draw)
@@ -128,12 +134,14 @@ def test_each_source_of_styles_lends_what_it_says(config, tmp_path):
     assert set(draw.generate("annotated").groups) <= annotated
 
 
+@pytest.mark.slow
 def test_the_null_style_cannot_be_lent_through_a_linear_map(config, tmp_path):
     config = replace(config, model=replace(config.model, aggregation="linear", n_style_images=2))
     with pytest.raises(ValueError, match="styles='none' with aggregation='linear'"):
         Draw(config, make_study(), 0, tmp_path).generate("none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layouts", ["empirical", "random field", "learned", "pseudo-layouts"])
 def test_layouts_come_from_where_the_setting_says(config, layouts, tmp_path):
     config = replace(config, arms=replace(config.arms, layouts=layouts))
@@ -168,6 +176,7 @@ def test_transferred_images_keep_their_masks_and_take_the_colours_of_the_lenders
         assert min((image - colour).norm() for colour in colours.values()) < 0.3 * (image - of_annotated).norm()
 
 
+@pytest.mark.slow
 def test_the_data_of_a_study_are_those_of_its_tables():
     config = build_config("tissue", "smoke")
     study = load_study_data(config, "")

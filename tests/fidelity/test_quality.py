@@ -247,6 +247,7 @@ def test_a_judge_is_trained_once_and_again_for_other_data(tmp_path, monkeypatch)
 # ---------------------------------------------------------------------------------------- planted models
 
 
+@pytest.mark.slow
 def test_the_kernel_distance_grows_with_blur(unseen):
     images = paint(unseen.layouts, unseen.groups, 3)
     widths = {1: images}
@@ -303,6 +304,7 @@ def test_the_error_of_x_0_is_that_of_the_clean_image_whatever_the_objective(monk
     }
 
 
+@pytest.mark.slow
 def test_a_generator_is_sampled_in_the_styles_of_the_lenders_and_measured_as_any_images_are(
     monkeypatch, config, pipeline, unseen
 ):

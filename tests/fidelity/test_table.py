@@ -109,6 +109,7 @@ def follows_style(values):
 # ------------------------------------------------------------------------------------------ planted faults
 
 
+@pytest.mark.slow
 def test_a_perfect_model_is_as_good_as_real_images(perfect):
     assert follows_layout(perfect)
     assert follows_style(perfect)
@@ -123,6 +124,7 @@ def test_a_perfect_model_is_as_good_as_real_images(perfect):
     assert perfect["spread_between", "chance"] < 0.6 * perfect["spread_between", "generated"]
 
 
+@pytest.mark.slow
 def test_shuffled_layouts_are_seen_by_layouts_alone(world, asked, perfect):
     layouts, groups = asked
     found = measure(world, asked, paint(layouts.roll(11, 0), groups, seed=6))
@@ -133,6 +135,7 @@ def test_shuffled_layouts_are_seen_by_layouts_alone(world, asked, perfect):
     assert abs(found["content_leakage", "generated"]) < 0.1
 
 
+@pytest.mark.slow
 def test_shuffled_styles_are_seen_by_styles_alone(world, asked, perfect):
     layouts, groups = asked
     found = measure(world, asked, paint(layouts, groups[N_IMAGES:] + groups[:N_IMAGES], seed=6))
@@ -144,6 +147,7 @@ def test_shuffled_styles_are_seen_by_styles_alone(world, asked, perfect):
     assert found["spread_between", "generated"] == pytest.approx(perfect["spread_between", "generated"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_model_with_one_style_is_seen_by_the_spread_between_groups(world, asked, perfect):
     layouts, groups = asked
     found = measure(world, asked, paint(layouts, GROUPS[:1] * len(groups), seed=6))
@@ -154,6 +158,7 @@ def test_a_model_with_one_style_is_seen_by_the_spread_between_groups(world, aske
     assert follows_layout(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_copied_training_images_are_counted(world, asked, perfect, share):
     layouts, groups = asked
@@ -167,6 +172,7 @@ def test_copied_training_images_are_counted(world, asked, perfect, share):
         assert found[f"copied_{view}", "real"] == perfect[f"copied_{view}", "real"]
 
 
+@pytest.mark.slow
 def test_constant_images_show_no_diversity_and_no_layout(world, asked, perfect):
     layouts, groups = asked
     images = paint(layouts, groups, seed=6).unflatten(0, (len(GROUPS), N_IMAGES)).float()
@@ -179,6 +185,7 @@ def test_constant_images_show_no_diversity_and_no_layout(world, asked, perfect):
     assert found["nearest_pixels", "generated"] == 1  # like nothing, so no copy
 
 
+@pytest.mark.slow
 def test_a_drift_of_colour_is_seen_by_colours_and_not_by_layouts(world, asked, perfect):
     layouts, groups = asked
     images = (paint(layouts, groups, seed=6).int() + torch.tensor([-14, 6, 10]).view(3, 1, 1)).clamp(0, 255)
@@ -192,6 +199,7 @@ def test_a_drift_of_colour_is_seen_by_colours_and_not_by_layouts(world, asked, p
     assert follows_layout(found)
 
 
+@pytest.mark.slow
 def test_content_of_style_images_is_seen_where_it_comes_through(world, asked):
     layouts, groups = asked
     leaked = world["lenders"].masks[world["style_rows"][:, 0]]
@@ -243,6 +251,7 @@ def test_every_row_has_its_interval_its_numbers_and_a_title(perfect_table, world
     json.dumps(perfect_table.reset_index().to_dict("records"))
 
 
+@pytest.mark.slow
 def test_generated_and_real_are_measured_on_equal_numbers(world, asked):
     layouts, groups = asked
     images = paint(layouts, groups, seed=6)
@@ -256,6 +265,7 @@ def test_generated_and_real_are_measured_on_equal_numbers(world, asked):
     assert table.loc[("copied_pixels", "generated"), "n_images"] == len(more)
 
 
+@pytest.mark.slow
 def test_the_order_of_images_does_not_matter(world, asked, perfect):
     layouts, groups = asked
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(0)).tolist()
@@ -277,6 +287,7 @@ def test_stains_are_looked_for_only_where_there_are_some_and_small_sets_have_no_
     assert table.loc[("spread_within", "generated"), "n_groups"] == 1
 
 
+@pytest.mark.slow
 def test_the_table_is_the_same_every_time(world, asked, perfect_table):
     layouts, groups = asked
     again = fidelity_table(PatchTensors(paint(layouts, groups, seed=6), layouts, groups), **world)
@@ -334,6 +345,7 @@ def test_bad_input_ends_in_one_sentence_before_anything_is_measured(world, asked
             fidelity_table(generated, **{**world, "extractor": idle, **changes})
 
 
+@pytest.mark.slow
 def test_images_without_masks_have_no_layout_to_be_compared_with(world, asked):
     layouts, groups = asked
     generated = PatchTensors(paint(layouts, groups, seed=6), layouts, groups)

@@ -293,6 +293,7 @@ def test_a_grid_shows_its_pictures_row_by_row_under_their_labels():
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_a_crossing_grid_has_columns_below_what_they_share_and_rows_beside():
     def pictures(*values):
         return torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 4, 4).contiguous()

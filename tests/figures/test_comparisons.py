@@ -305,6 +305,7 @@ def test_one_annotated_example_without_a_title_or_predictions(examples):
 # ------------------------------------------------------------------------------------------------ all of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_arms", [1, 12])
 def test_no_texts_overlap(n_arms):
     names = [f"recipe_{number}_with_a_long_name" for number in range(n_arms)]

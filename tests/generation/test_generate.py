@@ -86,6 +86,7 @@ def sample_by_hand(denoiser, layouts, styles, n_steps, guidance_scale):
 # ------------------------------------------------------------------------------------------- sampling
 
 
+@pytest.mark.slow
 def test_the_exact_answer_for_a_gaussian_carries_noise_to_that_gaussian(pipeline, layouts, monkeypatch):
     mean, spread = torch.tensor([0.3, -0.2, 0.0])[:, None, None], torch.tensor([0.1, 0.2, 0.05])[:, None, None]
     alphas_bar = Diffusion("x_0").alphas ** 2
@@ -378,6 +379,7 @@ def test_a_synthetic_table_is_a_patch_table_with_its_provenance(make, pipeline, 
     assert sorted(shards(tmp_path)) == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
 
 
+@pytest.mark.slow
 def test_one_image_is_made_again_alone_byte_for_byte(make, pipeline, prior, bank, config, tmp_path):
     table = make(tmp_path)
     for i in (5, 9):
@@ -404,6 +406,7 @@ def test_every_micro_batch_is_full_and_begins_at_a_multiple_of_its_size(
     assert batches == [(3, range(first, first + 3)) for first in (3, 6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 3, 100])
 def test_the_size_of_a_shard_changes_no_byte_of_an_image(make, tmp_path, monkeypatch, micro_batches):
     whole = make(tmp_path / "whole")
@@ -414,6 +417,7 @@ def test_the_size_of_a_shard_changes_no_byte_of_an_image(make, tmp_path, monkeyp
     assert other.remove_columns("image").to_list() == whole.remove_columns("image").to_list()
 
 
+@pytest.mark.slow
 def test_another_micro_batch_gives_the_same_table_up_to_rounding(make, config, tmp_path):
     whole = make(tmp_path / "whole")
     for micro_batch in (1, 5, 16):
@@ -422,6 +426,7 @@ def test_another_micro_batch_gives_the_same_table_up_to_rounding(make, config, t
         assert other.remove_columns("image").to_list() == whole.remove_columns("image").to_list()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_mixed_groups", [1, 3])
 def test_a_row_alone_says_how_its_image_was_made(make, pipeline, prior, bank, config, tmp_path, n_mixed_groups):
     sampling = replace(config.sampling, n_mixed_groups=n_mixed_groups)
@@ -451,6 +456,7 @@ def test_groups_are_aggregated_one_by_one_and_then_mixed(config, patches, aggreg
     assert (one - other).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_table_and_another_seed_another(make, tmp_path):
     make(tmp_path / "a")
     torch.manual_seed(5)
@@ -460,12 +466,14 @@ def test_the_same_seed_gives_the_same_table_and_another_seed_another(make, tmp_p
     assert not set(shards(tmp_path / "a").values()) & set(shards(tmp_path / "c").values())
 
 
+@pytest.mark.slow
 def test_asking_for_more_images_does_not_change_the_first(make, config, tmp_path):
     table = make(tmp_path / "a")
     more = make(tmp_path / "b", config=replace(config.sampling, n_images=11))
     assert pictures(more)[:10] == pictures(table)
 
 
+@pytest.mark.slow
 def test_given_layouts_come_as_they_are_and_as_often_as_their_weights_say(make, patches, config, tmp_path):
     masks = patches.masks[:3]
     layouts = GivenLayouts(masks, ["a", "b", "c"], weights=[1, 0, 3])
@@ -574,6 +582,7 @@ def test_a_layout_without_the_class_that_pairing_needs_is_refused_first(make, co
     assert set(make(tmp_path, layouts=GivenLayouts(patches.masks[:1], ["a"]), **given)["group"]) == {"group-0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_leaves_whole_shards_only_and_says_so_in_one_sentence(make, tmp_path, monkeypatch, number):
     make(tmp_path / "whole")
@@ -610,6 +619,7 @@ def test_any_other_failure_to_write_is_not_called_a_full_disk(make, tmp_path, mo
 # ----------------------------------------------------------------------------------- the folder of a table
 
 
+@pytest.mark.slow
 def test_an_interrupted_table_is_continued_and_ends_as_an_undisturbed_one(make, tmp_path, monkeypatch):
     make(tmp_path / "whole")
     saved = []
@@ -634,6 +644,7 @@ def test_an_interrupted_table_is_continued_and_ends_as_an_undisturbed_one(make, 
     assert len(table) == 10
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_half_written_is_removed(make, tmp_path):
     make(tmp_path / "whole")
     make(tmp_path / "cut")
@@ -642,6 +653,7 @@ def test_what_a_killed_run_left_half_written_is_removed(make, tmp_path):
     assert shards(tmp_path / "cut") == shards(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_bar_counts_from_what_is_there_to_the_whole_table(make, tmp_path, capsys):
     make(tmp_path)
     (tmp_path / "train-00001-of-00002.parquet").unlink()
@@ -660,6 +672,7 @@ def test_a_finished_table_is_not_made_again(make, tmp_path, monkeypatch):
     assert len(make(tmp_path)) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting", ["guidance_scale", "n_images", "seed", "model", "layouts", "styles", "groups", "lenders", "weights"]
 )
@@ -698,6 +711,7 @@ def test_filtering_comes_later_and_makes_no_image_stale(make, config, tmp_path, 
     assert len(make(tmp_path, config=replace(config.sampling, filter_percentile=10.0))) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replace_stale", [False, True])
 def test_tables_of_unknown_origin_are_neither_taken_for_ours_nor_deleted(make, tmp_path, replace_stale):
     make(tmp_path, seed=4)
@@ -715,6 +729,7 @@ def test_the_folder_says_what_its_images_were_made_with(make, config, tmp_path):
     assert load_patches(tmp_path / "train-00001-of-00002.parquet")["index"][:] == [8, 9]
 
 
+@pytest.mark.slow
 def test_the_card_lets_a_stranger_load_the_table_and_names_whose_data_it_comes_from(make, pipeline, tmp_path):
     table = make(tmp_path, study="ebhi")
     make(tmp_path / "filtered")  # what else lies in the folder is no part of the table
@@ -808,6 +823,7 @@ def command(words, tmp_path):
     return command
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_what_the_function_makes(command, make, config, tmp_path, capsys):
     table = make(tmp_path / "expected", config=replace(config.sampling, n_images=6))
     assert shards(command(study="tissue")) == shards(tmp_path / "expected")
@@ -816,6 +832,7 @@ def test_the_command_line_makes_what_the_function_makes(command, make, config, t
     assert len(table) == 6
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_layouts_and_styles_from_patch_tables(command, patches, bank):
     options = {"pairing": "composition", "style-sources": "annotated", "n-mixed-groups": 2}
     table = load_patches(command(layouts="patches.parquet", styles="patches.parquet", **options))
@@ -825,6 +842,7 @@ def test_the_command_line_takes_layouts_and_styles_from_patch_tables(command, pa
     assert {int(name.removeprefix("patches/")) for names in table["style_images"] for name in names} <= set(range(8))
 
 
+@pytest.mark.slow
 def test_the_command_line_pairs_by_the_image_class_of_the_study(command):
     options = {"study": "tissue", "pairing": "class"}
     table = load_patches(command(layouts="patches.parquet", styles="patches.parquet", **options))
@@ -857,6 +875,7 @@ def test_the_command_line_ends_a_mistake_with_status_2_and_one_sentence(words, c
 # ------------------------------------------------------------------------------------ latents and tokens
 
 
+@pytest.mark.slow
 def test_a_pipeline_on_latents_decodes_them_and_survives_saving(tmp_path, layouts):
     autoencoder = build_autoencoder(AutoencoderConfig((8, 8), latent_channels=2), seed=0).eval()
     config = ModelConfig((8, 16), unshuffle=1, style_dim=8, style_channels=(8, 8))

@@ -9,6 +9,8 @@ from launching import finish, kill, start
 
 from sedm.data.patches import load_patches
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 SCRIPT = """
 import json, os, signal, sys, time
 from pathlib import Path

@@ -53,6 +53,7 @@ def test_a_choice_is_a_function_of_seed_index_and_layout(bank, n_mixed_groups):
     assert len({tuple(choice.rows) for choice in choices}) > 10
 
 
+@pytest.mark.slow
 def test_at_random_every_group_and_every_image_is_as_likely(bank):
     pairing = Pairing(bank, CONFIG)
     assert first_groups(pairing) == pytest.approx(dict.fromkeys("abcd", 0.25), abs=0.03)
@@ -70,6 +71,7 @@ def test_a_style_is_of_one_group_and_its_weights_are_alike(bank):
         assert weights == [0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_mixed_groups_differ_and_their_weights_are_uniform_on_the_simplex(bank):
     pairing = Pairing(bank, replace(CONFIG, n_mixed_groups=3))
     weights = []
@@ -91,6 +93,7 @@ def test_mixed_groups_differ_and_their_weights_are_uniform_on_the_simplex(bank):
 # -------------------------------------------------------------------------------------------- composition
 
 
+@pytest.mark.slow
 def test_groups_composed_like_the_layout_come_as_often_as_the_formula_says(bank):
     shares = {"a": 0.5, "b": 0.6, "c": 0.8, "d": 0.1}  # of class 1
     of_groups = {name: [1 - share, share] for name, share in shares.items()}
@@ -107,6 +110,7 @@ def test_groups_composed_like_the_layout_come_as_often_as_the_formula_says(bank)
         assert [framed.choose(0, i, layout) for i in range(20)] == [pairing.choose(0, i, layout) for i in range(20)]
 
 
+@pytest.mark.slow
 def test_a_group_of_unknown_composition_counts_as_one_at_the_median_distance(bank):
     of_groups = {"a": [0.5, 0.5], "b": [0.9, 0.1], "c": [math.nan, math.nan], "elsewhere": [0.0, 1.0]}
     found = first_groups(Pairing(bank, replace(CONFIG, pairing="composition"), of_groups=of_groups))
@@ -115,6 +119,7 @@ def test_a_group_of_unknown_composition_counts_as_one_at_the_median_distance(ban
     assert found == pytest.approx({name: one / sum(odds.values()) for name, one in odds.items()}, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "of_groups", [{"a": [0.5, 0.5]}, {name: [0.3, 0.7] for name in "abcd"}], ids=["one known", "all alike"]
 )
@@ -149,6 +154,7 @@ def test_shares_are_counted_over_known_pixels_and_averaged_over_annotated_images
 # --------------------------------------------------------------------------------------- class and sources
 
 
+@pytest.mark.slow
 def test_a_layout_gets_styles_of_its_own_image_class_only(bank):
     config = replace(CONFIG, pairing="class")
     facts = {"of_layouts": {"1": "low", "2": "high"}, "of_groups": {"a": "low", "b": {"low", "high"}, "c": ["high"]}}

@@ -165,6 +165,7 @@ def test_images_need_not_be_square(folder, images):
     assert decode_latents(autoencoder, latents).shape == (7, 3, 16, 12)
 
 
+@pytest.mark.slow
 def test_half_precision_weights_give_single_precision_latents(folder, images):
     autoencoder = load_autoencoder(folder)
     exact = encode_images(autoencoder, images)
@@ -260,6 +261,7 @@ def trained(tmp_path_factory):
     return train(config, patches, folder), patches.images, colour_blocks(64, seed=2).images, folder
 
 
+@pytest.mark.slow
 def test_new_images_come_back_far_better_than_as_their_mean_colour(trained):
     autoencoder, _, new, _ = trained
     x = floats(new)
@@ -268,6 +270,7 @@ def test_new_images_come_back_far_better_than_as_their_mean_colour(trained):
     assert (x - decoded).square().mean() < 0.2 * of_mean_colour
 
 
+@pytest.mark.slow
 def test_latents_of_training_images_have_mean_0_and_deviation_1(trained):
     autoencoder, images, new, _ = trained
     latents = encode_images(autoencoder, images)
@@ -279,6 +282,7 @@ def test_latents_of_training_images_have_mean_0_and_deviation_1(trained):
     assert abs(encode_images(autoencoder, new).std().item() - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_a_saved_autoencoder_loads_as_it_was_and_diffusers_reads_it(trained):
     autoencoder, _, new, folder = trained
     loaded = load_autoencoder(folder)
@@ -290,6 +294,7 @@ def test_a_saved_autoencoder_loads_as_it_was_and_diffusers_reads_it(trained):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", WEIGHTS, "training"]
 
 
+@pytest.mark.slow
 def test_many_images_are_measured_on_a_part_of_them(trained, monkeypatch):
     autoencoder, images, _, _ = trained
     autoencoder, measured = build_autoencoder(AutoencoderConfig((16, 16)), seed=0), []
@@ -313,6 +318,7 @@ def test_many_images_are_measured_on_a_part_of_them(trained, monkeypatch):
 # ------------------------------------------------------------------------------------ seeds and interruptions
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_autoencoder_and_another_seed_another(config, tmp_path):
     patches = colour_blocks(12, seed=1)
     torch.manual_seed(1)
@@ -323,6 +329,7 @@ def test_the_same_seed_gives_the_same_autoencoder_and_another_seed_another(confi
     assert not same_weights(first, train(replace(config, seed=1), patches, tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_a_finished_autoencoder_is_not_trained_again(config, tmp_path, monkeypatch):
     patches = colour_blocks(12, seed=1)
     first = train(config, patches, tmp_path)
@@ -336,6 +343,7 @@ def test_a_finished_autoencoder_is_not_trained_again(config, tmp_path, monkeypat
         assert (again.training, again.encoder.conv_in.weight.requires_grad) == (False, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["seed", "settings", "image", "clipping"])
 def test_another_seed_configuration_or_data_trains_anew(config, tmp_path, monkeypatch, change):
     patches = colour_blocks(12, seed=1)
@@ -353,6 +361,7 @@ def test_another_seed_configuration_or_data_trains_anew(config, tmp_path, monkey
     assert len(calls) == 6
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_an_undisturbed_one(config, tmp_path, monkeypatch):
     patches = colour_blocks(12, seed=1)
     undisturbed = train(config, patches, tmp_path / "whole")
@@ -367,6 +376,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(config, tmp_path, monkeyp
     assert len(calls) == 2  # a checkpoint every second step
 
 
+@pytest.mark.slow
 def test_a_folder_is_without_config_until_its_weights_are_whole(config, tmp_path, monkeypatch):
     patches = colour_blocks(12, seed=1)
     train(config, patches, tmp_path)

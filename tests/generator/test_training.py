@@ -253,6 +253,7 @@ def test_the_style_encoder_is_trained_with_every_aggregation(config, patches, tm
         assert (weight - before[name]).abs().max() > 0.5 * config.training.learning_rate, name
 
 
+@pytest.mark.slow
 def test_the_null_style_learns_only_from_dropped_styles(config, patches, tmp_path):
     kept = train(changed(one_step(config), style_dropout=0.0), patches, tmp_path / "kept")
     assert kept.denoiser.null_style.count_nonzero() == 0  # it starts at zero
@@ -267,6 +268,7 @@ def test_without_styles_the_encoder_stays_as_it_was(config, patches, tmp_path):
         assert_close(weight, before[name] * (1 - config.training.learning_rate * WEIGHT_DECAY), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_falls(config, patches, tmp_path):
     config = replace(
         changed(config, n_steps=60, warmup_steps=5, batch_size=16, learning_rate=5e-3, checkpoint_every=60),
@@ -373,6 +375,7 @@ def test_annotated_images_keep_their_share_of_a_batch(config, patches):
     assert [(rows.tolist(), count) for rows, count in everything] == [(list(range(8)), 8)]
 
 
+@pytest.mark.slow
 def test_left_out_images_change_nothing(config, patches, tmp_path):
     config = changed(config, unannotated="left_out")
     other = patches.images.clone()
@@ -382,6 +385,7 @@ def test_left_out_images_change_nothing(config, patches, tmp_path):
     assert not same_weights(first, train(changed(config, unannotated="null_layout"), patches, tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_pseudo_layouts_train_in_their_own_share_of_a_batch(config, patches, tmp_path, monkeypatch):
     config, seen = changed(config, unannotated="pseudo_layouts", layout_dropout=0.0), []
 
@@ -409,6 +413,7 @@ def test_a_frozen_encoder_stays_as_it_was_and_the_denoiser_learns(config, patche
     assert not any(name.startswith("denoiser.unet.down") for name in still)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_learns(config, patches, tmp_path, objective):
     config = replace(
@@ -420,6 +425,7 @@ def test_every_objective_learns(config, patches, tmp_path, objective):
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4])
 
 
+@pytest.mark.slow
 def test_sample_sheets_show_layouts_images_and_styles(config, patches, tmp_path):
     train(config, patches, tmp_path)
     sheets = sorted((tmp_path / "samples").iterdir())
@@ -434,6 +440,7 @@ def test_sample_sheets_show_layouts_images_and_styles(config, patches, tmp_path)
 # -------------------------------------------------------------------------------- seeds and interruptions
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(config, patches, tmp_path):
     torch.manual_seed(1)
     first = train(config, patches, tmp_path / "a")
@@ -443,6 +450,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(config, pa
     assert not same_weights(first, train(replace(config, seed=1), patches, tmp_path / "c"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_step", [1, 3, 5])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(config, patches, tmp_path, monkeypatch, last_step):
     undisturbed = train(config, patches, tmp_path / "whole")
@@ -456,6 +464,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(config, patches, tmp_path
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "cut" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_save_leaves_the_checkpoint_before(config, patches, tmp_path, monkeypatch):
     undisturbed = train(config, patches, tmp_path / "whole")
     written, save = [], torch.save
@@ -477,12 +486,14 @@ def test_an_interrupted_save_leaves_the_checkpoint_before(config, patches, tmp_p
     assert len(calls) == 4
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(config, patches, tmp_path, monkeypatch):
     first = train(config, patches, tmp_path)
     count_batches(monkeypatch, fail_at=0, error=AssertionError)
     assert same_weights(first, train(config, patches, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["seed", "training", "model", "image", "mask", "groups"])
 def test_another_seed_configuration_or_data_starts_anew(config, patches, tmp_path, monkeypatch, change):
     train(config, patches, tmp_path)
@@ -502,6 +513,7 @@ def test_another_seed_configuration_or_data_starts_anew(config, patches, tmp_pat
     assert len(calls) == 6
 
 
+@pytest.mark.slow
 def test_other_rows_that_count_as_annotated_start_anew(config, patches, tmp_path, monkeypatch):
     predicted = patches._replace(masks=patches.masks.where(patches.masks != UNKNOWN, 0))
     train(config, predicted, tmp_path, annotated=patches.has_mask)
@@ -510,6 +522,7 @@ def test_other_rows_that_count_as_annotated_start_anew(config, patches, tmp_path
     assert len(calls) == 6
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_starts_anew(config, patches, tmp_path, monkeypatch):
     train(config, patches, tmp_path)
     calls = count_batches(monkeypatch)
@@ -517,6 +530,7 @@ def test_another_number_of_classes_starts_anew(config, patches, tmp_path, monkey
     assert len(calls) == 6
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_the_checkpoint_survives(config, patches, tmp_path, monkeypatch):
     undisturbed = train(config, patches, tmp_path / "whole")
     count_batches(monkeypatch, fail_at=3, target=math.nan)  # the step whose end is a checkpoint
@@ -527,6 +541,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_checkpoint_survives(conf
     assert len(calls) == 4
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_never_become_a_checkpoint(config, patches, tmp_path, monkeypatch):
     undisturbed = train(config, patches, tmp_path / "whole")
     calls = count_batches(monkeypatch)
@@ -567,6 +582,7 @@ def test_data_without_any_annotation_are_refused(config, patches, tmp_path, unan
         train(config, patches.select(range(8, 16)), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_can_be_pretrained_without_any_mask_and_gone_on_from(config, patches, tmp_path):
     """At a learning rate of nothing the weights stay those it went on from; other first weights are another run."""
     pretrained = train(config, patches.select(range(8, 16)), tmp_path / "pretraining")

@@ -71,6 +71,7 @@ def test_a_wish_is_met_to_the_pixel(prior, wish):
     assert (found[:, CLASSES.index("fat")] == 0).all()
 
 
+@pytest.mark.slow
 def test_without_a_wish_compositions_are_those_of_the_masks(prior):
     found = class_fractions(prior.sample(64, seed=0), len(CLASSES))
     real = prior.fractions
@@ -80,6 +81,7 @@ def test_without_a_wish_compositions_are_those_of_the_masks(prior):
     assert len(found.unique(dim=0)) > 32  # not the masks' own few compositions
 
 
+@pytest.mark.slow
 def test_a_layout_depends_on_seed_and_index_only(prior):
     many = prior.sample(19, seed=3)
     for first in (0, 7, 8, 18):
@@ -94,6 +96,7 @@ def test_a_layout_drawn_by_its_generator_is_the_sampled_one(prior):
     assert prior._draw(seeded_generator("layout", 3, 8), None).equal(prior.sample(1, seed=3, first=8)[0])
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_what_is_loaded(prior, tmp_path):
     prior.save(tmp_path)
     loaded = load_prior(tmp_path)
@@ -103,6 +106,7 @@ def test_what_is_saved_is_what_is_loaded(prior, tmp_path):
         assert loaded.sample(10, wish, seed=5).equal(prior.sample(10, wish, seed=5))
 
 
+@pytest.mark.slow
 def test_a_fit_is_a_function_of_masks_and_seed():
     before = torch.get_rng_state()
     one, again, other = fit(three_classes()), fit(three_classes()), fit(three_classes(), seed=1)
@@ -121,6 +125,7 @@ def test_initial_weights_and_batches_are_both_drawn_by_the_seed(monkeypatch):
     assert seen[0] != seen[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(16, 16), (13, 22), (9, 40), (128, 72)])
 def test_any_size_and_only_classes_that_were_seen(size):
     layouts = fit(discs(4, *size, radius=3.0, value=3), n_steps=1).sample(3, seed=0)
@@ -193,6 +198,7 @@ def test_distances_grow_with_the_zoom(monkeypatch):
 # ------------------------------------------------------------------------------------------- that it learns
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_training_already_give_rings():
     """Discs of one size with lumen inside. Composition is granted to both, so only shapes can differ."""
     masks = rings()

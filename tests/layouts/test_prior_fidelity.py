@@ -116,6 +116,7 @@ def test_a_copy_is_recognised_and_an_original_is_not(copy):
     assert nearest_mask(layout, others, 3).item() < 0.6
 
 
+@pytest.mark.slow
 def test_novelty_of_a_layout_does_not_depend_on_the_others():
     masks, layouts = noise(3, 32), noise(5, 32, seed=2)
     together = nearest_mask(layouts, masks, 3)

@@ -84,6 +84,7 @@ def prior(request) -> LayoutPrior:
     return request.param.fit(glands(), CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("composition", [None, {"epithelium": 0.3}])
 def test_a_layout_depends_on_seed_and_index_only(prior, composition):
     five = prior.sample(5, composition, seed=3)
@@ -135,6 +136,7 @@ def test_an_impossible_wish_ends_in_one_sentence(prior, composition, message):
         prior.sample(1, composition, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PRIORS)
 def test_a_class_in_no_mask_cannot_be_wished_for_and_never_comes(kind):
     prior = kind.fit(glands().clamp(max=1), CLASSES)
@@ -165,6 +167,7 @@ def test_bad_masks_end_in_one_sentence(unchecked, kind, masks, message):
         kind.fit(masks, CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*PRIORS, partial(LearnedPrior.fit, n_steps=1, progress=False)])
 def test_masks_with_pixels_that_nobody_knows_are_left_out_with_a_word(kind):
     fit = getattr(kind, "fit", kind)
@@ -189,6 +192,7 @@ def test_a_saved_prior_samples_the_same_layouts(prior, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PRIORS)
 def test_layouts_need_not_be_square(kind):
     layouts = kind.fit(glands(height=24, width=40), CLASSES).sample(3, {"lumen": 0.1}, seed=0)
@@ -283,6 +287,7 @@ def test_no_class_appears_between_two_others():
     assert ((layouts == 1).sum((1, 2)) <= 12).all()  # the corner's pixel, enlarged or mirrored
 
 
+@pytest.mark.slow
 def test_every_mask_is_drawn_and_class_fractions_are_kept():
     masks = torch.arange(4, dtype=torch.uint8)[:, None, None].expand(4, 8, 8).contiguous()
     drawn = EmpiricalPrior.fit(masks, tuple("abcd")).sample(400, seed=0)
@@ -290,6 +295,7 @@ def test_every_mask_is_drawn_and_class_fractions_are_kept():
     assert (counts - 100).abs().max() < 40  # four standard deviations are 35
 
 
+@pytest.mark.slow
 def test_two_masks_are_recombined_half_of_the_time():
     masks = torch.arange(2, dtype=torch.uint8)[:, None, None].expand(2, 16, 16).contiguous()
     layouts = EmpiricalPrior.fit(masks, ("a", "b")).sample(400, seed=0)
@@ -297,6 +303,7 @@ def test_two_masks_are_recombined_half_of_the_time():
     assert 0.15 < both < 0.32  # half are recombined, half of these from two different masks; some borders lie outside
 
 
+@pytest.mark.slow
 def test_balancing_brings_a_rare_class_more_often():
     masks = torch.zeros(10, 16, 16, dtype=torch.uint8)
     masks[0, 4:12, 4:12] = 1

@@ -73,6 +73,7 @@ def test_a_field_has_mean_zero_variance_one_and_the_covariance_asked_for(size, i
             assert (shifted * rest).mean() == pytest.approx(wanted[distance], abs=0.04)
 
 
+@pytest.mark.slow
 def test_sampled_layouts_have_the_two_point_correlation_of_the_masks():
     """Masks that are themselves level cuts: then the model is true, and only noise may differ."""
     truth = RandomFieldPrior.describe({"a": 0.7, "b": 0.3}, {"b": 12.0}, image_size=64, microns_per_pixel=1.0)
@@ -99,6 +100,7 @@ def test_described_pieces_have_the_size_asked_for(size, fraction, microns_per_pi
     assert 4 * fraction / perimeter_per_area(nests).mean() == pytest.approx(size, rel=0.1)
 
 
+@pytest.mark.slow
 def test_larger_discs_give_larger_pieces():
     borders = {}
     for radius in (4, 10):
@@ -114,6 +116,7 @@ def nested():
     return masks, RandomFieldPrior.fit(masks, ("a", "b", "c"))
 
 
+@pytest.mark.slow
 def test_what_is_nested_in_the_masks_is_nested_in_the_layouts(nested):
     masks, fitted = nested
     prior = copy.copy(fitted)
@@ -141,6 +144,7 @@ def test_a_long_chain_follows_the_touching_too():
     assert _chain(contact, list(range(n))) == tuple(range(n))
 
 
+@pytest.mark.slow
 def test_no_layout_is_a_mask(nested):
     masks, prior = nested
     sampled = prior.sample(20, seed=0)

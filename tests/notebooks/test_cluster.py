@@ -9,6 +9,8 @@ import sys
 import pytest
 import yaml
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 SBATCH = """
 import json, os, subprocess, sys
 folder, options = os.environ["STAND_IN"], sys.argv[1:]

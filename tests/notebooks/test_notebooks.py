@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from sedm.fidelity import SHORT_TITLES
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 
 @pytest.fixture(scope="session")
 def flowers(graphs):

@@ -130,6 +130,7 @@ def test_the_table_tells_status_time_figures_and_what_failed(progress, job, tmp_
     ]
 
 
+@pytest.mark.processes
 def test_a_notebook_does_not_outlive_the_one_who_started_the_graph(root):
     """Killed at once, with no chance to tell anybody."""
     starter = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -124,6 +124,7 @@ def tiny_checkout(root, tmp_path_factory):
     return copy
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("data", ["2024_11", "it's 100% of $mine"])
 def test_make_hands_values_to_a_notebook_as_they_were_typed_whatever_the_folder_is_called(tiny_checkout, table, data):
     """Snakemake would make the number 202411 of the first, a shell would trip over both the folder and the second."""
@@ -153,6 +154,7 @@ def test_folders_that_look_like_something_else_arrive_as_typed(run, root, monkey
     assert read["data"] == data
 
 
+@pytest.mark.processes
 def test_a_snakefile_started_without_quotes_refuses_the_number_that_came_of_a_folder(root):
     command = [sys.executable, "-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--dry-run", "--nolock"]
     command += ["--cores", "1", "--config", "study=pets", "preset=smoke", "seed=0", "data=007"]
@@ -210,6 +212,7 @@ def would_run(folder, *settings):
     return [line.partition(" would run")[0].removeprefix("tissue ") for line in said.splitlines()]
 
 
+@pytest.mark.processes
 def test_an_edit_runs_again_what_uses_it_and_nothing_else(finished):
     assert would_run(finished) == ["everything is up to date"]
     for edited, expected in (
@@ -264,6 +267,7 @@ def edit(folder, name, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
+@pytest.mark.processes
 def test_a_sentence_runs_its_own_notebook_again_and_code_also_what_comes_after(run, remembered):
     everything = [*run.NOTEBOOKS["tissue"], "the paper"]
     assert would_run(remembered) == ["everything is up to date"]
@@ -276,6 +280,7 @@ def test_a_sentence_runs_its_own_notebook_again_and_code_also_what_comes_after(r
     assert sorted(would_run(remembered, "SEED=1")) == everything
 
 
+@pytest.mark.processes
 def test_code_and_parameters_run_again_what_comes_after(run, remembered):
     everything = [*run.NOTEBOOKS["tissue"], "the paper"]
     assert sorted(would_run(remembered, "SEED=1")) == everything
@@ -283,6 +288,7 @@ def test_code_and_parameters_run_again_what_comes_after(run, remembered):
     assert sorted(would_run(remembered)) == everything
 
 
+@pytest.mark.processes
 def test_a_second_run_is_up_to_date_and_a_paper_against_its_values_ends_in_one_line(remembered):
     ended = start(remembered, "notebooks/run.py", "STUDY=tissue")
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -306,6 +312,7 @@ def test_an_unknown_notebook_parameter_is_refused_and_nothing_runs(run, root, tm
     assert not executed.exists()
 
 
+@pytest.mark.processes
 def test_a_failing_notebook_keeps_its_executed_copy(run, tmp_path):
     import nbformat
 
@@ -318,6 +325,7 @@ def test_a_failing_notebook_keeps_its_executed_copy(run, tmp_path):
     assert "RuntimeError" in (tmp_path / "log" / "fails.ipynb").read_text()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["02_layout_priors", "06_style_mixing"])
 def test_the_modules_of_a_notebook_are_those_its_imports_load(run, root, name):
     notebook = root / "notebooks" / f"{name}.ipynb"

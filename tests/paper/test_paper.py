@@ -91,6 +91,7 @@ def spoil(path, old, new):
 # ---------------------------------------------------------------------------------------------------- the document
 
 
+@pytest.mark.slow
 def test_it_compiles_in_ten_seconds_without_a_warning(paper):
     begin = time.process_time()  # of all threads; other processes do not count
     pdf, warnings = Paper(ROOT).compile()
@@ -109,6 +110,7 @@ def test_it_needs_no_package():
 # --------------------------------------------------------------------------------------------------------- numbers
 
 
+@pytest.mark.slow
 def test_every_digit_comes_from_a_value_a_setting_a_fact_or_a_name(paper):
     assert paper.typed() == []
 

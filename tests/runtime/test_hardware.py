@@ -46,6 +46,7 @@ def test_the_hardware_decides_where_nobody_asks(monkeypatch):
         assert autocast_dtype(torch.device("cpu")) == (torch.bfloat16 if native else None)
 
 
+@pytest.mark.processes
 def test_another_precision_is_refused_before_anything_starts(tmp_path):
     command = [
         sys.executable,
@@ -80,6 +81,7 @@ def test_sampling_differs_by_rounding(monkeypatch, pipeline):
     assert sample().equal(half)
 
 
+@pytest.mark.slow
 def test_a_segmentation_network_learns_as_much(monkeypatch):
     patches = to_tensors(make_tissue(3, 6, image_size=32, seed=0))
     config = SegmentationConfig(channels=(8, 16), n_steps=60, batch_size=8)
@@ -94,6 +96,7 @@ def test_a_segmentation_network_learns_as_much(monkeypatch):
     assert share_right() == half
 
 
+@pytest.mark.processes
 def test_training_differs_by_rounding_and_repeats_itself(tmp_path):
     def train(folder, precision):
         command = [

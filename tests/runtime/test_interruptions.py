@@ -9,6 +9,9 @@ import sys
 import time
 
 import psutil
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 N_KILLED = 4
 CODE = """

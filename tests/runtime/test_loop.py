@@ -50,6 +50,7 @@ def metrics_of(folder):
     return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_it_fits_a_line_and_ends_frozen_and_in_evaluation_mode(tmp_path):
     module = fit(tmp_path, replace(SETTINGS, n_steps=300, ema_decay=0.9))
     assert_close(module.weight.detach(), torch.tensor([[1.0, -2.0, 0.5]]), rtol=0, atol=0.05)
@@ -225,6 +226,7 @@ torch.save(model.state_dict(), folder / f"weights-{os.environ.get('RANK', 0)}.pt
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_a_run_killed_at_any_moment_ends_bit_for_bit_as_an_undisturbed_one(tmp_path, n_processes):
     script = tmp_path / "worker.py"
@@ -263,6 +265,7 @@ torch.save(module.state_dict(), f"{sys.argv[1]}/weights-{accelerator.process_ind
 """
 
 
+@pytest.mark.processes
 def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path, capsys):
     script, folder = tmp_path / "two.py", tmp_path / "two"
     script.write_text(TWO_PROCESSES)
@@ -291,6 +294,7 @@ def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path, capsys)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.processes
 def test_what_one_process_began_two_refuse_in_one_sentence_and_one_finishes(tmp_path, monkeypatch):
     """By the command; the sentence comes from the main process alone, and nothing in the folder changes."""
 
@@ -324,6 +328,7 @@ def test_what_one_process_began_two_refuse_in_one_sentence_and_one_finishes(tmp_
     assert all(weight.equal(resumed[name]) for name, weight in whole.items())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("study", ["tissue", "flowers"])
 def test_what_two_processes_trained_by_hand_is_what_the_notebook_finds(tmp_path, monkeypatch, root, study):
     """The cells of notebook 03, or 01, that lead to the trained model; a step of training would end them."""

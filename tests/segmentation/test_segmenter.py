@@ -65,6 +65,7 @@ def same_weights(first, second):
     return all(a.equal(b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_a_clear_class_is_learnt_and_shuffled_masks_teach_nothing():
     assert score(train(squares())) > 0.9
     assert score(train(shuffled(squares()))) < 0.5
@@ -94,6 +95,7 @@ def test_unannotated_patches_are_never_drawn():
     assert same_weights(train(squares(), config), train(with_more, config))
 
 
+@pytest.mark.slow
 def test_unannotated_pixels_teach_nothing():
     """What lies under UNKNOWN is unknown: wrong masks there would be learnt, hidden ones are not."""
     real = squares()
@@ -105,6 +107,7 @@ def test_unannotated_pixels_teach_nothing():
     assert score(train(real._replace(masks=wrong))) < 0.5
 
 
+@pytest.mark.slow
 def test_synthetic_patches_are_drawn_by_their_fraction():
     config = replace(CONFIG, n_steps=3)
     synthetic = squares(seed=7)
@@ -234,6 +237,7 @@ def test_no_gradient_reaches_the_teacher():
     assert all(weight.grad is None for weight in teacher.parameters())
 
 
+@pytest.mark.slow
 def test_a_mean_teacher_is_the_moving_average_of_its_student(monkeypatch):
     """Written out for one weight, whose course is recorded after every step."""
     course, update = [], AveragedModel.update_parameters
@@ -252,6 +256,7 @@ def test_a_mean_teacher_is_the_moving_average_of_its_student(monkeypatch):
     torch.testing.assert_close(found, average)
 
 
+@pytest.mark.slow
 def test_unannotated_images_count_and_the_seed_decides_how():
     config, images = replace(CONFIG, n_steps=20), squares(8, seed=2).images
     first, again = (train(squares(), config, unannotated=images) for _ in range(2))
@@ -260,6 +265,7 @@ def test_unannotated_images_count_and_the_seed_decides_how():
     assert not same_weights(first, train(squares(), config))
 
 
+@pytest.mark.slow
 def test_a_mean_teacher_answers_alike_whatever_the_colours():
     few, many = squares(4), squares(48, seed=3).images
     images = squares(32, seed=4).images.float() / 255

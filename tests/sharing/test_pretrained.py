@@ -22,6 +22,7 @@ def test_there_are_two_generators():
     assert shipped_models() == NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_generator_draws_without_a_network(name, monkeypatch):
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
@@ -58,6 +59,7 @@ def test_the_card_says_the_measured_fidelity_and_whose_data_it_was(name):
     assert "| colour distance |" in card
 
 
+@pytest.mark.slow
 def test_masks_that_may_not_be_redistributed_are_not_packed(pipeline, patches, tmp_path):
     run, figures = tmp_path / "run", tmp_path / "figures"
     run.mkdir()

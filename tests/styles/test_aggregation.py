@@ -290,6 +290,7 @@ def swin_folder(tmp_path):
     return tmp_path / "swin"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_folder_gives_the_features_of_its_model(kind, tmp_path):
     model = small_model(kind)

@@ -142,6 +142,7 @@ def lenders(sampler, row, n_draws=60):
     return set(sampler.draw_rows([row] * n_draws, generator()).flatten().tolist())
 
 
+@pytest.mark.slow
 def test_nearby_images_are_those_that_a_brute_force_finds():
     table = table_with_places(40)
     sampler = StyleSampler(to_tensors(table, image_size=16), "nearby", n_images=3)
@@ -250,6 +251,7 @@ def test_a_bank_comes_back_as_it_was_saved(bank, tmp_path):
     assert StyleBank.load(tmp_path / "bank.safetensors").groups == named.groups
 
 
+@pytest.mark.slow
 def test_the_same_bank_is_the_same_file_in_every_process(bank, tmp_path):
     """Two keys of metadata would be written in an order drawn anew by each process."""
     code = "import sys; from sedm.styles.bank import StyleBank; StyleBank.load(sys.argv[1]).save(sys.argv[2])"

@@ -226,6 +226,7 @@ def test_a_disk_that_fills_up_is_told_in_one_sentence(server, tmp_path):
     assert message == f"{tmp_path / 'a.bin.part'}: cannot be written (No space left on device); what is there is kept"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_download_goes_on_where_it_was(server, tmp_path, root, end):
     file, part = remote(server, "slow"), tmp_path / "a.bin.part"
@@ -609,6 +610,7 @@ def rows_of(tables):
     return encoded
 
 
+@pytest.mark.slow
 def test_biopsies_are_those_of_the_folders(tree):
     tables = ebhi.make_ebhi(tree.parent, image_size=PATCH)
     assert sum(map(len, tables.values())) == 6 * 7 * 3
@@ -627,6 +629,7 @@ def test_biopsies_are_those_of_the_folders(tree):
     assert {127, 128} <= values  # the threshold was put to the test
 
 
+@pytest.mark.slow
 def test_biopsies_have_the_columns_of_the_staged_table(tree, staged_data):
     tables = ebhi.make_ebhi(tree, image_size=PATCH)
     for split, table in tables.items():
@@ -638,6 +641,7 @@ def test_biopsies_have_the_columns_of_the_staged_table(tree, staged_data):
             assert all(re.fullmatch(form, value) for one in (table, staged) for value in one[column])
 
 
+@pytest.mark.slow
 def test_no_case_is_in_two_splits_and_every_grade_in_all(tree):
     tables = ebhi.make_ebhi(tree, image_size=PATCH)
     check_splits({split: table.rename_column("case", "group") for split, table in tables.items()})
@@ -672,6 +676,7 @@ def test_the_committed_cases_are_those_of_the_staged_tables(staged_data):
         assert set(staged["case"]) == set(ebhi.COMMITTED_CASES[split])
 
 
+@pytest.mark.slow
 def test_cases_can_be_given_instead_of_drawn(tree, tmp_path):
     cases = {"validation": ["2000001", "2010001"], "test": ["2000002"]}
     tables = ebhi.make_ebhi(tree, image_size=PATCH, cases=cases)
@@ -683,6 +688,7 @@ def test_cases_can_be_given_instead_of_drawn(tree, tmp_path):
     assert message == f"{tree}: no image of the case 2099999, which cases['test'] names"
 
 
+@pytest.mark.slow
 def test_the_command_splits_biopsies_as_the_committed_results_are(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(ebhi, "COMMITTED_CASES", {"validation": ["2000001"], "test": ["2000002"]})
     for folder, more in (("committed", []), ("drawn", ["--seed", "0"])):
@@ -705,6 +711,7 @@ def test_a_case_counts_as_its_most_common_grade():
         assert split_of["x"] == "train"
 
 
+@pytest.mark.slow
 def test_a_zip_archive_gives_the_same_tables_in_whatever_order(tree, tmp_path):
     files = biopsies()
     with zipfile.ZipFile(tmp_path / "EBHI-SEG.zip", "w") as archive:
@@ -718,6 +725,7 @@ def test_a_zip_archive_gives_the_same_tables_in_whatever_order(tree, tmp_path):
     assert rows_of(packed) == rows_of(ebhi.make_ebhi(tree, image_size=PATCH))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_left_out_and_reported(tree, tmp_path):
     image, mask = png(biopsy(999)[0]), png(biopsy(999)[1])
     gone = sorted((tree / "Polyp" / "label").iterdir())[0]
@@ -744,6 +752,7 @@ def test_what_cannot_be_used_is_left_out_and_reported(tree, tmp_path):
     assert f"1 images left out, no mask: Polyp/image/{gone.name}" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_prepared_biopsies_are_the_study_ebhi(tree, tmp_path):
     for folder in ("first", "second"):
         ebhi.prepare(tree, tmp_path / folder, image_size=32, progress=False)
@@ -764,6 +773,7 @@ def test_prepared_biopsies_are_the_study_ebhi(tree, tmp_path):
     assert {split: len(table) for split, table in loaded.items()} == {"train": 72, "validation": 18, "test": 36}
 
 
+@pytest.mark.slow
 def test_the_card_of_a_zip_archive_holds_its_checksum(tree, tmp_path):
     path = tmp_path / "EBHI-SEG.zip"
     with zipfile.ZipFile(path, "w") as archive:

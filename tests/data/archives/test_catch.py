@@ -87,6 +87,7 @@ def test_all_slides_without_resolution_are_counted_before_any_is_cut(tmp_path, u
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_given_resolution_makes_the_tables_that_a_stated_one_makes(tmp_path):
     stated = write_folder(tmp_path / "stated")
     given = write_folder(tmp_path / "given", lambda name: 0)
@@ -126,6 +127,7 @@ def test_patches_finer_than_a_slide_are_an_error_before_any_is_cut(tmp_path, unc
     assert message == f"{tmp_path / 'slides' / 'SCC_04_1.svs'}: has 6 µm/px at its finest, asked for 4"
 
 
+@pytest.mark.slow
 def test_the_card_tells_what_each_slide_shows_and_what_its_scanner_left_out(tmp_path, capsys):
     inked = draw()
     inked[120:] = (20, 60, 200)

@@ -15,6 +15,8 @@ from sedm.data.drawn.canvas import _openblas, draw_all, one_thread_products
 from sedm.data.drawn.flowers import draw_image, make_flowers
 from sedm.data.drawn.tissue import RANGES, draw_patch, make_tissue, transmit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def patients():

@@ -329,12 +329,14 @@ def test_faults_of_annotation_files_are_named(tmp_path):
 # ------------------------------------------------------------------------------------------ reading
 
 
+@pytest.mark.slow
 def test_the_slide_says_its_size_and_resolution(slide):
     assert slide.size == (WIDTH, HEIGHT)
     assert slide.microns_per_pixel == pytest.approx(MICRONS)
     assert slide.size_microns == pytest.approx((WIDTH * MICRONS, HEIGHT * MICRONS))
 
 
+@pytest.mark.slow
 def test_the_finest_level_is_read_unchanged(slide, picture):
     assert (slide.read(202, 86, (40, 70), MICRONS) == picture[43:83, 101:171]).all()
     assert (slide.read(0, 0, (HEIGHT, WIDTH), MICRONS) == picture).all()
@@ -454,6 +456,7 @@ def disagreement(patch, name, mask_value):
     return ((painted != (np.asarray(patch["mask"]) == mask_value)) & ~border).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microns", [2.0, 4.0, 6.6, 9.0])
 def test_masks_agree_with_the_colours_of_the_picture(slide, microns):
     patches = list(sample_patches(slide, 30, 64, microns, 0, POLYGONS, BINARY))
@@ -470,6 +473,7 @@ def test_a_mask_shifted_by_three_pixels_is_noticed(slide):
     assert sum(disagreement(patch, "SCC", 1) for patch in moved) > 100
 
 
+@pytest.mark.slow
 def test_classes_are_drawn_evenly_and_each_place_shows_its_class(slide, picture):
     # a side of 15 px: 7.5 to each side, so the centre is known to a pixel
     positions = sample_positions(slide, 900, 15, MICRONS, 0, POLYGONS, TISSUE_SET)
@@ -486,6 +490,7 @@ def test_classes_are_drawn_evenly_and_each_place_shows_its_class(slide, picture)
     assert wrong == 0
 
 
+@pytest.mark.slow
 def test_places_of_a_class_are_equally_likely_and_never_under_another(slide):
     """The nodule has 60×80 px of the tumour's visible π·380² − 280·200 + 60·80."""
     positions = sample_positions(
@@ -660,6 +665,7 @@ def tables(catch_folder, tmp_path_factory):
     return make_catch(catch_folder / "slides", catch_folder / "CATCH.json", tmp_path_factory.mktemp("cache"), SMALL)
 
 
+@pytest.mark.slow
 def test_the_tables_are_split_by_patient_with_every_type_in_every_split(tables):
     check_splits(tables)
     assert {split: len(set(table["slide"])) for split, table in tables.items()} in (
@@ -686,6 +692,7 @@ def test_only_the_chosen_training_slides_have_masks(tables):
     assert 0.2 < np.mean([(np.asarray(row["mask"]) == 1).mean() for row in rows]) < 0.8
 
 
+@pytest.mark.slow
 def test_all_training_slides_are_annotated_when_asked(catch_folder, tmp_path):
     sampling = Sampling(1, 16, 8.0, classes="type", annotated_per_type=None)
     tables = make_catch(catch_folder / "slides", catch_folder / "CATCH.sqlite", tmp_path, sampling)
@@ -698,6 +705,7 @@ def test_all_training_slides_are_annotated_when_asked(catch_folder, tmp_path):
         assert disagreement(row, "SCC", names.index(TUMOURS[row["tumour_type"]])) == 0
 
 
+@pytest.mark.slow
 def test_prepare_writes_the_same_tables_and_a_data_card_again_and_again(catch_folder, tables, tmp_path):
     folders = (tmp_path / "a", tmp_path / "b")
     for folder, annotations in zip(folders, ("CATCH.json", "CATCH.sqlite"), strict=True):
@@ -881,6 +889,7 @@ def shift_polygons(catch_folder, path, shifts):
     return content, numbers
 
 
+@pytest.mark.slow
 def test_polygons_outside_of_their_slide_are_counted_and_told_once_a_slide_and_in_the_card(catch_folder, tmp_path):
     """Slides of 128×128 px, the first polygon of each from 10 to 118 px."""
     path = tmp_path / "CATCH.json"

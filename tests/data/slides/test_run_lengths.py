@@ -75,6 +75,7 @@ def test_compressed_texts_are_read_as_pycocotools_writes_them(make_mask, text, a
     assert sum(Polygon("SCC", ring).area for ring in rings) == area == mask.sum()
 
 
+@pytest.mark.slow
 def test_outlined_masks_are_painted_again_to_the_pixel_piece_by_piece():
     generator = np.random.default_rng(0)
     for share in (0, 0.1, 0.5, 0.7, 0.9, 1) * 40:

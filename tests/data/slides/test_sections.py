@@ -152,6 +152,7 @@ def test_the_report_says_what_was_found_and_what_was_left_out(tmp_path):
         assert words in str(tissue)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_slide_without_tissue_names_settings_that_find_it(tmp_path):
     palest = paint(GLASS, (RIGHT, (243, 239, 243)))
     blue = paint(GLASS, (LEFT, (110, 140, 195)))

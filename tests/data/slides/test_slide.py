@@ -253,6 +253,7 @@ def test_colours_that_cannot_be_known_are_refused_when_the_slide_is_opened(tmp_p
         assert message.endswith("DEFLATE; expected RGB, or YCbCr in JPEG or JPEG 2000")
 
 
+@pytest.mark.slow
 def test_real_slides_of_both_compressions_show_their_tissue(staged_data):
     folder = staged_data / "slides_real"
     with Slide(folder / "CMU-1-Small-Region.svs") as slide:
