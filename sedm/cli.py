@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from sedm.data.archives.download import DownloadError
 from sedm.runtime.extras import MissingExtraError
 
 COMMANDS = {
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module, _ = COMMANDS[options.command]
     try:
         return import_module(module).main(options.arguments) or 0
-    except (ValueError, OSError, MissingExtraError) as error:
+    except (ValueError, OSError, DownloadError, MissingExtraError) as error:
         if _speaks(error):
             print(f"sedm {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

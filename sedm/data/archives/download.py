@@ -20,7 +20,7 @@ ATTEMPTS = 5  # connections to one file that may break before a person has to lo
 WAIT = 2.0  # s between them
 
 
-class DownloadError(OSError):
+class DownloadError(RuntimeError):
     """A file could not be fetched; the message says which, why, and what to do."""
 
 
