@@ -29,5 +29,5 @@ def test_a_table_is_read_from_its_own_folder_and_from_no_other(tmp_path, monkeyp
 def test_a_folder_that_cannot_be_read_as_it_is_called_is_refused(tmp_path, folder):
     path = save_patches(table_of("a"), tmp_path / folder / "train.parquet")
     for load in (load_patches, load_hub_dataset):
-        with pytest.raises(PatchTableError, match="in this one; rename the folder$"):
+        with pytest.raises(PatchTableError, match=r"in this one; rename the folder$"):
             load(path)

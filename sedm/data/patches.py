@@ -31,8 +31,8 @@ from sedm.data.groups import labels_of, name_group, name_groups
 from sedm.data.pictures import UNKNOWN as UNKNOWN
 from sedm.data.pictures import decode_pair, encode, image_of_array, locate, mask_of_array
 from sedm.data.table_files import SHARD as SHARD
-from sedm.data.table_files import check_header as check_header
 from sedm.data.table_files import as_pattern, files_of_split, picture_form, stored_features
+from sedm.data.table_files import check_header as check_header
 from sedm.data.table_files import find_splits as find_splits
 from sedm.files import replacing
 
