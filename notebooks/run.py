@@ -108,6 +108,10 @@ def check_data(study: str, folder: str) -> None:
         return
     if not folder:
         raise ValueError(f"STUDY={study} needs DATA=<folder of its parquet files>; see data/README.md")
+    if set("{}") & set(folder):
+        raise ValueError(
+            f"DATA={folder!r}; Snakemake takes {{…}} for a wildcard: rename the folder, or give a link to it"
+        )
     from sedm.data.patches import check_header, find_splits
 
     found = find_splits(ROOT / folder)

@@ -117,6 +117,17 @@ def test_a_patient_is_one_patient_as_a_number_a_float_and_text(tmp_path):
             assert "group '7' is in two splits" in fault(check_splits, {"train": tables[0], "test": other})
 
 
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        (pd.NA, "row 0, column 'group': empty; "),
+        ("Köln".encode("cp1252"), "row 0, column 'group': b'K\\xf6ln' is no UTF-8; "),
+    ],
+)
+def test_a_missing_value_of_pandas_and_bytes_that_are_no_utf_8_are_named(group, words):
+    assert fault(from_arrays, np.zeros((1, 8, 8, 3), np.uint8), [None], [group]).startswith(words)
+
+
 @pytest.mark.parametrize("names", [("7", "7.0"), ("7", "007"), ("0", "000"), ("12.", "12")])
 def test_two_spellings_of_one_number_are_refused_wherever_groups_are_split(names, patches):
     words = f"groups {names[0]!r} and {names[1]!r} look like one; write its name alike everywhere"

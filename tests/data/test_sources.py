@@ -249,7 +249,7 @@ def test_a_mask_in_a_format_that_loses_values_is_named(masked):
     [
         ("file_name,group\na/0.png,p\na/0.png,q", "line 3: 'a/0.png' is there twice"),
         ("file_name,group\na/0.png,p\na/1.png,q", "line 3: no such file"),
-        ("file_name,group\na/0.png,p,7", "line 2: more cells than the head"),
+        ("file_name,group\na/0.png,p,7", "line 2: '7' in column 3, which has no name in the head"),
         ("file_name,group,mask\na/0.png,p,m.png", "the column 'mask' is kept for pictures"),
         ("file_name,group,mask_file_name\na/0.png,p,m.png", "the mask of 'a/0.png' is not there"),
         ("file_name,group", "no rows below the head"),

@@ -111,7 +111,7 @@ Path(runs, "told.json").write_text(json.dumps([study, preset, data, runs, figure
 @pytest.fixture(scope="module")
 def tiny_checkout(root, tmp_path_factory):
     """A copy of the project in a folder of an awkward name, whose notebook 01 only tells its parameters."""
-    copy = tmp_path_factory.mktemp("awkward") / 'it\'s 100% my "work"'
+    copy = tmp_path_factory.mktemp("awkward") / 'it\'s 100% {my} "work"'
     for folder in ("sedm", "notebooks", "paper"):
         shutil.copytree(root / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(root / "Makefile", copy)
@@ -152,6 +152,11 @@ def test_folders_that_look_like_something_else_arrive_as_typed(run, root, monkey
     monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=record, STDOUT=subprocess.STDOUT))
     run.reproduce({**run.DEFAULTS, "STUDY": "pets", "JOBS": "1", "DATA": data})
     assert read["data"] == data
+
+
+def test_a_folder_that_snakemake_cannot_read_is_refused_with_the_way_out(run):
+    with pytest.raises(ValueError, match=r"^DATA='\{case\}'; Snakemake .* rename the folder, or give a link to it$"):
+        run.parse_request(["STUDY=pets", "DATA={case}"])
 
 
 @pytest.mark.processes

@@ -103,8 +103,10 @@ def _check_head(path: Path, head: Sequence[str]) -> None:
 
 def _read_row(where: str, head: Sequence[str], cells: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
     pairs = list(zip_longest(head, cells, fillvalue=""))
-    if any(cell for column, cell in pairs if not column):
-        raise PatchTableError(f"{where}: more cells than the head has columns")
+    for number, (column, cell) in enumerate(pairs, start=1):
+        if cell and not column:
+            hint = "; save without row numbers (pandas: index=False)" if number == 1 else ""
+            raise PatchTableError(f"{where}: {cell!r} in column {number}, which has no name in the head{hint}")
     row = {column: cell for column, cell in pairs if column}
     for column in columns:
         if not row[column]:

@@ -83,7 +83,11 @@ def test_a_file_in_two_encodings_or_that_is_no_text_is_refused(tmp_path):
         ("file_name;group\n;p1\n", ", line 2: the column 'file_name' is empty"),
         ("file_name;group\na.png\n", ", line 2: the column 'group' is empty"),
         ("file_name,group,group\na.png,p1,p2\n", ": the column 'group' is there 2 times"),
-        ("file_name,group,\na.png,p1,x\n", ", line 2: more cells than the head has columns"),
+        ("file_name,group,\na.png,p1,x\n", ", line 2: 'x' in column 3, which has no name in the head"),
+        (
+            ",file_name,group\n0,a.png,p1\n",
+            ", line 2: '0' in column 1, which has no name in the head; save without row numbers (pandas: index=False)",
+        ),
         ('file_name,group\na.png,p1\nb.png,"p2\nc.png,p3\n', ", line 3: its quotation marks do not match"),
         ("file_name|group\na.png|p1\n", ": expected the columns file_name and group, found 'file_name|group'"),
         ("", ": expected the columns file_name and group, found ''"),
