@@ -15,7 +15,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import jaxtyping
-import nbformat
 import pytest
 import torch
 import yaml
@@ -237,9 +236,12 @@ def test_a_notebook_is_committed_without_outputs(path):
     assert "widgets" not in json.loads(path.read_text())["metadata"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_opens_in_every_editor_without_a_question(path):
     """JupyterLab, VS Code and GitHub: valid, a kernel that is everywhere, and names of cells that stay."""
+    import nbformat  # which takes seconds
+
     written = json.loads(path.read_text())
     nbformat.validate(written)
     assert (written["nbformat"], written["nbformat_minor"]) == (4, 5)

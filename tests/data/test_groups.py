@@ -59,6 +59,7 @@ def loaded(path, how, column="group") -> list[str]:
 HOW = pytest.mark.parametrize("how", ["table", "stream", "hub"])
 
 
+@pytest.mark.slow
 @HOW
 @pytest.mark.parametrize(
     ("groups", "expected"),

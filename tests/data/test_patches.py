@@ -478,6 +478,7 @@ def test_one_group_cannot_be_split(table):
         split_by_group(table, 1.5, 0)
 
 
+@pytest.mark.slow
 def test_hidden_annotations_are_nested_and_touch_only_masks(table, patches):
     fully = from_arrays(
         patches.images.permute(0, 2, 3, 1).numpy(), patches.masks.clamp(max=1).numpy(), patches.groups, row=range(16)

@@ -248,6 +248,7 @@ def test_another_model_is_drawn_with_and_the_first_kept_as_it_was(page):
     assert settle(page).equal(before)
 
 
+@pytest.mark.slow
 def test_points_whose_colour_is_not_drawn_yet_take_that_of_the_style_most_like_them(page):
     panel, names = page.styles, page.pretrained.styles.names
     assert len({point["colour"] for point in panel.map.points}) == len(names)  # the page has drawn them all
@@ -257,6 +258,7 @@ def test_points_whose_colour_is_not_drawn_yet_take_that_of_the_style_most_like_t
     assert {point["colour"] for point in panel.map.points} == {"rgb(1, 2, 3)"}
 
 
+@pytest.mark.slow
 def test_an_error_is_a_sentence_on_the_page_that_goes_again(page):
     before = page.view.value
     page.styles.amounts[0].value = 0.0
@@ -269,6 +271,7 @@ def test_an_error_is_a_sentence_on_the_page_that_goes_again(page):
     assert "no earlier layout" in page.error.value
 
 
+@pytest.mark.slow
 def test_an_error_while_drawing_is_on_the_page_too(page, monkeypatch):
     monkeypatch.setattr(page.pretrained.pipeline, "_denoise", lambda *_: 1 / 0)
     page.seed.value = 5
@@ -278,6 +281,7 @@ def test_an_error_while_drawing_is_on_the_page_too(page, monkeypatch):
     assert "sedm-on" not in page.busy._dom_classes
 
 
+@pytest.mark.slow
 def test_noise_that_is_not_kept_changes_with_every_input(page):
     page.styles.amounts[1].value = 0.3
     assert page.seed.value == 0
@@ -288,6 +292,7 @@ def test_noise_that_is_not_kept_changes_with_every_input(page):
     assert page.seed.value == 2
 
 
+@pytest.mark.slow
 def test_layouts_meet_the_shares_asked_for_and_say_their_own(page):
     page.layouts.wish.value = True
     page.layouts.amounts[0].value, page.layouts.amounts[1].value = 0.6, 0.4
@@ -458,6 +463,7 @@ def test_a_picture_of_any_size_becomes_a_square_of_the_models(pretrained):
         assert read_style_image(encoded(GREY.convert(mode), format="TIFF"), "a.tif", 32).shape == (3, 32, 32)
 
 
+@pytest.mark.slow
 def test_the_page_offers_what_becomes_of_a_picture_that_is_no_square(page, monkeypatch, tmp_path):
     """A picture in tiles lends the style of all of them; the code says what was chosen."""
     wide = Image.effect_noise((64, 32), 90).convert("RGB")
@@ -508,6 +514,7 @@ def test_a_mask_comes_back_from_indices_and_from_the_colours_shown(page, patches
     assert read.equal(patches.masks[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "options", "words"),
     [

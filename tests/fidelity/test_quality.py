@@ -111,6 +111,7 @@ def test_the_kernel_distance_is_that_summed_pair_by_pair():
     assert kernel_distance(generated, real) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_kernel_distance_of_equal_distributions_is_zero_on_average_at_any_n():
     for n in (10, 40):
         values = [kernel_distance(normal(n, 4, seed), normal(200, 4, 10_000 + seed)) for seed in range(200)]
@@ -332,6 +333,7 @@ def test_a_generator_is_sampled_in_the_styles_of_the_lenders_and_measured_as_any
     assert all(math.isfinite(value) for value in found["measures"].values())
 
 
+@pytest.mark.slow
 def test_a_generator_without_styles_is_sampled_with_the_null_style(monkeypatch, config, pipeline, unseen):
     asked = {}
 

@@ -214,6 +214,7 @@ def test_content_of_style_images_is_seen_where_it_comes_through(world, asked):
 # ------------------------------------------------------------------------------------------- the table itself
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_measures_alone(perfect_table, world, asked):
     layouts, groups = asked
     images, references = paint(layouts, groups, seed=6), world["references"]
@@ -276,6 +277,7 @@ def test_the_order_of_images_does_not_matter(world, asked, perfect):
     assert values.drop(drawn).to_dict() == pytest.approx(wanted, rel=1e-5)  # float32 sums in another order
 
 
+@pytest.mark.slow
 def test_stains_are_looked_for_only_where_there_are_some_and_small_sets_have_no_neighbours(world, asked):
     layouts, groups = asked
     rows = [0, 1, 8]  # two images of one group, one of another
@@ -294,6 +296,7 @@ def test_the_table_is_the_same_every_time(world, asked, perfect_table):
     assert again.equals(perfect_table)
 
 
+@pytest.mark.slow
 def test_a_number_does_not_depend_on_what_else_is_asked(world, asked, perfect_table):
     """A sweep asks for less than the whole table, and finds the same numbers, on the same network."""
     layouts, groups = asked

@@ -123,6 +123,7 @@ def test_shuffled_groups_are_retrieved_by_chance():
     assert abs(share - 1 / 20) < 4 * math.sqrt(1 / 20 * 19 / 20 / 400)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_help_to_retrieve_itself():
     values = np.random.default_rng(0).normal(size=(200, 6))
     ranks = retrieve_one_left_out(values, [f"g{i // 2}" for i in range(200)])
@@ -222,6 +223,7 @@ def test_values_of_the_published_preset_are_committed(results, tmp_path, preset,
     assert results("ebhi", preset).save_values("toy", {}) == tmp_path / folder / "values_toy.json"
 
 
+@pytest.mark.slow
 def test_the_same_figure_gives_the_same_file(results):
     contents = []
     for _ in range(2):

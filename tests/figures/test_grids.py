@@ -54,6 +54,7 @@ def test_pictures_keep_their_shape_at_the_width_asked_for():
     assert figure.get_size_inches().tolist() == [4.0, 2.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("styles", [flat(101, 102, 103), ["a", "b", "c"]])
 def test_layouts_are_along_the_top_and_styles_at_the_side(styles):
     layouts = torch.tensor([0, 1], dtype=torch.uint8)[:, None, None].expand(2, 4, 4).contiguous()

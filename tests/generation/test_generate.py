@@ -139,6 +139,7 @@ def test_style_layout_and_noise_each_change_the_image(pipeline, layouts, styles)
     assert far(images, sample(pipeline, layouts, styles, indices=range(4, 8))) > 50
 
 
+@pytest.mark.slow
 def test_an_image_is_the_same_bytes_with_any_neighbours(pipeline, layouts, styles):
     images = sample(pipeline, layouts, styles, indices=[0, 1, 2, 3])
     order = torch.tensor([3, 1, 0, 2])
@@ -361,6 +362,7 @@ def pictures(table):
     return [image.tobytes() for image in table["image"]]
 
 
+@pytest.mark.slow
 def test_a_synthetic_table_is_a_patch_table_with_its_provenance(make, pipeline, bank, tmp_path):
     table = make(tmp_path)
     check_patches(table, n_classes=2)
@@ -390,6 +392,7 @@ def test_one_image_is_made_again_alone_byte_for_byte(make, pipeline, prior, bank
         assert alone["style_images"][0] == table["style_images"][i]
 
 
+@pytest.mark.slow
 def test_every_micro_batch_is_full_and_begins_at_a_multiple_of_its_size(
     make, config, pipeline, prior, bank, tmp_path, monkeypatch
 ):
@@ -553,6 +556,7 @@ def test_styles_that_the_aggregation_refuses_are_refused_first(make, config, pat
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_bank_knows_the_model_that_embedded_it(make, pipeline, patches, config, tmp_path):
     bank = embed_bank(pipeline, patches)
     assert (bank.model, bank.groups, bank.image_ids[:2]) == (weights_hash(pipeline), patches.groups, ["0", "1"])
@@ -572,6 +576,7 @@ def test_every_weight_counts_in_the_name_of_a_model(config):
     assert len(names | {weights_hash(SEDMPipeline.from_model(model))}) == 5
 
 
+@pytest.mark.slow
 def test_a_layout_without_the_class_that_pairing_needs_is_refused_first(make, config, bank, patches, tmp_path):
     sampling = replace(config.sampling, pairing="class")
     facts = {"of_layouts": {"a": "x"}, "of_groups": {"group-0": "x"}}
@@ -666,6 +671,7 @@ def test_the_bar_counts_from_what_is_there_to_the_whole_table(make, tmp_path, ca
     assert "generating" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_table_is_not_made_again(make, tmp_path, monkeypatch):
     make(tmp_path)
     monkeypatch.setattr(sedm.generation.generate, "generate_shard", None)
@@ -705,6 +711,7 @@ def test_images_of_another_configuration_are_named_and_kept_until_replaced(
     assert pictures(replaced) == pictures(fresh)  # and not what was cached of the old files
 
 
+@pytest.mark.slow
 def test_filtering_comes_later_and_makes_no_image_stale(make, config, tmp_path, monkeypatch):
     make(tmp_path)
     monkeypatch.setattr(sedm.generation.generate, "generate_shard", None)
@@ -722,6 +729,7 @@ def test_tables_of_unknown_origin_are_neither_taken_for_ours_nor_deleted(make, t
     assert shards(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_the_folder_says_what_its_images_were_made_with(make, config, tmp_path):
     make(tmp_path)
     facts = json.loads((tmp_path / "generation.json").read_text())
@@ -762,6 +770,7 @@ class FakeHub:
         self.asked.append(("upload", options))
 
 
+@pytest.mark.slow
 def test_pushing_sends_table_claim_and_card_to_a_private_data_set(make, tmp_path):
     make(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
@@ -777,6 +786,7 @@ def test_pushing_sends_table_claim_and_card_to_a_private_data_set(make, tmp_path
     inspect.signature(HfApi.create_repo).bind(None, repo, **created)
 
 
+@pytest.mark.slow
 def test_nothing_is_pushed_that_is_unfinished_or_would_become_public(make, tmp_path):
     hub = FakeHub(private=False)
     make(tmp_path)
@@ -894,6 +904,7 @@ def test_a_pipeline_on_latents_decodes_them_and_survives_saving(tmp_path, layout
     assert sample(loaded, layouts, None, n_steps=1).equal(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["attention", "linear", "tokens"])
 def test_every_kind_of_style_goes_through_saving_guidance_and_mixing(tmp_path, layouts, aggregation):
     injection = "cross_attention" if aggregation == "tokens" else "film"

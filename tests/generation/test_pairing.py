@@ -239,6 +239,7 @@ def masks():
     return torch.arange(3, dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 6).contiguous()
 
 
+@pytest.mark.slow
 def test_given_layouts_are_drawn_by_seed_and_number_in_proportion_to_their_weights(masks):
     layouts = GivenLayouts(masks, ["a", "b", "c"], weights=[6, 0, 2])
     assert layouts.size == (4, 6)

@@ -230,6 +230,7 @@ def test_the_loss_is_the_mean_absolute_error_and_the_divergence_from_a_unit_gaus
         assert_close(AutoencoderLoss(autoencoder, weight)(x, noise), expected)
 
 
+@pytest.mark.slow
 def test_batches_are_training_images_and_unit_noise_new_at_every_step(config, tmp_path, monkeypatch):
     patches, calls = colour_blocks(12, seed=1), count_steps(monkeypatch)
     train(changed(config, batch_size=8), patches, tmp_path)

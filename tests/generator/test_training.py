@@ -219,6 +219,7 @@ def test_dropped_rows_see_the_null_style_and_the_others_their_own(config, inputs
 # ------------------------------------------------------------------------------- everything is trained
 
 
+@pytest.mark.slow
 def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(config, patches, tmp_path):
     config = replace(one_step(config), model=replace(config.model, aggregation="attention"))
     before = build_model(config.model, 2, 16, config.seed).state_dict()
@@ -241,6 +242,7 @@ def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(c
     assert still == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_style_encoder_is_trained_with_every_aggregation(config, patches, tmp_path, aggregation):
     injection = "cross_attention" if aggregation == "tokens" else "film"
@@ -261,6 +263,7 @@ def test_the_null_style_learns_only_from_dropped_styles(config, patches, tmp_pat
     assert dropped.denoiser.null_style.count_nonzero() == config.model.style_dim
 
 
+@pytest.mark.slow
 def test_without_styles_the_encoder_stays_as_it_was(config, patches, tmp_path):
     config = one_step(config, style_sampling="none")
     before = build_model(config.model, 2, 16, config.seed).style_encoder.state_dict()
@@ -404,6 +407,7 @@ def test_pseudo_layouts_train_in_their_own_share_of_a_batch(config, patches, tmp
         train(config, patches, tmp_path / "incomplete")
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_stays_as_it_was_and_the_denoiser_learns(config, patches, tmp_path):
     config = one_step(config, train_style_encoder=False)
     before = build_model(config.model, 2, 16, config.seed).state_dict()

@@ -61,6 +61,7 @@ def prior(narrow):
 # ------------------------------------------------------------------------------------------------ promises
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wish", [{"tumour": 0.37}, {"lumen": 0.9, "stroma": 0.05}, {"stroma": 0.0}, {"lumen": 1.0}, {"fat": 0.0}]
 )

@@ -102,6 +102,7 @@ def test_a_planted_difference_is_found_where_it_is(planted):
         assert table.loc["other", "fraction"] == pytest.approx(table.loc["floor", "fraction"], abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", ["itself", "turned", "mirrored", "shifted"])
 def test_a_copy_is_recognised_and_an_original_is_not(copy):
     masks = noise(6, 64, seed=1)
@@ -125,6 +126,7 @@ def test_novelty_of_a_layout_does_not_depend_on_the_others():
     assert together.equal(torch.stack([nearest_mask(layouts, m[None], 3) for m in masks]).amax(0))
 
 
+@pytest.mark.slow
 def test_masks_with_pixels_that_nobody_knows_are_left_out_of_every_comparison():
     masks, others = noise(seed=0), noise(seed=1)
     partly = masks[:1].clone()

@@ -95,6 +95,7 @@ def test_a_layout_depends_on_seed_and_index_only(prior, composition):
     assert prior.sample(0, composition, seed=3).shape == (0, 32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [4, 3 + 2**40])
 def test_other_seeds_give_other_layouts(prior, other):
     ours, theirs = prior.sample(8, seed=3), prior.sample(8, seed=other)

@@ -56,6 +56,7 @@ def test_chances_out_of_reach_are_cut_off():
     assert level_cut_covariance(np.array([0.05]), 0.3, fold=0.5)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10.0, 25.0])
 @pytest.mark.parametrize("image_size", [64, 128])
 def test_a_field_has_mean_zero_variance_one_and_the_covariance_asked_for(size, image_size):
@@ -168,6 +169,7 @@ def test_impossible_descriptions_end_in_one_sentence(composition, sizes, message
         RandomFieldPrior.describe(composition, sizes, image_size=64, microns_per_pixel=1.0)
 
 
+@pytest.mark.slow
 def test_masks_without_any_border_give_no_border():
     masks = torch.zeros(2, 32, 32, dtype=torch.uint8)
     masks[1] = 1

@@ -230,6 +230,7 @@ def test_an_edit_runs_again_what_uses_it_and_nothing_else(finished):
         assert sorted(would_run(finished)) == [*expected, "the paper"], edited
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "reason"),
     [

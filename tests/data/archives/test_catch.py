@@ -98,6 +98,7 @@ def test_a_given_resolution_makes_the_tables_that_a_stated_one_makes(tmp_path):
         assert made[split].masks.equal(patches.masks)
 
 
+@pytest.mark.slow
 def test_a_slides_own_word_goes_first_and_a_warning_counts_those_that_differ(tmp_path):
     arguments = write_folder(tmp_path, lambda name: 0 if name == "MCT_02_1.svs" else 3.0 if "SCC" in name else MICRONS)
     with pytest.warns(UserWarning, match="microns_per_pixel=4 is not used for 4 of 8 slides") as caught:

@@ -731,6 +731,7 @@ def test_prepare_writes_the_same_tables_and_a_data_card_again_and_again(catch_fo
     assert all(name in card for table in tables.values() for name in table["slide"])
 
 
+@pytest.mark.slow
 def test_the_authors_split_is_followed(catch_folder, tmp_path):
     names = sorted(path.name for path in (catch_folder / "slides").rglob("*.svs"))
     words = {name: "test" if "_01_" in name else "val" if "_02_" in name else "train" for name in names}
@@ -828,6 +829,7 @@ def test_missing_slides_are_told_in_one_sentence_before_any_is_read(catch_folder
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_part_of_the_slides_will_do_when_allowed(catch_folder, tmp_path):
     slides = copy_of(catch_folder, tmp_path)
     (slides / "SCC_02_2.svs").unlink()

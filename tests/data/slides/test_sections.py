@@ -87,6 +87,7 @@ def pure_cells(area):
     return share == 1, share == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tissue_is_found_where_it_was_painted_and_nowhere_else(kind, tmp_path):
     picture, area = KINDS[kind]

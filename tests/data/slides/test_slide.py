@@ -328,6 +328,7 @@ def touches(x, y, side):
     )
 
 
+@pytest.mark.slow
 def test_patches_are_cut_on_scanned_ground_alone_annotated_or_not(tmp_path):
     area = disc((512, 512), 250, 250, 200)
     picture = np.where(area[..., None], PICTURE, 245).astype(np.uint8)
@@ -350,6 +351,7 @@ def test_patches_are_cut_on_scanned_ground_alone_annotated_or_not(tmp_path):
         assert min(np.asarray(patch["image"]).min() for patch in patches) > 60
 
 
+@pytest.mark.slow
 def test_a_slide_without_room_for_a_patch_on_scanned_ground_says_how_many_places_were_tried(tmp_path):
     path = write_pyramid(tmp_path / "a.tif", PICTURE, left_out={0: LEFT_OUT})
     inside = Polygon("SCC", np.array([[200.0, 140], [250, 140], [250, 240], [200, 240]]))
