@@ -15,7 +15,7 @@ from sedm.generator.pipeline import SEDMPipeline
 from sedm.layouts import LayoutPrior, load_prior
 from sedm.styles.bank import StyleBank, first_rows
 
-SHIPPED = Path(__file__).resolve().parents[1] / "data" / "models"
+SHIPPED = Path(__file__).resolve().parents[2] / "data" / "models"
 BANK = "style_bank.safetensors"
 FACTS = "training.json"  # the study, and the run that trained the model
 FILES = ("README.md", "*.json", "*.safetensors")  # all that is ever fetched: nothing that could be run

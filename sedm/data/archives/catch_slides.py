@@ -91,10 +91,11 @@ class Sampling:
     test_fraction: float = 0.2  # of the patients of each tumour type
     validation_fraction: float = 0.1
     seed: int = 0
-    min_density: float = 0.04  # of tissue, as the next three: see sections.find_tissue
+    min_density: float = 0.04  # of tissue, as the next four: see sections.find_tissue
     min_colour: float = 0.012
     min_area_mm2: float = 0.02
     leave_out_pen: bool = True
+    glass: tuple[float, float, float] | None = None  # its colour, where slides do not show it clearly
 
     def __post_init__(self):
         known_name("classes", self.classes, CLASS_SETS)
@@ -115,9 +116,9 @@ class Sampling:
             raise ValueError(f"seed={self.seed}; it must be 0 or more")
 
     @property
-    def tissue_settings(self) -> dict[str, float]:
+    def tissue_settings(self) -> dict[str, object]:
         """The arguments of :func:`sedm.data.slides.sections.find_tissue`."""
-        names = ("min_density", "min_colour", "min_area_mm2", "leave_out_pen")
+        names = ("min_density", "min_colour", "min_area_mm2", "leave_out_pen", "glass")
         return {name: getattr(self, name) for name in names}
 
 

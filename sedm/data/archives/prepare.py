@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("min_density", "min_colour", "min_area_mm2"):
         default = getattr(Sampling, name)
         tissue.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, help=f"default {default:g}")
+    tissue.add_argument("--glass", type=float, nargs=3, metavar=("R", "G", "B"), help="its colour, where not found")
     tissue.add_argument("--leave-out-pen", action=argparse.BooleanOptionalAction, default=Sampling.leave_out_pen)
     parser.add_argument("--seen", type=int, nargs="+", help="flowers102: numbers of the seen species, for our own draw")
     parser.add_argument("--image-size", type=int, default=128, help="flowers102, ebhi: px a side")
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 min_colour=options.min_colour,
                 min_area_mm2=options.min_area_mm2,
                 leave_out_pen=options.leave_out_pen,
+                glass=options.glass and tuple(options.glass),
             ),
             split_file=options.splits,
             microns_per_pixel=options.microns_per_pixel,

@@ -17,6 +17,7 @@ from sedm.data.folders.file_names import (
 )
 from sedm.data.patches import PatchTableError
 
+UNREAD_SUFFIXES = (".webp", ".gif", ".jp2", ".heic", ".avif", ".npy", ".svs", ".ndpi", ".mrxs", ".dcm")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # JPEG would blur class indices
 
 
@@ -53,6 +54,8 @@ def part_masks(folder: Path, image_suffixes: Sequence[str]) -> tuple[dict[str, P
             masks[name] = path
         elif _suffix(name) in image_suffixes:
             pictures[name] = path
+        elif _suffix(name) in UNREAD_SUFFIXES:
+            raise PatchTableError(f"{path}: pictures are {', '.join(image_suffixes)}; convert it, or move it away")
     _refuse_unclear_masks(pictures, bool(masks))
     return pictures, masks
 

@@ -107,6 +107,8 @@ class Tissue:
         words = [f"{100 * share:.1f} % {kind}" for kind, share in self.shares.items()]
         if "glass" in self.shares and self.glass is not None:
             words[0] += f" {self.glass}"
+        if self.settings and self.glass is None and self.cells.any():
+            words.append("no glass found (where there is some, give its colour by glass)")
         return ", ".join(words)
 
     @property

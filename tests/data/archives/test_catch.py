@@ -159,9 +159,24 @@ def test_the_command_line_hands_resolution_and_tissue_settings_on(tmp_path, monk
     command = ["catch", str(slides), str(tmp_path / "out"), "--annotations", str(annotations)]
     main(command)
     assert (given["sampling"], given["microns_per_pixel"]) == (Sampling(), None)
-    main([*command, "--microns-per-pixel", "4", "--min-colour", "0.005", "--min-area-mm2", "0", "--no-leave-out-pen"])
+    main(
+        [
+            *command,
+            "--microns-per-pixel",
+            "4",
+            "--min-colour",
+            "0.005",
+            "--min-area-mm2",
+            "0",
+            "--no-leave-out-pen",
+            "--glass",
+            "235",
+            "228",
+            "205",
+        ]
+    )
     assert given["microns_per_pixel"] == 4
-    assert given["sampling"] == Sampling(min_colour=0.005, min_area_mm2=0, leave_out_pen=False)
+    assert given["sampling"] == Sampling(min_colour=0.005, min_area_mm2=0, leave_out_pen=False, glass=(235, 228, 205))
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"24 of 24 slides do not say .*--microns-per-pixel on the command line"):
         main(command)

@@ -338,3 +338,10 @@ def test_what_an_interruption_leaves_is_not_taken_for_a_table(tmp_path, monkeypa
     monkeypatch.undo()
     save_image_folder(table, tmp_path)
     assert [group for _, group, _ in rows(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["b.webp", "b.npy", "b.svs"])
+def test_a_picture_that_cannot_be_read_is_named_and_not_left_out_in_silence(make, name):
+    folder = make("images/case-1/a.png")
+    (folder / "images" / "case-1" / name).touch()
+    assert fault(folder).startswith(f"{folder / 'images' / 'case-1' / name}: pictures are .png, ")
