@@ -48,7 +48,7 @@ paper: .venv/installed
 	@$(BIN)/python paper/build.py
 
 demo: .venv/installed
-	@$(BIN)/python -m sedm.demo
+	@$(BIN)/python -m sedm demo
 
 lab: .venv/installed
 	$(BIN)/python -m jupyter lab --notebook-dir=.

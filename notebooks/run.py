@@ -27,8 +27,8 @@ from pathlib import Path
 from progress import Job, Progress, is_newer, summarise
 
 from sedm.config import build_config, known_name
-from sedm.extras import MissingExtraError, extra
-from sedm.studies import STUDIES
+from sedm.config.studies import STUDIES
+from sedm.runtime.extras import MissingExtraError, extra
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, FIGURES = "data/runs", "figures"
@@ -108,6 +108,10 @@ def check_data(study: str, folder: str) -> None:
         return
     if not folder:
         raise ValueError(f"STUDY={study} needs DATA=<folder of its parquet files>; see data/README.md")
+    if set("{}") & set(folder):
+        raise ValueError(
+            f"DATA={folder!r}; Snakemake takes {{…}} for a wildcard: rename the folder, or give a link to it"
+        )
     from sedm.data.patches import check_header, find_splits
 
     found = find_splits(ROOT / folder)

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from sedm.extras import extra
+from sedm.runtime.extras import extra
 
 with extra("paper"):
     import typst

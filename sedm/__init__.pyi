@@ -1,6 +1,6 @@
 # The public names: sedm imports each from here when it is first used, and editors read their types.
 from .config import build_config as build_config
-from .data.folders import load_image_folder as load_image_folder
+from .data.folders.image_folder import load_image_folder as load_image_folder
 from .data.hub import load_hub_dataset as load_hub_dataset
 from .data.patches import check_patches as check_patches
 from .data.patches import load_patches as load_patches
@@ -11,25 +11,25 @@ from .data.splits import split_by_group as split_by_group
 from .data.tensors import to_tensors as to_tensors
 from .demo import render_mix as render_mix
 from .demo import style_mixing as style_mixing
-from .encoder import StyleEncoder as StyleEncoder
 from .fidelity.table import fidelity_table as fidelity_table
-from .filtering import filter_patches as filter_patches
-from .generate import embed_bank as embed_bank
-from .generate import generate_patches as generate_patches
+from .generation.filtering import filter_patches as filter_patches
+from .generation.generate import embed_bank as embed_bank
+from .generation.generate import generate_patches as generate_patches
+from .generation.pairing import GivenLayouts as GivenLayouts
+from .generation.pairing import Pairing as Pairing
+from .generator.denoiser import Denoiser as Denoiser
+from .generator.pipeline import SEDMPipeline as SEDMPipeline
+from .generator.training import train_model as train_model
 from .layouts import EmpiricalPrior as EmpiricalPrior
 from .layouts import LearnedPrior as LearnedPrior
 from .layouts import RandomFieldPrior as RandomFieldPrior
 from .layouts import load_prior as load_prior
-from .model import Denoiser as Denoiser
-from .pairing import GivenLayouts as GivenLayouts
-from .pairing import Pairing as Pairing
-from .pipeline import SEDMPipeline as SEDMPipeline
-from .pretrained import load_pretrained as load_pretrained
-from .scores import score_groups as score_groups
-from .segment import predict as predict
-from .segment import train_segmenter as train_segmenter
-from .style_sampling import StyleSampler as StyleSampler
-from .styles import StyleBank as StyleBank
-from .train import train_model as train_model
+from .segmentation.scores import score_groups as score_groups
+from .segmentation.segmenter import predict as predict
+from .segmentation.segmenter import train_segmenter as train_segmenter
+from .sharing.pretrained import load_pretrained as load_pretrained
+from .styles.bank import StyleBank as StyleBank
+from .styles.encoder import StyleEncoder as StyleEncoder
+from .styles.sampling import StyleSampler as StyleSampler
 
 __version__: str

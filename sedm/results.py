@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sedm.config import Config, flatten
-from sedm.files import replacing
-from sedm.hardware import autocast_dtype, pick_device
-from sedm.studies import STUDIES
+from sedm.config.studies import STUDIES
+from sedm.runtime.files import replacing
+from sedm.runtime.hardware import autocast_dtype, pick_device
 
 FOLDERS = {"quick": "", "full": "full", "paper": "paper"}  # of the presets whose results are committed
 LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "numpy", "matplotlib")

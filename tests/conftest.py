@@ -2,7 +2,7 @@
 
 The hook comes before the first import of sedm, so every annotation is checked in every test, shapes included; a
 whole number is welcome where a float is (PEP 484). Tests compare with loops written by hand and closed forms, to the
-last digits, so everything computes in float32 on every machine; tests/test_precision.py says what bfloat16 changes.
+last digits, so everything computes in float32 on every machine; test_hardware.py says what bfloat16 changes.
 """
 # ruff: noqa: E402
 
@@ -108,8 +108,8 @@ def config() -> Config:
 @pytest.fixture
 def pipeline(config):
     """An untrained pipeline of two classes."""
-    from sedm.model import build_model
-    from sedm.pipeline import SEDMPipeline
+    from sedm.generator.denoiser import build_model
+    from sedm.generator.pipeline import SEDMPipeline
 
     pipeline = SEDMPipeline.from_model(build_model(config.model, n_classes=2, image_size=SIZE, seed=0).eval())
     pipeline.set_progress_bar_config(disable=True)

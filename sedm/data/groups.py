@@ -57,10 +57,14 @@ species
     if hasattr(value, "item"):  # a number of numpy
         value = value.item()
     if isinstance(value, bytes):  # text of tools that do not mark it as such
-        value = value.decode()
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise PatchTableError(f"{where}: {value!r} is no UTF-8; store groups as text") from error
     if isinstance(value, str):
         value = value.strip()
-    if value is None or value == "" or value != value:
+    # a missing value of pandas is neither equal to itself nor not
+    if value is None or type(value).__name__ == "NAType" or value == "" or value != value:
         raise PatchTableError(f"{where}: empty; every patch needs the name of its patient or species")
     if isinstance(value, str):
         return value

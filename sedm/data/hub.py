@@ -12,7 +12,7 @@ from sedm.data.groups import labels_of, name_groups
 from sedm.data.mask_values import MaskValues, check_mask_values, translate_masks
 from sedm.data.patches import PatchTableError, replace_column, stored_path
 from sedm.data.pictures import encode, image_of_array
-from sedm.data.table_files import check_labels, picture_form
+from sedm.data.table_files import as_pattern, check_labels, picture_form
 
 
 def load_hub_dataset(
@@ -91,7 +91,10 @@ def _load(name: str, path: Path, split: str, options: dict) -> datasets.Dataset:
     source = (name,)
     if path.is_file():
         called = re.match(r"\w*", str(split))[0]  # "train" of "train[:100]"
-        source, options = ("parquet",), {**options, "data_files": {"train" if called == "all" else called: name}}
+        source, options = (
+            ("parquet",),
+            {**options, "data_files": {"train" if called == "all" else called: as_pattern(path)}},
+        )
     try:
         if path.is_dir():  # ``datasets`` gives all splits the labels of the first file
             files = datasets.load_dataset_builder(*source, **options).config.data_files or {}

@@ -31,10 +31,10 @@ from sedm.data.groups import labels_of, name_group, name_groups
 from sedm.data.pictures import UNKNOWN as UNKNOWN
 from sedm.data.pictures import decode_pair, encode, image_of_array, locate, mask_of_array
 from sedm.data.table_files import SHARD as SHARD
+from sedm.data.table_files import as_pattern, files_of_split, picture_form, stored_features
 from sedm.data.table_files import check_header as check_header
-from sedm.data.table_files import files_of_split, picture_form, stored_features
 from sedm.data.table_files import find_splits as find_splits
-from sedm.files import replacing
+from sedm.runtime.files import replacing
 
 REQUIRED_COLUMNS = ("image", "mask", "group")
 ROWS_PER_READ = 100  # rows in a row group of a saved table, and in one read of a streamed one
@@ -121,7 +121,7 @@ def load_patches(
         )
     else:
         try:
-            table = datasets.Dataset.from_parquet(paths, features=stored)
+            table = datasets.Dataset.from_parquet([as_pattern(path) for path in files], features=stored)
         except datasets.exceptions.DatasetGenerationError as error:
             # names the file and the rows, where reading alone fails
             for _ in _stream_rows(paths, stored, group_column):
@@ -180,7 +180,10 @@ def save_patches(table: Table, path: str | Path) -> Path:
     plain = [name for name, feature in table.features.items() if not isinstance(feature, datasets.Image)]
     options = {"compression": "none", "use_dictionary": plain, "write_statistics": plain}
     try:
-        with replacing(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema, **options) as writer:
+        with (
+            replacing(path) as temporary,
+            pyarrow.parquet.ParquetWriter(temporary.absolute(), schema, **options) as writer,
+        ):
             for batch in _arrow_batches(table, schema):
                 writer.write_table(embed_table_storage(batch))
     except FileNotFoundError as error:

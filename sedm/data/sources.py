@@ -7,11 +7,13 @@ from pathlib import Path
 import datasets
 
 from sedm.config import Config
-from sedm.data.folders import load_image_folder as load_image_folder  # its home; the name is a source like the others
+from sedm.config.studies import STUDIES
+from sedm.data.folders.image_folder import (
+    load_image_folder as load_image_folder,  # its home; the name is a source like the others
+)
 from sedm.data.hub import load_hub_dataset as load_hub_dataset
 from sedm.data.patches import PatchTableError, check_tables, find_splits, load_patches
 from sedm.data.splits import check_splits
-from sedm.studies import STUDIES
 
 SPLITS = ("train", "validation", "test", "shifted")
 
@@ -52,8 +54,8 @@ def load_study(config: Config, folder: str | Path = "") -> dict[str, datasets.Da
 
 
 def _draw(config: Config) -> dict[str, datasets.Dataset]:
-    from sedm.data.flowers import make_flowers
-    from sedm.data.tissue import make_tissue
+    from sedm.data.drawn.flowers import make_flowers
+    from sedm.data.drawn.tissue import make_tissue
 
     make = {"tissue": make_tissue, "flowers": make_flowers}[config.study]
     first = {"tissue": "first_patient", "flowers": "first_species"}[config.study]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -60,6 +62,21 @@ def files_of_split(folder: Path, split: str | None) -> list[Path]:
     if split not in splits:
         raise PatchTableError(f"{folder}: no split {split!r}; it has {', '.join(splits)}")
     return splits[split]
+
+
+def as_pattern(path: Path) -> str:
+    """Write the name of a file so that ``datasets``, which expands names, reads that file and no other.
+
+    Raises:
+        PatchTableError: a name with what cannot be written so: a variable of the shell, or the ``::`` of chained URLs.
+
+    >>> as_pattern(Path("/tables/[a]/train.parquet"))
+    '/tables/[[]a]/train.parquet'
+    """
+    name = str(path.absolute())
+    if os.path.expandvars(name) != name or "::" in name:
+        raise PatchTableError(f"{path}: datasets reads another name for $… or :: in this one; rename the folder")
+    return glob.escape(name)
 
 
 def _check_shards(split: str, files: list[Path]) -> None:

@@ -5,13 +5,13 @@
 * ``uploads``   a user's own pictures and masks, checked,
 * ``worker``    a thread that draws the newest wish and drops older ones,
 * ``controls``  a layout to paint on and a map of styles to pick from,
-* ``page``      the widgets; ``python -m sedm.demo`` serves them with Voilà.
+* ``page``      the widgets; ``sedm demo`` serves them with Voilà.
 """
 
 from sedm.demo.mix import Mix, unpack_layout
 from sedm.demo.render import project_styles, render_mix
 from sedm.demo.uploads import read_layout, read_style_image, style_of_files
-from sedm.extras import extra
+from sedm.runtime.extras import extra
 
 __all__ = [
     "Mix",

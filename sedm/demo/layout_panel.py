@@ -15,7 +15,7 @@ from sedm.demo.mix import pack_layout
 from sedm.demo.uploads import LAYOUT_FITS, read_layout
 from sedm.figures import CLASS_COLOURS, UNKNOWN_COLOUR
 from sedm.layouts import class_fractions
-from sedm.pretrained import Pretrained
+from sedm.sharing.pretrained import Pretrained
 
 N_UNDO = 20  # layouts that can be gone back to
 WIDTH = "288px"

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from sedm.demo.render import render_mix
-from sedm.files import replacing
-from sedm.pipeline import SEDMPipeline, noise_generators
+from sedm.generator.pipeline import SEDMPipeline, noise_generators
+from sedm.runtime.files import replacing
 
 
 @dataclass(frozen=True)

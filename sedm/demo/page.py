@@ -18,8 +18,8 @@ from sedm.demo.layout_panel import LayoutPanel
 from sedm.demo.mix import Mix
 from sedm.demo.style_panel import StylePanel
 from sedm.demo.worker import LatestWorker
-from sedm.pipeline import noise_generators
-from sedm.pretrained import SHIPPED, Pretrained, load_pretrained, shipped_models
+from sedm.generator.pipeline import noise_generators
+from sedm.sharing.pretrained import SHIPPED, Pretrained, load_pretrained, shipped_models
 
 PREVIEW_STEPS = 4  # a preview is short, and is let finish, so that the picture follows a slider
 N_WALK = 9  # pictures from style A to style B

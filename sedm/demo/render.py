@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sedm.pipeline import SEDMPipeline, noise_generators
-from sedm.pretrained import Pretrained
-from sedm.styles import separating_axes
+from sedm.generator.pipeline import SEDMPipeline, noise_generators
+from sedm.sharing.pretrained import Pretrained
+from sedm.styles.bank import separating_axes
 
 
 def render_mix(
@@ -39,7 +39,7 @@ def render_mix(
 
     >>> import torch
     >>> from sedm.config import ModelConfig
-    >>> from sedm.model import build_model
+    >>> from sedm.generator.denoiser import build_model
     >>> model = build_model(ModelConfig((8, 16), style_dim=4, style_channels=(8,)), 2, image_size=16, seed=0)
     >>> layout = torch.zeros(16, 16, dtype=torch.uint8)
     >>> render_mix(SEDMPipeline.from_model(model), layout, torch.eye(4)[:2, None], [0.3, 0.7], steps=2).shape

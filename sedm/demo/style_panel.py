@@ -13,7 +13,7 @@ from sedm.data.reduce import FITS
 from sedm.demo.controls import StyleMap, fit_choice
 from sedm.demo.render import project_styles
 from sedm.demo.uploads import read_style_images, style_of_images
-from sedm.pretrained import Pretrained
+from sedm.sharing.pretrained import Pretrained
 
 LETTERS = "ABCD"
 NOBODY = "—"  # of the third and fourth style, which are not needed

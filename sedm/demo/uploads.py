@@ -15,7 +15,7 @@ from torch import Tensor
 from sedm.data.pictures import UNKNOWN, check_head, has_alpha, to_class_indices, to_rgb
 from sedm.data.reduce import FITS, cut_image, cut_mask, fit_boxes
 from sedm.figures import CLASS_COLOURS
-from sedm.pretrained import Pretrained
+from sedm.sharing.pretrained import Pretrained
 
 LARGEST = 8192  # px a side: decoding more takes seconds and hundreds of megabytes
 SMALLEST = 16  # px a side: less holds no texture

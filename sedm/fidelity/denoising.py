@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sedm.data.tensors import PatchTensors
-from sedm.diffusion import Diffusion
-from sedm.pipeline import SEDMPipeline
-from sedm.seeds import seeded_generator
+from sedm.generator.pipeline import SEDMPipeline
+from sedm.generator.process import Diffusion
+from sedm.runtime.seeds import seeded_generator
 
 NOISE_LEVELS = (100, 300, 500, 700, 900)  # times of the x_0 objective's schedule
 

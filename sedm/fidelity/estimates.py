@@ -21,10 +21,10 @@ from sedm.fidelity.memorisation import NearestTraining, closer_than_held_out
 from sedm.fidelity.quality import N_NEIGHBOURS, frechet_distance, kernel_distance, precision_recall
 from sedm.fidelity.stains import stain_angles
 from sedm.fidelity.style import colour_distances, colour_statistics, retrieve_groups, spread_between, spread_within
-from sedm.scores import score_groups
-from sedm.segment import predict
-from sedm.segmentation_networks import UNet
-from sedm.statistics import summarise_groups
+from sedm.group_statistics import summarise_groups
+from sedm.segmentation.networks import UNet
+from sedm.segmentation.scores import score_groups
+from sedm.segmentation.segmenter import predict
 
 
 class Estimate(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from sedm.segmentation_networks import UNet
+from sedm.segmentation.networks import UNet
 
 
 @dataclass(frozen=True)

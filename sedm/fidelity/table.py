@@ -20,7 +20,7 @@ from sedm.fidelity.estimates import (
     estimate_style,
 )
 from sedm.fidelity.features import Extractor
-from sedm.segmentation_networks import UNet
+from sedm.segmentation.networks import UNet
 
 MEASURES = {
     "kernel_distance": "kernel distance from real images ↓",
@@ -76,7 +76,7 @@ def fidelity_table(
     whose name stands in ``measured_on``. It should not be the judge: two scores of one network look like two opinions.
 
     Intervals are 95 %, over groups. Those of scores that are means over groups are bootstrapped, which with few groups
-    is too narrow (`sedm.statistics.summarise_groups`); the others are jackknifed (`jackknife_groups`). NaN where there
+    is too narrow (`summarise_groups`); the others are jackknifed (`jackknife_groups`). NaN where there
     is none, or where there are too few images.
 
     Source: of each measure, its own function; a group as the unit that is counted, Altman & Bland 1997, "Units of

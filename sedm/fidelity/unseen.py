@@ -20,10 +20,10 @@ from sedm.fidelity.denoising import denoising_errors
 from sedm.fidelity.features import Extractor
 from sedm.fidelity.style import retrieve_one_left_out, split_halves
 from sedm.fidelity.table import fidelity_table
-from sedm.pipeline import SEDMPipeline, sample_images
-from sedm.seeds import seeded_generator
-from sedm.segmentation_networks import UNet
-from sedm.styles import first_rows
+from sedm.generator.pipeline import SEDMPipeline, sample_images
+from sedm.runtime.seeds import seeded_generator
+from sedm.segmentation.networks import UNet
+from sedm.styles.bank import first_rows
 
 N_GROUPS, N_LAYOUTS = 12, 8  # every unseen group lends its style to as many layouts
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from sedm.data.augment import AffineRange, warp
-from sedm.data.drawing import splines
+from sedm.data.drawn.canvas import splines
 from sedm.data.label_maps import class_fractions
 from sedm.layouts.prior import LayoutPrior, complete, complete_masks, pixel_counts
 

@@ -23,7 +23,7 @@ from sedm.data.augment import AffineRange, warp
 from sedm.data.label_maps import class_fractions
 from sedm.layouts.empirical import cut, highest, signed_distances
 from sedm.layouts.prior import LayoutPrior, complete, complete_masks, pixel_counts
-from sedm.seeds import seeded_generator
+from sedm.runtime.seeds import seeded_generator
 
 GRID = 32  # points along the layout's shorter side
 MULTIPLE = 4  # of which grid sides are multiples: pixels are folded into channels, then the U-Net halves them once
@@ -206,7 +206,7 @@ def _train(network: nn.Module, distances: Float[Tensor, "n k h w"], seed: int, n
         for step in bar:
             generator = seeded_generator("layout training batch", seed, step)
             x_t, t, condition, x_0 = _batch(distances, noising, generator)
-            weights = (1 / (1 - noising.alphas_cumprod[t])).clamp(max=MAX_LOSS_WEIGHT)  # as in sedm.model
+            weights = (1 / (1 - noising.alphas_cumprod[t])).clamp(max=MAX_LOSS_WEIGHT)  # as in sedm.generator.denoiser
             loss = (weights * (network(x_t, t, condition) - x_0).square().mean((1, 2, 3))).mean()
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -14,8 +14,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sedm.data.patches import UNKNOWN
-from sedm.files import replacing
-from sedm.seeds import seeded_generator
+from sedm.runtime.files import replacing
+from sedm.runtime.seeds import seeded_generator
 
 _FILE_NAME = "layout_prior.safetensors"
 

@@ -48,7 +48,7 @@ EVERY = 30  # seconds between two looks at the memory
 
 def serve(log: Path) -> tuple[subprocess.Popen, str]:
     """The server, with a kernel that waits for a page, and the page's address."""
-    command = [sys.executable, "-m", "sedm.demo", "--no-browser", "--port", "8970"]
+    command = [sys.executable, "-m", "sedm", "demo", "--no-browser", "--port", "8970"]
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     while "is filled" not in log.read_text():

@@ -7,9 +7,9 @@ the same core makes even processor time up to a quarter longer. The two are draw
 import sys
 import time
 
-from sedm.data.drawing import one_thread_products
-from sedm.data.flowers import draw_image
-from sedm.data.tissue import draw_patch
+from sedm.data.drawn.canvas import one_thread_products
+from sedm.data.drawn.flowers import draw_image
+from sedm.data.drawn.tissue import draw_patch
 
 SIZE, PER_GROUP = 128, 4
 

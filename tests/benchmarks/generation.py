@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.generation [--n-images 500 5000] [--n-speed 128] [--presets quick full] [--rounds 2]
 
-Every measurement is a fresh launch of `sedm.generate`. The peak of memory is that of the whole process while it makes
+Every measurement is a fresh launch of `generate`. The peak of memory is that of the whole process while it makes
 n images with a tiny model, beyond what it held before. Speed is that of an untrained model of each preset on a
 synthetic table of its own settings; one process of one thread, one of two threads and two of one thread take turns.
 Written to ``figures/benchmarks/generation.json``.
@@ -39,11 +39,11 @@ def tiny() -> Config:
 
 def make_table(config: Config, n_images: int, folder: Path) -> None:
     """A synthetic table of ``n_images``, by an untrained model, on layouts and styles that are random."""
-    from sedm.generate import generate_patches
+    from sedm.generation.generate import generate_patches
+    from sedm.generator.denoiser import build_model
+    from sedm.generator.pipeline import SEDMPipeline
     from sedm.layouts import RandomFieldPrior
-    from sedm.model import build_model
-    from sedm.pipeline import SEDMPipeline
-    from sedm.styles import StyleBank
+    from sedm.styles.bank import StyleBank
 
     size = config.data.image_size
     pipeline = SEDMPipeline.from_model(build_model(config.model, 3, size, seed=0).eval())

@@ -21,10 +21,10 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from sedm.config import ModelConfig, SamplingConfig
-from sedm.diffusion import N_TIMES, Diffusion
-from sedm.hardware import autocast_dtype, pick_device
-from sedm.model import build_model
-from sedm.pipeline import SEDMPipeline, noise_generators
+from sedm.generator.denoiser import build_model
+from sedm.generator.pipeline import SEDMPipeline, noise_generators
+from sedm.generator.process import N_TIMES, Diffusion
+from sedm.runtime.hardware import autocast_dtype, pick_device
 
 from .measure import Task, count_operations, in_turns, machine, matrix_product, peak_memory, ratio, save_results
 from .reference import (
@@ -74,7 +74,7 @@ class Workload:
     # ------------------------------------------------------------------------------------------ whole runs
 
     def sample_ours(self) -> Task:
-        """Styles from their images, then images, with the defaults of `sedm.pipeline`."""
+        """Styles from their images, then images, with the defaults of `sedm.generator.pipeline`."""
         style_images = (self.style_images.clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8).cpu()
         layouts, sampling = self.layouts.cpu(), SamplingConfig()
 
@@ -92,7 +92,7 @@ class Workload:
     # ----------------------------------------------------------------------------------------------- parts
 
     def train_ours(self) -> Task:
-        """A training step with everything that `sedm.train` trains."""
+        """A training step with everything that `sedm.generator.training` trains."""
         diffusion, t = Diffusion(self.config.objective), torch.arange(self.n, device=self.device) * (N_TIMES // self.n)
         x_t = diffusion.add_noise(self.images, self.noise, t)
         target, kept = diffusion.target(self.images, self.noise, t), torch.zeros_like(t, dtype=torch.bool)

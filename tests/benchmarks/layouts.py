@@ -10,10 +10,10 @@ import time
 import torch
 
 from sedm.data.augment import AffineRange, warp
+from sedm.data.drawn.tissue import CLASSES, make_tissue
 from sedm.data.tensors import to_tensors
-from sedm.data.tissue import CLASSES, make_tissue
 from sedm.layouts import EmpiricalPrior, RandomFieldPrior
-from sedm.seeds import seeded_generator
+from sedm.runtime.seeds import seeded_generator
 
 SIZE, ROUNDS = 128, 5
 

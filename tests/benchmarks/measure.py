@@ -15,8 +15,8 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sedm.files import replacing
-from sedm.hardware import autocast_dtype, pick_device
+from sedm.runtime.files import replacing
+from sedm.runtime.hardware import autocast_dtype, pick_device
 
 FOLDER = Path("figures/benchmarks")
 LIBRARIES = ("torch", "diffusers", "accelerate", "transformers")

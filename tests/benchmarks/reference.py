@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sedm.config import ModelConfig
-from sedm.diffusion import N_TIMES, Diffusion
-from sedm.model import Denoiser
+from sedm.generator.denoiser import Denoiser
+from sedm.generator.process import N_TIMES, Diffusion
 
 STYLE_DIM = 512
 STYLE_IMAGE_SIZE = 512  # px

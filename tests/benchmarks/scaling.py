@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.scaling [--steps 30] [--rounds 2]
 
-Each measurement is a fresh launch of `sedm.train` on random images, as torchrun does it; two threads in one process
+Each measurement is a fresh launch of `training` on random images, as torchrun does it; two threads in one process
 are measured beside. Seconds a step come from the times in TensorBoard's event files, so starting up does not count.
 Written to ``figures/benchmarks/scaling.json``.
 """
@@ -39,7 +39,7 @@ def configuration(n_steps: int) -> Config:
 
 def work(folder: Path, n_steps: int) -> None:
     """One process of a launch: trains on random images."""
-    from sedm.train import train_model
+    from sedm.generator.training import train_model
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (64, 3, 64, 64), dtype=torch.uint8, generator=generator)

@@ -20,14 +20,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sedm.config import PRESETS, build_config
+from sedm.config.studies import STUDIES
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
 from sedm.data.tensors import to_tensors
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen, values_of
-from sedm.pipeline import SEDMPipeline, noise_generators, sample_images
-from sedm.segment import kept_segmenter
-from sedm.studies import STUDIES
+from sedm.generator.pipeline import SEDMPipeline, noise_generators, sample_images
+from sedm.segmentation.segmenter import kept_segmenter
 
 from .measure import save_results
 from .reference import N_EVALUATIONS, sample_recipe

@@ -1,0 +1,168 @@
+"""Presets: the settings of each size, smoke to paper, and what single studies change in them.
+
+A notebook turns its flat parameters into one frozen value, ``build_config("tissue", "quick", seed=0)``; no
+number is set anywhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sedm.config.settings import (
+    COMPARED,
+    ArmConfig,
+    AutoencoderConfig,
+    Config,
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    SamplingConfig,
+    SegmentationConfig,
+    TrainingConfig,
+    known_name,
+)
+from sedm.config.studies import STUDIES
+
+PRESETS = {
+    "smoke": {  # proves the plumbing, in seconds
+        "data": DataConfig(32, 4, 2, 3, 6, n_annotated_groups=2),
+        "layouts": LayoutConfig(n_compared=12, n_learning_steps=4),
+        "model": ModelConfig((16, 32), style_dim=16, style_channels=(8, 16)),
+        "autoencoder": AutoencoderConfig((8, 16), n_steps=6),
+        "training": TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=3),
+        "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
+        "segmentation": SegmentationConfig(channels=(8, 16), n_steps=6, batch_size=8, n_seeds=1),
+        "arms": ArmConfig(
+            ("real", "colour_augmentation", "sedm"), swept=("synthetic_fraction",), n_steps=6, batch_size=8, n_images=12
+        ),
+    },
+    "quick": {  # what a newcomer runs first, in minutes on two CPU cores
+        "data": DataConfig(),
+        "layouts": LayoutConfig(),
+        "model": ModelConfig(),
+        "autoencoder": AutoencoderConfig(),
+        "training": TrainingConfig(),
+        "sampling": SamplingConfig(),
+        "segmentation": SegmentationConfig(),
+        "arms": ArmConfig(
+            (
+                *("real", "colour_augmentation", "reinhard"),
+                *("shuffled_styles", "sedm", "sedm_augmented", "all_annotations"),
+            ),
+            swept=("synthetic_fraction",),
+            label_counts=(2, 12),
+            n_steps=200,
+            batch_size=8,
+        ),
+    },
+    "full": {  # the honest experiment, in hours on CPU cores or half an hour on a GPU
+        "data": DataConfig(64, 60, 8, 24, 24, n_shifted_groups=12),
+        "layouts": LayoutConfig(n_learning_steps=2000),
+        "model": ModelConfig((48, 96, 192)),
+        "autoencoder": AutoencoderConfig(),
+        "training": TrainingConfig(n_steps=8000, batch_size=8, warmup_steps=200, ema_decay=0.999),
+        "sampling": SamplingConfig(n_images=2000),  # 20 steps measured no better than 10 to 12
+        "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, n_seeds=3),
+        "arms": ArmConfig(
+            COMPARED,
+            swept=(
+                *("colour_jitter", "synthetic_fraction", "pseudo_label_fraction", "transfer_fraction"),
+                *("consistency_weight",),
+                *("share", "layouts", "n_steps", "n_steps_of_transfer", "n_steps_of_pseudo_labels"),
+            ),
+            label_counts=(4, 8, 16, 60),
+            also_annotated=4,
+            longer=("n_steps_1200", "n_steps_of_transfer_1200", "n_steps_of_pseudo_labels_1200"),
+            n_draws=2,
+            n_steps=400,
+            batch_size=12,
+            n_images=800,
+            n_pretraining_steps=3000,
+            n_fine_tuning_steps=1500,
+        ),
+    },
+    "paper": {  # the reference's scale: 512 px, latents, a Swin-V2 encoder, several GPUs; never run so far
+        "data": DataConfig(512, 60, 8, 24, 24, n_shifted_groups=12),
+        "layouts": LayoutConfig(n_learning_steps=20_000),
+        "model": ModelConfig(
+            (128, 256, 512), n_blocks=2, unshuffle=1, style_dim=512, style_backbone="swinv2", autoencoder="own"
+        ),
+        "autoencoder": AutoencoderConfig((64, 128, 256), n_steps=50_000, batch_size=8, learning_rate=1e-4),
+        "training": TrainingConfig(
+            n_steps=60_000,
+            batch_size=16,
+            learning_rate=2e-4,
+            warmup_steps=1000,
+            symmetries="none",  # latents are computed once
+            colour_jitter=0.0,
+            ema_decay=0.9999,
+            checkpoint_every=1000,
+        ),
+        "sampling": SamplingConfig(n_images=20_000, n_steps=20, n_style_images=4),
+        "segmentation": SegmentationConfig("segformer_b2", n_steps=10_000, batch_size=16, n_seeds=3),
+        "arms": ArmConfig(
+            COMPARED,
+            n_draws=3,
+            n_steps=10_000,
+            n_images=20_000,
+            n_pretraining_steps=40_000,
+            n_fine_tuning_steps=20_000,
+        ),
+    },
+}
+"""Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""
+
+STUDY_CHANGES = {
+    ("tissue", "smoke"): {"data": {"n_shifted_groups": 2}},
+    ("tissue", "quick"): {"data": {"n_shifted_groups": 8}, "arms": {"synthetic_fraction": 0.4}},
+    ("flowers", "quick"): {
+        "data": {"n_train_groups": 48, "n_validation_groups": 0, "n_test_groups": 8, "n_images_per_group": 12},
+        "training": {"n_steps": 2400},
+    },
+    # pictures are committed: layouts must be drawn, not flipped copies of masks; in few steps no gland is learned
+    ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random field"}},
+    ("ebhi", "full"): {
+        "data": {"n_annotated_groups": 8},
+        "layouts": {"prior": "learned"},
+        "arms": {
+            "label_counts": (4, 8, 16, 204),
+            "synthetic_fraction": 0.2,
+            "pseudo_label_fraction": 0.6,
+        },
+    },
+    ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
+    ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},
+    ("flowers102", "quick"): {"training": {"n_steps": 2400}},
+    # two breeds are two styles, too few to learn what a style is: each photo lends its own
+    ("pets", "quick"): {
+        "training": {"style_sampling": "augmented", "n_steps": 2000},
+        "sampling": {"n_style_images": 1},
+    },
+    ("pets", "full"): {"training": {"style_sampling": "augmented"}, "sampling": {"n_style_images": 1}},
+}
+
+
+def build_config(study: str, preset: str, seed: int = 0) -> Config:
+    """Build the configuration of ``study`` at the size ``preset``.
+
+    Raises:
+        ValueError: an unknown study or preset (the message names the nearest known one), or a seed that is not a whole
+            number of 0 or more.
+
+    >>> build_config("tissue", "smoke").data.image_size
+    32
+    >>> build_config("tisue", "smoke")
+    Traceback (most recent call last):
+    ...
+    ValueError: study='tisue'; choose one of tissue, flowers, ebhi, pets, flowers102, catch (did you mean 'tissue'?)
+    """
+    known_name("study", study, STUDIES)
+    known_name("preset", preset, PRESETS)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed={seed!r}; give a whole number of 0 or more, without quotes (papermill: -p seed 0)")
+    sections = dict(PRESETS[preset])
+    if STUDIES[study].kind == "natural" and sections["training"].symmetries == "square":
+        sections["training"] = replace(sections["training"], symmetries="mirror")  # they have an upper end
+    for section, changes in STUDY_CHANGES.get((study, preset), {}).items():
+        sections[section] = replace(sections[section], **changes)
+    return Config(study, preset, seed, **sections)

@@ -1,0 +1,316 @@
+"""Settings: everything that decides a result, as frozen values with their defaults, checked where they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+
+
+def _positive(config, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)}; it must be greater than 0")
+
+
+def known_name(what: str, name: str, known) -> str:
+    """``name``, when it is among ``known``.
+
+    Raises:
+        ValueError: says what was asked for, what there is, and the nearest match.
+
+    >>> known_name("preset", "quick", ["smoke", "quick"])
+    'quick'
+    """
+    if name in list(known):  # a list, which a dictionary cannot look up, is no name either
+        return name
+    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    raise ValueError(f"{what}={name!r}; choose one of {', '.join(known)}{hint}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How many images of how many groups; the group counts are for embedded studies only."""
+
+    image_size: int = 64  # px a side
+    n_train_groups: int = 30
+    n_validation_groups: int = 6  # train the segmenters that measure fidelity
+    n_test_groups: int = 12
+    n_images_per_group: int = 16
+    n_shifted_groups: int = 0  # of another population, only to be tested on
+    n_annotated_groups: int = 6  # train groups that keep their masks; the others lend their style
+
+    def __post_init__(self):
+        _positive(self, "image_size", "n_train_groups", "n_test_groups", "n_images_per_group", "n_annotated_groups")
+        if self.image_size % 16:
+            raise ValueError(f"image_size={self.image_size}; it must be a multiple of 16")
+
+
+PRIORS = ("empirical", "random field", "learned")
+LAYOUT_SOURCES = (*PRIORS, "pseudo-layouts")  # the last are predicted on unannotated images
+
+
+@dataclass(frozen=True)
+class LayoutConfig:
+    """Which prior draws the layouts that images are made for, and how priors are compared."""
+
+    prior: str = "empirical"  # PRIORS
+    n_compared: int = 200  # layouts of each prior in the fidelity table
+    n_learning_steps: int = 300  # of the learned prior
+
+    def __post_init__(self):
+        _positive(self, "n_compared", "n_learning_steps")
+        known_name("prior", self.prior, PRIORS)
+
+
+AGGREGATIONS = ("mean", "max", "linear", "attention", "tokens")
+STYLE_INJECTIONS = ("film", "bottleneck", "cross_attention")
+LAYOUT_INJECTIONS = ("input", "every_scale")
+OBJECTIVES = ("x_0", "epsilon", "v", "flow")
+STYLE_SAMPLING = ("augmented", "nearby", "same_group", "multi", "none")
+SYMMETRIES = ("none", "mirror", "square")
+PAIRINGS = ("random", "composition", "class")
+STYLE_SOURCES = ("all", "unannotated", "annotated")
+SEGFORMERS = {  # Xie et al. 2021, table 6
+    "segformer_b0": {"depths": [2, 2, 2, 2], "hidden_sizes": [32, 64, 160, 256], "decoder_hidden_size": 256},
+    "segformer_b1": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 256},
+    "segformer_b2": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
+}
+UNANNOTATED = ("pseudo_layouts", "null_layout", "left_out")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The size of the denoiser and of the style encoder."""
+
+    channels: tuple[int, ...] = (32, 64, 128)  # U-Net width at each resolution
+    n_blocks: int = 1  # residual blocks at each resolution
+    unshuffle: int = 2  # pixels a side folded into channels before the U-Net: 64 px run at 32×32
+    style_dim: int = 128  # length of a style embedding
+    style_backbone: str = "convolutional"  # or a model type of transformers ("swinv2"), or a folder with such a model
+    style_channels: tuple[int, ...] = (24, 48, 96)  # width of the convolutional encoder at each halving
+    n_style_images: int = 4  # images that make up one style in training
+    aggregation: str = "mean"  # how several style embeddings become one style; AGGREGATIONS
+    style_injection: str = "film"  # how the style enters the U-Net; STYLE_INJECTIONS
+    layout_injection: str = "input"  # where the layout enters the U-Net; LAYOUT_INJECTIONS
+    objective: str = "x_0"  # what the network predicts; OBJECTIVES
+    autoencoder: str = ""  # "" works on pixels, "own" on latents of a small autoencoder of ours, or a diffusers folder
+
+    def __post_init__(self):
+        _positive(self, "n_blocks", "unshuffle", "style_dim", "n_style_images")
+        known_name("aggregation", self.aggregation, AGGREGATIONS)
+        known_name("style_injection", self.style_injection, STYLE_INJECTIONS)
+        known_name("layout_injection", self.layout_injection, LAYOUT_INJECTIONS)
+        known_name("objective", self.objective, OBJECTIVES)
+        if (self.aggregation == "tokens") != (self.style_injection == "cross_attention"):
+            raise ValueError(
+                f"aggregation={self.aggregation!r} with style_injection={self.style_injection!r}; "
+                "'tokens' and 'cross_attention' go together: one token a style image"
+            )
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the settings as plain values; diffusers asks for them when it saves a network."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def restore(cls, settings: ModelConfig | dict[str, object]) -> ModelConfig:
+        """Rebuild the settings that a saved network holds as a dictionary, where JSON has made lists of tuples.
+
+        >>> ModelConfig.restore({"channels": [16, 32], "style_dim": 8}) == ModelConfig((16, 32), style_dim=8)
+        True
+        """
+        if isinstance(settings, ModelConfig):
+            return settings
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The small autoencoder of ours, where ``model.autoencoder`` is "own"."""
+
+    channels: tuple[int, ...] = (32, 64)  # width at each resolution; each but the first halves it
+    latent_channels: int = 4
+    kl_weight: float = 1e-6  # of the Kullback-Leibler term, which keeps latents near a unit Gaussian
+    n_steps: int = 1000
+    batch_size: int = 2  # images a step and process: many small steps learn faster here
+    learning_rate: float = 1e-3  # peak, AdamW
+
+    def __post_init__(self):
+        _positive(self, "latent_channels", "n_steps", "batch_size", "learning_rate")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the generator is trained."""
+
+    n_steps: int = 3000
+    batch_size: int = 4  # images a step and process: many small steps learn faster here
+    learning_rate: float = 1e-3  # peak, AdamW
+    warmup_steps: int = 100  # linear, then cosine to zero
+    annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
+    unannotated: str = "pseudo_layouts"  # what images without a mask are trained with; UNANNOTATED
+    style_sampling: str = "multi"  # which images lend their style in training; STYLE_SAMPLING
+    style_dropout: float = 0.1  # share of items that see the null style instead
+    layout_dropout: float = 0.1  # share of annotated items that see the null layout instead
+    symmetries: str = "square"  # under which images and layouts are seen, and style images by themselves; SYMMETRIES
+    colour_jitter: float = 0.2  # of an item and its style images alike: their optical density times exp(±this)
+    train_style_encoder: bool = True  # False leaves encoder and aggregation as they were initialised
+    ema_decay: float = 0.998  # of the averaged weights that sampling uses
+    max_grad_norm: float = 1.0
+    checkpoint_every: int = 400  # steps
+    n_checkpoints: int = 2  # the last ones, which are kept
+
+    def __post_init__(self):
+        _positive(self, "n_steps", "batch_size", "learning_rate", "checkpoint_every", "n_checkpoints")
+        known_name("symmetries", self.symmetries, SYMMETRIES)
+        known_name("unannotated", self.unannotated, UNANNOTATED)
+        known_name("style_sampling", self.style_sampling, STYLE_SAMPLING)
+        if not 0 < self.annotated_fraction <= 1:
+            raise ValueError(f"annotated_fraction={self.annotated_fraction}; it must lie in (0, 1]")
+        for name in ("style_dropout", "layout_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; it must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How synthetic images are made."""
+
+    n_images: int = 256  # in the synthetic table
+    n_steps: int = 12  # network evaluations an image (twice that with guidance)
+    guidance_scale: float = 1.0  # 1 = no guidance
+    n_style_images: int = 4  # images that make up one style
+    pairing: str = "random"  # how layouts find their styles; PAIRINGS
+    style_sources: str = "all"  # groups whose styles are borrowed; STYLE_SOURCES
+    n_mixed_groups: int = 1  # groups whose styles are mixed into that of one image
+    filter_percentile: float = 0.0  # pairs below this percentile of the scores of a class are dropped; 0 keeps all
+    micro_batch: int = 16  # images sampled together; part of what fixes an image's bytes
+
+    def __post_init__(self):
+        _positive(self, "n_images", "n_steps", "n_style_images", "n_mixed_groups", "micro_batch")
+        known_name("pairing", self.pairing, PAIRINGS)
+        known_name("style_sources", self.style_sources, STYLE_SOURCES)
+        if not 0 <= self.filter_percentile < 100:
+            raise ValueError(f"filter_percentile={self.filter_percentile}; it must lie in [0, 100), and 0 keeps all")
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """How a segmentation network is trained."""
+
+    network: str = "unet"  # or one of SEGFORMERS, or a folder with a pretrained SegFormer
+    channels: tuple[int, ...] = (16, 32, 64, 128)  # U-Net width at each resolution
+    n_steps: int = 150
+    batch_size: int = 16
+    learning_rate: float = 3e-3  # peak, AdamW with a cosine schedule
+    synthetic_fraction: float = 0.8  # share of a batch drawn from the synthetic table, where there is one
+    colour_jitter: float = 0.0  # strength of random colour changes; 0 = none
+    consistency_weight: float = 10.0  # of a mean teacher's loss on unannotated images, where it is given any
+    n_seeds: int = 2  # repetitions of every arm
+
+    def __post_init__(self):
+        _positive(self, "n_steps", "batch_size", "learning_rate", "n_seeds")
+        if not 0 <= self.synthetic_fraction <= 1:
+            raise ValueError(f"synthetic_fraction={self.synthetic_fraction}; it must lie in [0, 1]")
+
+
+CONTROLS = (  # need no generator
+    *("real", "colour_augmentation", "reinhard", "macenko", "reinhard_augmented", "pseudo_labels", "mean_teacher"),
+)
+COMPARED = (
+    *CONTROLS,
+    *("no_style", "shuffled_styles", "annotated_styles"),
+    *("sedm", "sedm_filtered", "sedm_augmented", "sedm_mean_teacher", "sedm_pseudo_layouts", "sedm_pseudo_labels"),
+    *("transductive", "all_annotations"),
+)
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """How ways to train a segmentation network are compared (`sedm.experiments.runs`)."""
+
+    compared: tuple[str, ...]  # arms
+    swept: tuple[str, ...] = ()  # settings of which several values are compared as well
+    label_counts: tuple[int, ...] = ()  # of annotated groups, on the curve of the arms ``by_labels``
+    by_labels: tuple[str, ...] = ("real", "colour_augmentation")
+    also_annotated: int = 0  # groups, with which ``also_compared`` are compared once more; 0 = not at all
+    also_compared: tuple[str, ...] = (
+        *("real", "colour_augmentation", "reinhard_augmented", "pseudo_labels"),
+        *("sedm", "sedm_augmented", "sedm_pseudo_layouts"),
+    )
+    longer: tuple[str, ...] = ()  # arms of sweeps over ``n_steps``: the method, then the controls it is compared with
+    n_draws: int = 1  # of annotated groups
+    n_steps: int = 150  # of a segmentation network
+    batch_size: int = 16  # of it
+    n_images: int = 256  # synthetic ones, of each source
+    layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
+    # chosen on validation groups, each among four: of the arms with random colours, with generated images, with
+    # pseudo-labels, with colour transfer, and with a mean teacher
+    colour_jitter: float = 0.2
+    synthetic_fraction: float = 0.8
+    pseudo_label_fraction: float = 0.8
+    transfer_fraction: float = 0.8
+    consistency_weight: float = 0.1
+    n_pretraining_steps: int = 0  # of one generator without any mask, where those of all draws start; 0 = no such start
+    n_fine_tuning_steps: int = 0  # of a draw's generator after that
+
+    def __post_init__(self):
+        _positive(self, "n_draws", "n_steps", "batch_size", "n_images", "colour_jitter")
+        for name in ("synthetic_fraction", "pseudo_label_fraction", "transfer_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}; it must lie in [0, 1]")
+        known_name("layouts", self.layouts, LAYOUT_SOURCES)
+        if (self.n_pretraining_steps > 0) != (self.n_fine_tuning_steps > 0):
+            raise ValueError(
+                f"n_pretraining_steps={self.n_pretraining_steps} with n_fine_tuning_steps={self.n_fine_tuning_steps}; "
+                "give both, or 0 for both to train the generator of each draw from its first weights"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a result, apart from the data themselves."""
+
+    study: str
+    preset: str
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    layouts: LayoutConfig = field(default_factory=LayoutConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    arms: ArmConfig = field(default_factory=lambda: ArmConfig(CONTROLS))
+
+    def __post_init__(self):
+        if self.model.autoencoder and (self.training.symmetries != "none" or self.training.colour_jitter):
+            raise ValueError(
+                f"symmetries={self.training.symmetries!r} and colour_jitter={self.training.colour_jitter} with "
+                f"model.autoencoder={self.model.autoencoder!r}; set them to 'none' and 0: latents are computed once"
+            )
+        wanted, given = self.model.n_style_images, self.sampling.n_style_images
+        if self.model.aggregation == "linear" and wanted != given:
+            raise ValueError(f"sampling.n_style_images={given}; 'linear' aggregates exactly {wanted}, as in training")
+        if self.model.aggregation == "linear" and self.training.style_sampling != "multi" and wanted != 1:
+            raise ValueError(
+                f"style_sampling={self.training.style_sampling!r} lends one image; 'linear' was asked for {wanted}"
+            )
+
+    def __str__(self):
+        """One setting a line, as a notebook prints it."""
+        lines = [f"{name:30} {value}" for name, value in flatten(self).items()]
+        return "\n".join(lines)
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """The settings as one flat dictionary, keys like ``training.n_steps``.
+
+    >>> flatten(Config("tissue", "quick"))["sampling.n_steps"] == SamplingConfig().n_steps
+    True
+    """
+    flat = {}
+    for name, value in dataclasses.asdict(config).items():
+        flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+    return flat

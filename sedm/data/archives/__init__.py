@@ -1,0 +1,1 @@
+"""Patch tables of public data sets."""

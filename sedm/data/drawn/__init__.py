@@ -1,0 +1,1 @@
+"""Studies that draw their own images, and what they are drawn with."""

@@ -1,0 +1,152 @@
+"""Patch tables of the user's own pictures in a folder of files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import datasets
+
+from sedm.data.folders.file_names import find_files, folder_names
+from sedm.data.folders.image_files import find_image_files
+from sedm.data.mask_values import MaskValues, check_mask_values, translate_masks
+from sedm.data.patches import PatchTableError
+from sedm.runtime.files import replacing
+
+
+def load_image_folder(
+    folder: str | Path,
+    mask_values: MaskValues | None = None,
+    group_level: int | Sequence[int] | None = None,
+    mask_threshold: float | None = None,
+) -> datasets.Dataset:
+    """Read a folder with ``images/`` and, under the same names, ``masks/`` of lossless files as a patch table.
+
+    Groups are the folders in ``images/``. Or ``metadata.csv`` names them: a row a file, with the columns ``file_name``
+    (in ``images/``), ``group``, if wanted ``mask_file_name`` (in ``masks/``; empty where not annotated), and any
+    others, which stay columns of text; blanks around cells do not count, and any encoding and separator of
+    ``read_spreadsheet`` will do. A missing mask file means: not annotated. The name of each file is kept as
+    ``file_name``.
+
+    A mask may add a word to the name of its picture (``a_mask.png``, ``seg-a.png``) and then also lie beside it. Hidden
+    files and folders, and those of systems (``.ipynb_checkpoints``, ``@eaDir``, ``__MACOSX``), are passed over.
+
+    The table holds where the pictures lie; ``save_patches`` copies them. Masks are read as they are: class indices in
+    one channel, also those of a palette. Only masks that ``mask_values`` translates are held in memory, as PNG.
+
+    Args:
+        mask_values: the class index of each value in the mask files, such as ``{0: 0, 255: 1}``, or of each colour,
+            such as ``{(0, 0, 0): 0, (255, 0, 0): 1}``; 255 as a class index means that nobody knows.
+        group_level: which folder is the group, where they are nested: 1 is the one in ``images/``, 2 the one in that,
+            -1 the one that holds the file; ``(1, 2)`` joins two names with a slash.
+        mask_threshold: for masks in black and white whose borders were smoothed, in place of ``mask_values``: values
+            above it, such as 127, become class 1, the others class 0.
+
+    Raises:
+        PatchTableError: no images, an image without a group or in nested folders without a ``group_level``, a mask
+            without an image or in a format that loses values, a folder or file named like masks that would go unread,
+            a table of groups that cannot be read, lacks columns or names a file that is not there, a value that
+            ``mask_values`` does not name.
+        ValueError: impossible ``mask_values`` or ``mask_threshold``; a ``group_level`` that is none, or one beside
+            ``metadata.csv``.
+
+    From a folder to a table for training:
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from sedm.data.patches import check_patches, load_patches, save_patches
+    >>> from sedm.data.tensors import to_tensors
+    >>> from sedm.data.splits import split_by_group
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> for kind, mode in (("images", "RGB"), ("masks", "L")):
+    ...     for case in ("case-7", "case-8"):
+    ...         path = Path(folder.name) / kind / case / "a.png"
+    ...         path.parent.mkdir(parents=True)
+    ...         Image.new(mode, (16, 16), "white").save(path)
+    >>> table = load_image_folder(folder.name, mask_values={0: 0, 255: 1})
+    >>> check_patches(table, n_classes=2, name=folder.name)
+    >>> train, test = split_by_group(table, test_fraction=0.5, seed=0)
+    >>> path = save_patches(train, Path(folder.name) / "tables" / "train.parquet")
+    >>> patches = to_tensors(load_patches(path, streaming=True), image_size=8)
+    >>> patches.images.shape, patches.masks.unique().tolist(), test["group"][:]
+    (torch.Size([1, 3, 8, 8]), [1], ['case-7'])
+    >>> folder.cleanup()
+    """
+    mask_values = check_mask_values(mask_values, mask_threshold)
+    folder = Path(folder).absolute()
+    files = find_image_files(folder, group_level)
+    table = datasets.Dataset.from_dict(
+        {
+            "image": [_stored(file.path) for file in files],
+            "mask": [_stored(file.mask) for file in files],
+            "group": [file.group for file in files],
+            "file_name": [file.name for file in files],
+            **{column: [file.columns[column] for file in files] for column in files[0].columns},
+        }
+    )
+    table = table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
+    if mask_values is None and mask_threshold is None:
+        return table
+    return translate_masks(table, str(folder), mask_values, mask_threshold)
+
+
+def save_image_folder(table: datasets.Dataset, folder: str | Path) -> Path:
+    """Write each row as ``images/<group>/<row>.png`` and, where annotated, the same in ``masks/``.
+
+    What other tools read; ``load_image_folder`` makes a table of it again. ``metadata.csv`` holds the names of the
+    groups, so a group whose name is no good for a folder, such as ``site/case`` or ``..``, gets a folder with another.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PatchTableError: a row without a group, a group whose name a spreadsheet would change, or files of another table
+            in the folder; nothing is written then.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from sedm.data.patches import from_arrays
+    >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save_image_folder(from_arrays(pixels, [pixels[0, ..., 0], None], ["case-7", "site/8"]), folder)
+    ...     loaded = load_image_folder(folder)
+    >>> loaded["file_name"][:], loaded["group"][:]
+    (['case-7/000000.png', 'group-site-8/000001.png'], ['case-7', 'site/8'])
+    """
+    folder = Path(folder)
+    groups = table["group"][:]
+    for row, group in enumerate(groups):
+        if not isinstance(group, str) or not group or group != group.strip() or "\0" in group:
+            raise PatchTableError(
+                f"row {row}, column 'group': {group!r}; give each row a name without blanks around it"
+            )
+    folder_of = folder_names(groups)
+    names = [f"{folder_of[group]}/{row:06d}.png" for row, group in enumerate(groups)]
+    stored_masks = table.select_columns("mask").cast_column("mask", datasets.Image(decode=False))["mask"]
+    mask_names = [name if mask else "" for name, mask in zip(names, stored_masks, strict=True)]
+    _refuse_other_files(folder, {"images": set(names), "masks": set(mask_names)})
+    # first, so that reading what an interruption left ends in an error
+    with replacing(folder / "metadata.csv") as path, path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "group", "mask_file_name"])
+        writer.writerows(zip(names, groups, mask_names, strict=True))
+    for name, patch in zip(names, table.select_columns(["image", "mask"]), strict=True):
+        for kind in ("image", "mask"):
+            if patch[kind] is not None:
+                path = folder / f"{kind}s" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                patch[kind].save(path)
+    return folder
+
+
+def _refuse_other_files(folder: Path, names: Mapping[str, set[str]]) -> None:
+    """Refuse a folder with pictures that a table would not replace but mix with its own."""
+    for kind, own in names.items():
+        for name, path in find_files(folder / kind).items():
+            if name not in own:
+                raise PatchTableError(f"{path}: no picture of this table; save it into a folder of its own")
+
+
+def _stored(path: Path | None) -> dict | None:
+    return None if path is None else {"bytes": None, "path": str(path)}

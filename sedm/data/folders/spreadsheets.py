@@ -1,0 +1,114 @@
+"""Tables that people write in a spreadsheet program and save as text, in whatever encoding and with whatever separator.
+
+A spreadsheet program saves "CSV" in UTF-8 or in the old encoding of its system, and separates cells by semicolons
+where the decimal separator is a comma.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from sedm.data.patches import PatchTableError
+
+SEPARATORS = ",;\t"
+NOT_WINDOWS_1252 = re.compile(rb"[\x80-\x9f]|[\xa0-\xff]{3}|[\xc2\xc3][\xa0-\xbf]")
+# Bytes 0x80 to 0x9f are accented letters in the encodings of old Macs and of DOS; three bytes beyond ASCII in a row are
+# no Western word, but Cyrillic, Greek, Chinese or Japanese; the last pair is UTF-8 in a file that is not all UTF-8.
+
+
+def read_spreadsheet(path: str | Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
+    """Read a table with a head; the cells stay text, without the blanks around them.
+
+    The encoding is UTF-8, UTF-16 with a byte order mark, or Windows-1252. The separator is the comma, semicolon or tab
+    that makes a head with all ``columns``. Rows without any text are left out.
+
+    Args:
+        path: the text file.
+        columns: what the head must name and no row may leave blank; there may be more.
+
+    Returns:
+        The rows by line number, as a spreadsheet program counts them: the head is usually line 1.
+
+    Raises:
+        PatchTableError: no such file, an encoding that cannot be told, a column that is missing or there twice, no
+            row, a blank cell in one of ``columns``, a cell beyond the head, or quotation marks that do not match.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "metadata.csv"
+    ...     _ = path.write_text("file_name; group\\na.png; Köln \\n", encoding="cp1252")
+    ...     read_spreadsheet(path, columns=("file_name", "group"))
+    {2: {'file_name': 'a.png', 'group': 'Köln'}}
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PatchTableError(f"{path}: no such file; expected a table with the columns {' and '.join(columns)}")
+    text = _decode(path)
+    lines = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=_separator(path, text, columns),
+        skipinitialspace=True,
+        strict=True,
+    )
+    head: list[str] = []
+    rows: dict[int, dict[str, str]] = {}
+    number = 0
+    try:
+        for number, line in enumerate(lines, start=1):
+            cells = [cell.strip() for cell in line]
+            if not any(cells):
+                continue
+            if not head:
+                head = cells
+                _check_head(path, head)
+            else:
+                rows[number] = _read_row(f"{path}, line {number}", head, cells, columns)
+    except csv.Error as error:
+        raise PatchTableError(f"{path}, line {number + 1}: its quotation marks do not match ({error})") from error
+    if not rows:
+        raise PatchTableError(f"{path}: no rows below the head")
+    return rows
+
+
+def _decode(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0" if NOT_WINDOWS_1252.search(content) else content.decode("cp1252")
+    if "\0" in text:  # in no text, but in UTF-16 without its mark, in UTF-32 and in files that are no text at all
+        raise PatchTableError(f"{path}: its encoding cannot be told; save it again as “CSV UTF-8”")
+    return text
+
+
+def _separator(path: Path, text: str, columns: Sequence[str]) -> str:
+    head = next((line.strip() for line in io.StringIO(text, newline="") if line.strip(f"{SEPARATORS} \r\n")), "")
+    for separator in SEPARATORS:
+        cells = next(csv.reader([head], delimiter=separator, skipinitialspace=True), [])
+        if {cell.strip() for cell in cells}.issuperset(columns):
+            return separator
+    raise PatchTableError(f"{path}: expected the columns {' and '.join(columns)}, found {head!r}")
+
+
+def _check_head(path: Path, head: Sequence[str]) -> None:
+    for column in filter(None, head):
+        if head.count(column) > 1:
+            raise PatchTableError(f"{path}: the column {column!r} is there {head.count(column)} times")
+
+
+def _read_row(where: str, head: Sequence[str], cells: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    pairs = list(zip_longest(head, cells, fillvalue=""))
+    for number, (column, cell) in enumerate(pairs, start=1):
+        if cell and not column:
+            hint = "; save without row numbers (pandas: index=False)" if number == 1 else ""
+            raise PatchTableError(f"{where}: {cell!r} in column {number}, which has no name in the head{hint}")
+    row = {column: cell for column, cell in pairs if column}
+    for column in columns:
+        if not row[column]:
+            raise PatchTableError(f"{where}: the column {column!r} is empty")
+    return row

@@ -1,0 +1,15 @@
+"""Whole slides, what people drew on them, and patches cut from them."""
+
+import lazy_loader
+
+# on first use: reading slides needs an extra, reading what was drawn on them does not
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "annotations": ["read_polygons"],
+        "cutting": ["sample_patches", "sample_positions"],
+        "polygons": ["Polygon", "rasterise"],
+        "sections": ["Tissue", "find_tissue"],
+        "slide": ["Slide"],
+    },
+)

@@ -1,0 +1,1 @@
+"""Comparisons: arms of segmentation networks, variants of the generator, and what came of them."""

@@ -1,0 +1,161 @@
+"""Which arms there are, and the units that come of them.
+
+An *arm* is a way to train a segmentation network; a *unit* is one arm for one draw of annotated groups and one seed of
+the network. `sedm.experiments.runs` runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from sedm.config import LAYOUT_SOURCES, Config, known_name
+from sedm.experiments.subsets import TRANSFERS
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a segmentation network; every arm also flips and turns its images."""
+
+    kind: str  # "control" (needs no generator), "one part missing", "SEDM", or "sees more" than others may
+    synthetic: str = ""  # pairs that are added: a colour transfer of TRANSFERS, or generated in STYLES
+    pseudo_labels: bool = False  # unannotated images are added with predicted masks, as the generator is given them
+    share: float = 1.0  # of the synthetic pairs that is used
+    augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
+    unannotated: bool = False  # a mean teacher learns from the unannotated images
+    all_masks: bool = False  # of the training groups, instead of those of the draw
+    changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
+
+
+ARMS = {
+    "real": Arm("control"),
+    "colour_augmentation": Arm("control", augmented=True),
+    "reinhard": Arm("control", "reinhard"),
+    "macenko": Arm("control", "macenko"),
+    "reinhard_augmented": Arm("control", "reinhard", augmented=True),
+    "pseudo_labels": Arm("control", pseudo_labels=True, augmented=True),
+    "mean_teacher": Arm("control", unannotated=True, augmented=True),
+    "no_style": Arm("one part missing", "none"),
+    "shuffled_styles": Arm("one part missing", "shuffled"),
+    "annotated_styles": Arm("one part missing", "annotated"),
+    "sedm": Arm("SEDM", "unannotated"),
+    "sedm_filtered": Arm("SEDM", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
+    "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
+    "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),
+    "sedm_pseudo_layouts": Arm("SEDM", "unannotated", augmented=True, changes={"arms": {"layouts": "pseudo-layouts"}}),
+    "sedm_pseudo_labels": Arm("SEDM", "unannotated", pseudo_labels=True, augmented=True),
+    "transductive": Arm("sees more", "transductive", augmented=True),
+    "all_annotations": Arm("sees more", augmented=True, all_masks=True),
+}
+SWEPT = {  # setting → value → the arm with this value, all else alike
+    "colour_jitter": {
+        value: Arm("control", changes={"segmentation": {"colour_jitter": value}}) for value in (0.1, 0.2, 0.3, 0.4)
+    },
+    "synthetic_fraction": {
+        value: replace(ARMS["sedm_augmented"], changes={"segmentation": {"synthetic_fraction": value}})
+        for value in (0.2, 0.4, 0.6, 0.8)
+    },
+    "pseudo_label_fraction": {
+        value: replace(ARMS["pseudo_labels"], changes={"segmentation": {"synthetic_fraction": value}})
+        for value in (0.2, 0.4, 0.6, 0.8)
+    },
+    "transfer_fraction": {
+        value: replace(ARMS["reinhard_augmented"], changes={"segmentation": {"synthetic_fraction": value}})
+        for value in (0.2, 0.4, 0.6, 0.8)
+    },
+    "consistency_weight": {
+        value: replace(ARMS["mean_teacher"], changes={"segmentation": {"consistency_weight": value}})
+        for value in (0.1, 0.3, 1.0, 3.0)
+    },
+    "share": {value: replace(ARMS["sedm_augmented"], share=value) for value in (0.125, 0.25, 0.5, 1.0)},
+    "layouts": {
+        value: replace(ARMS["sedm_augmented"], changes={"arms": {"layouts": value}}) for value in LAYOUT_SOURCES
+    },
+    "n_steps": {
+        value: replace(ARMS["sedm_augmented"], changes={"segmentation": {"n_steps": value}}) for value in (400, 1200)
+    },
+    "n_steps_of_transfer": {
+        value: replace(ARMS["reinhard_augmented"], changes={"segmentation": {"n_steps": value}})
+        for value in (400, 1200)
+    },
+    "n_steps_of_pseudo_labels": {
+        value: replace(ARMS["pseudo_labels"], changes={"segmentation": {"n_steps": value}}) for value in (400, 1200)
+    },
+    "aggregation": {
+        value: replace(ARMS["sedm_augmented"], changes={"model": {"aggregation": value}})
+        for value in ("mean", "max", "attention")
+    },
+}
+SWEEPS = {  # setting → value → what the arm is called
+    setting: {value: f"{setting}_{value}".replace(" ", "_") for value in arms} for setting, arms in SWEPT.items()
+}
+EVERY_ARM = ARMS | {SWEEPS[setting][value]: arm for setting, arms in SWEPT.items() for value, arm in arms.items()}
+
+
+class Unit(NamedTuple):
+    """One arm for one draw and one seed of the network, which is that of ``config``."""
+
+    arm: str
+    config: Config
+    draw: int
+
+    @property
+    def name(self) -> str:
+        """What its file is called."""
+        return f"{self.arm}-n{self.config.data.n_annotated_groups}-draw{self.draw}-seed{self.config.seed}"
+
+
+def list_units(
+    baseline: Config,
+    arms: Sequence[str],
+    n_annotated: Sequence[int] | None = None,
+    draws: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Unit]:
+    """Every arm for every count of annotated groups, draw and seed, those of the first seed first.
+
+    What sees all masks is there once a seed: it depends neither on the draw nor on how many groups are annotated, and
+    its unit bears those of ``baseline``.
+
+    Args:
+        n_annotated: counts of annotated groups; that of ``baseline`` when left out.
+        draws: numbers of draws; as many as ``baseline`` asks for when left out, from its seed on.
+        seeds: of the networks; as many as ``baseline`` asks for when left out.
+
+    Raises:
+        ValueError: an unknown arm.
+
+    >>> from sedm.config import build_config
+    >>> [unit.name for unit in list_units(build_config("tissue", "smoke"), ["real", "sedm"])]
+    ['real-n2-draw0-seed0', 'sedm-n2-draw0-seed0']
+    """
+    n_annotated = n_annotated or [baseline.data.n_annotated_groups]
+    draws = draws or range(baseline.seed, baseline.seed + baseline.arms.n_draws)
+    seeds = range(baseline.segmentation.n_seeds) if seeds is None else seeds
+    units = {}
+    for seed in seeds:
+        for n, draw in ((n, draw) for n in n_annotated for draw in draws):
+            for name in arms:
+                arm = EVERY_ARM[known_name("arm", name, EVERY_ARM)]
+                where = (baseline.data.n_annotated_groups, baseline.seed) if arm.all_masks else (n, draw)
+                unit = Unit(name, arm_config(baseline, arm, where[0], seed), where[1])
+                units.setdefault(unit.name, unit)
+    return list(units.values())
+
+
+def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Config:
+    """The settings of one unit."""
+    arms = baseline.arms
+    segmentation = {"n_steps": arms.n_steps, "batch_size": arms.batch_size}
+    segmentation |= {"colour_jitter": arms.colour_jitter} if arm.augmented else {}
+    if arm.synthetic in TRANSFERS:
+        segmentation["synthetic_fraction"] = arms.transfer_fraction
+    elif arm.synthetic or arm.pseudo_labels:
+        segmentation["synthetic_fraction"] = arms.synthetic_fraction if arm.synthetic else arms.pseudo_label_fraction
+    segmentation |= {"consistency_weight": arms.consistency_weight} if arm.unannotated else {}
+    changes = {"data": {"n_annotated_groups": n_annotated}, "segmentation": segmentation}
+    for section, values in arm.changes.items():
+        changes[section] = changes.get(section, {}) | dict(values)
+    sections = {name: replace(getattr(baseline, name), **values) for name, values in changes.items()}
+    return replace(baseline, seed=seed, **sections)

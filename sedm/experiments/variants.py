@@ -1,0 +1,97 @@
+"""Variants of the generator, each with one choice changed, and what `sedm.experiments.ablations` measured of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from sedm.experiments.units import read_units
+
+COMMAND = "sedm ablate"
+ABLATIONS = {  # question → arm → what it changes, by section of the configuration
+    "baseline": {"baseline": {}},
+    "style encoder": {
+        "encoder_frozen": {"training": {"train_style_encoder": False}},
+        "no_style": {"training": {"style_sampling": "none"}},
+    },
+    "style injection": {
+        "bottleneck": {"model": {"style_injection": "bottleneck"}},
+        "cross_attention": {"model": {"style_injection": "cross_attention", "aggregation": "tokens"}},
+    },
+    "aggregation": {f"{name}_aggregation": {"model": {"aggregation": name}} for name in ("max", "linear", "attention")},
+    "objective": {f"{name}_objective": {"model": {"objective": name}} for name in ("epsilon", "v", "flow")},
+    "unannotated images": {name: {"training": {"unannotated": name}} for name in ("null_layout", "left_out")},
+    "augmentation": {
+        "no_symmetries": {"training": {"symmetries": "none"}},
+        "no_colour_jitter": {"training": {"colour_jitter": 0.0}},
+    },
+    "layout": {
+        "layout_every_scale": {"model": {"layout_injection": "every_scale"}},
+        "no_layout_dropout": {"training": {"layout_dropout": 0.0}},
+    },
+}
+QUESTIONS = {arm: question for question, arms in ABLATIONS.items() for arm in arms}
+
+EARLIER = {
+    "retrieval_top1": "colour statistics, mean over images",
+    "colour_distance": "mean L*a*b*",
+    "layout_iou": "the judge's answers",
+    "kernel_distance": "encoder of the judge",
+}
+"""What files measure on that do not say so: they are older than the one measuring system of `fidelity_table`.
+
+They took all images, also where there were more generated than real ones, and the features of the judge itself.
+"""
+
+
+class Measures(NamedTuple):
+    """What the finished units of a folder measured."""
+
+    units: pd.DataFrame  # one row a unit, indexed by (question, arm, seed); one column a measure
+    floors: pd.DataFrame  # the same of real images ("real") and of what knows nothing; one row each
+    measured_on: dict[str, str]  # measure → the network or the statistics that it is taken on
+
+
+def read_measures(folder: str | Path) -> Measures:
+    """Read what the finished units of ``folder`` measured.
+
+    Raises:
+        ValueError: no unit in ``folder``, or units of different data or measured in different ways.
+    """
+    units = [stored["values"] for stored in read_units(folder, COMMAND)]
+    measured_on = [unit.get("measured_on", EARLIER) for unit in units]
+    if any(ways != measured_on[0] for ways in measured_on):
+        raise ValueError(f"{folder}: units measured on different networks; keep each kind in a folder of its own")
+    order = list(QUESTIONS)
+    units.sort(key=lambda unit: (order.index(unit["arm"]), unit["seed"]))
+    measures = pd.DataFrame([unit["measures"] for unit in units], dtype=float)
+    rows = [(QUESTIONS[unit["arm"]], unit["arm"], unit["seed"]) for unit in units]
+    measures.index = pd.MultiIndex.from_tuples(rows, names=["question", "arm", "seed"])
+    return Measures(measures, pd.DataFrame(units[0]["floors"]).T.astype(float), measured_on[0])
+
+
+def ablation_table(folder: str | Path) -> pd.DataFrame:
+    """One row an arm, indexed by (question, arm), below the floors; columns (measure, summary).
+
+    Summaries: ``mean`` over seeds; ``half_range``, half of what lies between the highest and the lowest seed;
+    ``difference`` from the baseline, the mean over the seeds that both have. The column ``n_seeds`` counts.
+
+    Raises:
+        ValueError: as `read_measures`.
+    """
+    found, floors, _ = read_measures(folder)
+    baseline = found.droplevel(["question", "arm"])[found.index.get_level_values("arm") == "baseline"]
+    summaries = {("real images", name): {"mean": row} for name, row in floors.iterrows()}
+    n_seeds = {}
+    for arm, rows in found.groupby(level=["question", "arm"], sort=False):
+        seeds = rows.droplevel(["question", "arm"])
+        summaries[arm] = {"mean": seeds.mean(), "half_range": (seeds.max() - seeds.min()) / 2}
+        if len(baseline):
+            summaries[arm]["difference"] = (seeds - baseline).mean()
+        n_seeds[arm] = len(seeds)
+    table = pd.concat({row: pd.DataFrame(one).stack() for row, one in summaries.items()}, axis=1).T.astype(float)
+    table = table.reindex(columns=found.columns, level=0)
+    table["n_seeds", ""] = pd.Series(n_seeds)
+    return table

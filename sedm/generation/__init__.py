@@ -1,0 +1,1 @@
+"""Tables of synthetic images: which layout meets which style, drawn in shards and filtered."""

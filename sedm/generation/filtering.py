@@ -1,0 +1,204 @@
+"""Filtering: synthetic pairs whose image does not show its layout are dropped or made to count less.
+
+A segmentation network that was trained on real images only says what it sees in each synthetic image, and that is
+compared with the layout. Pairs are judged class by class, against the other pairs that have the class, because a small
+class scores low even where it was drawn well. The network that filters must not be the one that measures layout
+fidelity afterwards: what it lets through agrees with it by choice.
+
+Source: after FreeMask, Yang et al. 2023 (arXiv 2310.15160), which differs: there a network ignores single pixels, those
+whose loss is above 1.25 times the mean loss of their class on real images; here whole pairs are dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from sedm.data.label_maps import confusion_matrices, intersection_over_union
+from sedm.data.patches import SHARD, UNKNOWN
+from sedm.data.tensors import PatchTensors, to_tensors
+from sedm.runtime.files import replacing
+from sedm.segmentation.segmenter import predict
+
+REPORT = "filter.parquet"
+IMAGES_AT_ONCE = 256
+HARDEST_TO_EASIEST = 20  # how much oftener the hardest layout may come than the easiest; as in FreeMask
+
+
+def score_pairs(segmenter: nn.Module, patches: PatchTensors, n_classes: int) -> pd.DataFrame:
+    """One row a pair: ``iou_0 … iou_<K−1>`` and ``accuracy``, each in [0, 1], of what is seen with the layout.
+
+    A class that the layout does not hold has no score (NaN), whatever is seen: a single stray pixel would make it 0,
+    and what is seen in a wrong place lowers the score of the class that belongs there. Pixels whose layout is UNKNOWN
+    count nowhere.
+
+    Args:
+        segmenter: trained on real images only, as `sedm.segmentation.segmenter.train_segmenter` returns it.
+        patches: images and the layouts they were made for.
+        n_classes: K.
+
+    Raises:
+        ValueError: no pair, a pair without layout, a class outside 0…K−1, or a segmenter of another number of classes.
+
+    >>> from sedm.segmentation.networks import UNet
+    >>> masks = torch.tensor([0, 1]).repeat(32).view(1, 8, 8).byte()
+    >>> pair = PatchTensors(torch.zeros(1, 3, 8, 8).byte(), masks, ["a"])
+    >>> score_pairs(UNet(n_classes=3, channels=(8, 16)), pair, n_classes=3).columns.tolist()
+    ['iou_0', 'iou_1', 'iou_2', 'accuracy']
+    """
+    _check_pairs(segmenter, patches, n_classes)
+    parts = torch.arange(len(patches.masks)).split(IMAGES_AT_ONCE)
+    tables = []
+    for rows in tqdm(parts, "scoring pairs", unit="image", unit_scale=IMAGES_AT_ONCE, delay=1):
+        predictions = predict(segmenter, patches.images[rows])
+        confusion = confusion_matrices(predictions, patches.masks[rows], n_classes)
+        in_layout = confusion.any(axis=2)
+        iou = np.where(in_layout, intersection_over_union(confusion), np.nan)
+        scores = pd.DataFrame(iou, columns=[f"iou_{k}" for k in range(n_classes)])
+        scores["accuracy"] = confusion.trace(axis1=1, axis2=2) / confusion.sum(axis=(1, 2))
+        tables.append(scores)
+    return pd.concat(tables, ignore_index=True)
+
+
+def keep_pairs(scores: pd.DataFrame, percentile: float, classes: Sequence[str]) -> pd.DataFrame:
+    """One row a pair: ``kept``; ``reason``, why not, "" where it was; and ``weight``, 0 where it was not.
+
+    Of the n pairs with a class, the ⌊n · percentile / 100⌋ of lowest IoU are dropped, so up to K times the percentile
+    of all pairs. A class that few pairs have drops none until there are 100 / percentile of them. Pairs of the same IoU
+    are told apart by their accuracy, so the worst go also where many have an IoU of 0; pairs that are alike stay.
+
+    The weight is the share of pairs that a pair is at least as good as, in the class where that share is lowest,
+    scaled to a mean of 1 over the kept ones.
+
+    Args:
+        scores: as `score_pairs` returns them.
+        percentile: in [0, 100); 0 keeps all, and leaves it to the weights to make bad pairs count less.
+        classes: the name of each class.
+
+    Raises:
+        ValueError: a percentile outside [0, 100) or one that drops every pair, or scores of another number of classes.
+
+    >>> scores = pd.DataFrame({"iou_0": [0.9, 0.8, 0.9, 0.7], "iou_1": [0.2, 0.6, 0.8, None], "accuracy": 0.9})
+    >>> decisions = keep_pairs(scores, percentile=34, classes=["stroma", "epithelium"])
+    >>> decisions["kept"].tolist(), decisions["weight"].round(2).tolist()
+    ([False, True, True, False], [0.0, 0.73, 1.27, 0.0])
+    >>> decisions["reason"][0]
+    'epithelium: IoU 0.200, the threshold is 0.600 (percentile 34 of 3 pairs with it)'
+    """
+    _check_percentile(percentile)
+    columns = [f"iou_{k}" for k in range(len(classes))]
+    found = [name for name in scores.columns if name.startswith("iou_")]
+    if found != columns:
+        raise ValueError(f"scores have the columns {', '.join(found)}, but {len(classes)} classes were named")
+    reasons, shares = pd.Series("", index=scores.index), pd.DataFrame(index=scores.index)
+    for column, name in zip(columns, classes, strict=True):
+        scored = scores.dropna(subset=column)
+        if scored.empty:
+            continue
+        place = scored.groupby([column, "accuracy"]).ngroup()  # from the worst pair to the best
+        lowest_kept = place.sort_values().index[math.floor(len(place) * percentile / 100)]
+        threshold = scored.loc[lowest_kept, column]
+        where = f"the threshold is {threshold:.3f} (percentile {percentile:g} of {len(place)} pairs with it)"
+        for row in place.index[place < place[lowest_kept]]:
+            reasons[row] += f"{'; ' * bool(reasons[row])}{name}: IoU {scored.loc[row, column]:.3f}, {where}"
+        shares[column] = place.rank(pct=True)
+    kept = reasons == ""
+    if not kept.any():
+        raise ValueError(f"percentile={percentile:g} drops all {len(scores)} pairs; choose a lower one")
+    weight = shares.min(axis=1).where(kept, 0.0)
+    return pd.DataFrame({"kept": kept, "reason": reasons, "weight": weight / weight[kept].mean()})
+
+
+def filter_patches(
+    table: datasets.Dataset, segmenter: nn.Module, percentile: float, classes: Sequence[str], folder: str | Path
+) -> datasets.Dataset:
+    """The rows of a synthetic patch table that `keep_pairs` keeps; the table itself stays as it is.
+
+    ``folder/filter.parquet`` has a row for every pair, also those dropped: all columns of the table but the pictures,
+    those of `score_pairs` and those of `keep_pairs`.
+
+    Args:
+        folder: beside the table's own folder, not the one with its shards.
+
+    Raises:
+        ValueError: as `score_pairs` and `keep_pairs`, or a folder with the shards of a table.
+
+    >>> import tempfile
+    >>> from sedm.data.patches import from_arrays
+    >>> from sedm.segmentation.networks import UNet
+    >>> table = from_arrays(*(torch.zeros(2, 8, 8, *channels).byte().numpy() for channels in ([3], [])), ["a", "b"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     kept = filter_patches(table, UNet(n_classes=1, channels=(8,)), 5, ["stroma"], folder)
+    ...     kept["group"][:], pd.read_parquet(f"{folder}/filter.parquet")["kept"].tolist()
+    (['a', 'b'], [True, True])
+    """
+    folder = Path(folder)
+    _check_percentile(percentile)
+    shards = [path for path in folder.glob("*.parquet") if SHARD.search(path.stem)]
+    if shards:
+        raise ValueError(f"{folder}: holds {shards[0].name}, so {REPORT} would pass for a split; name another folder")
+    scores = score_pairs(segmenter, to_tensors(table), len(classes))
+    decisions = keep_pairs(scores, percentile, classes)
+    facts = table.remove_columns(["image", "mask"]).to_pandas()
+    with replacing(folder / REPORT) as temporary:
+        pd.concat([facts, scores, decisions], axis=1).to_parquet(temporary, index=False)
+    return table.select(decisions.index[decisions["kept"]].tolist())
+
+
+def hard_layout_weights(scores: pd.DataFrame, layout_ids: Sequence[str] | pd.Series) -> pd.Series:
+    """How often each layout should come, by its id: the lower the scores of its images, the oftener; mean 1.
+
+    The score of a layout is the mean IoU over the classes it holds, and over its images. Weights grow linearly with the
+    rank, from the easiest layout to the hardest, which comes at most ``HARDEST_TO_EASIEST`` times as often. A low score
+    can also mean that the generator fails on a layout, and more such images would do harm: give the pairs that were
+    kept. `GivenLayouts` takes ``weights.reindex(ids, fill_value=1).tolist()``, where 1 is for layouts of
+    which there is no image yet.
+
+    Source: re-sampling of FreeMask, Yang et al. 2023 (arXiv 2310.15160), whose published code makes 1 to 20 images of a
+    mask, linear in the rank. There a mask is as hard as its classes are on real images; here, as its own images are.
+
+    Args:
+        scores: as `score_pairs` returns them.
+        layout_ids: the layout of each pair.
+
+    Raises:
+        ValueError: no pair, or another number of ids than of pairs.
+
+    >>> scores = pd.DataFrame({"iou_0": [0.9, 0.8, 0.4], "iou_1": [0.7, None, 0.2], "accuracy": 0.9})
+    >>> hard_layout_weights(scores, ["a", "a", "b"]).to_dict()
+    {'a': 0.6666666666666666, 'b': 1.3333333333333333}
+    """
+    if len(scores) == 0 or len(scores) != len(layout_ids):
+        raise ValueError(f"{len(layout_ids)} layout ids for {len(scores)} pairs; give one of each, at least one")
+    means = scores.filter(like="iou_").mean(axis=1).groupby(np.array(layout_ids)).mean()
+    weights = means.rank(ascending=False, pct=True).clip(lower=1 / HARDEST_TO_EASIEST)
+    return (weights / weights.mean()).rename("weight").rename_axis("layout_id")
+
+
+def _check_percentile(percentile: float) -> None:
+    if not 0 <= percentile < 100:
+        raise ValueError(f"percentile={percentile}; it must lie in [0, 100), and 0 keeps all pairs")
+
+
+@torch.no_grad()
+def _check_pairs(segmenter: nn.Module, patches: PatchTensors, n_classes: int) -> None:
+    if len(patches.masks) == 0:
+        raise ValueError("no pairs to score")
+    first = patches.images[:1].to(next(segmenter.parameters()).device, torch.float32) / 255
+    n_outputs = segmenter.eval()(first).shape[1]
+    if n_outputs != n_classes:
+        raise ValueError(f"a segmenter of {n_outputs} classes for layouts of {n_classes}; take both from one study")
+    for row in (~patches.has_mask).nonzero().flatten().tolist():
+        raise ValueError(f"row {row} has no layout; only images that were made for one can be scored")
+    for row, mask in enumerate(patches.masks):
+        highest = int(mask.where(mask != UNKNOWN, 0).max())
+        if highest >= n_classes:
+            raise ValueError(f"the layout of row {row} holds {highest}, outside the classes 0..{n_classes - 1}")

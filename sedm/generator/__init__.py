@@ -1,0 +1,1 @@
+"""The style-extracting diffusion model: process, networks, training and pipeline."""

@@ -1,0 +1,139 @@
+"""The denoiser: a U-Net that sees a noisy image, a layout and a style; and both networks as one model.
+
+    layout ℓ  ──one-hot──►  shares of the classes in each pixel of x_t  ──►  U-Net
+    style s   ──────────────────────────────────────────────────────────►  U-Net
+
+Source: Öttl et al., ECCV 2024 (arXiv 2403.14429). How the two conditions enter the U-Net: `unet`; what it predicts:
+`process`.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sedm.config import ModelConfig
+from sedm.data.patches import UNKNOWN
+from sedm.generator.unet import StyledUNet
+from sedm.styles.encoder import StyleEncoder
+
+
+class Denoiser(ModelMixin, ConfigMixin):
+    """Answers to a noisy sample, its time, a layout and a style with what its objective asks for.
+
+    A sample is an image, or its latents behind an autoencoder. A layout pixel of value ``UNKNOWN`` has a one-hot
+    channel of its own, so a wholly unknown layout is the learned *null layout*, and unannotated images can train too.
+    The learned *null style* stands for "any style".
+
+    Args:
+        model: its settings of the U-Net, the conditions and the objective count; a saved denoiser holds them as a
+            dictionary.
+        n_classes: layout values 0…n_classes−1.
+        image_size: px a side of a layout.
+        sample_channels, sample_size: of a sample; those of an RGB image when left out.
+
+    Raises:
+        ValueError: a sample size that unshuffling and halving do not divide.
+
+    >>> denoiser = Denoiser(ModelConfig((8, 16), style_dim=4), n_classes=2, image_size=16)
+    >>> x_t, layout = torch.randn(2, 3, 16, 16), torch.zeros(2, 16, 16, dtype=torch.uint8)
+    >>> denoiser(x_t, torch.tensor([0, 999]), layout, denoiser.null_style.expand(2, 1, -1)).shape
+    torch.Size([2, 3, 16, 16])
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        model: ModelConfig | dict,
+        n_classes: int,
+        image_size: int,
+        sample_channels: int = 3,
+        sample_size: int | None = None,
+    ):
+        super().__init__()
+        model = ModelConfig.restore(model)
+        self.register_to_config(model=model)
+        divisor = model.unshuffle * 2 ** (len(model.channels) - 1)
+        if (sample_size or image_size) % divisor:
+            raise ValueError(
+                f"samples of {sample_size or image_size} px; unshuffle={model.unshuffle} and {len(model.channels)} "
+                f"resolutions need a multiple of {divisor}"
+            )
+        self.null_style = nn.Parameter(torch.zeros(model.style_dim))
+        n_folded = model.unshuffle**2
+        self.unet = StyledUNet(model, n_channels=sample_channels * n_folded, n_layout=(n_classes + 1) * n_folded)
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "batch c s s"],
+        t: Int[Tensor, " batch"],
+        layout: UInt8[Tensor, "batch h w"],
+        style: Float[Tensor, "batch n_tokens dim"],
+    ) -> Float[Tensor, "batch c s s"]:
+        """Return the network's answer; ``layout`` holds class indices or ``UNKNOWN``."""
+        unshuffle = self.config.model.unshuffle
+        shares = one_hot_layout(layout, self.config.n_classes).to(x_t.dtype)
+        if shares.shape[-1] != x_t.shape[-1]:  # latents are smaller than the layout
+            shares = F.adaptive_avg_pool2d(shares, x_t.shape[-2:])
+        inputs, shares = F.pixel_unshuffle(x_t, unshuffle), F.pixel_unshuffle(shares, unshuffle)
+        return F.pixel_shuffle(self.unet(inputs, t, style, shares), unshuffle)
+
+
+def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[Tensor, "batch k h w"]:
+    """The layout as n_classes + 1 channels of 0 and 1; the last one marks ``UNKNOWN`` pixels.
+
+    >>> one_hot_layout(torch.tensor([[[0, 1, UNKNOWN]]], dtype=torch.uint8), n_classes=2)[0, :, 0]
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.]])
+    """
+    indices = layout.long().masked_fill(layout == UNKNOWN, n_classes)
+    return F.one_hot(indices, n_classes + 1).movedim(-1, 1).float()
+
+
+class StyleDiffusion(nn.Module):
+    """Style encoder and denoiser as one module: one forward pass to train, one set of weights to average."""
+
+    def __init__(self, style_encoder: StyleEncoder, denoiser: Denoiser):
+        super().__init__()
+        self.style_encoder = style_encoder
+        self.denoiser = denoiser
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "batch c s s"],
+        t: Int[Tensor, " batch"],
+        layout: UInt8[Tensor, "batch h w"],
+        style_images: Float[Tensor, "batch n 3 height width"],
+        drop_style: Bool[Tensor, " batch"],
+    ) -> Float[Tensor, "batch c s s"]:
+        """The denoiser's answers; rows marked in ``drop_style`` see the null style instead of their own."""
+        style = self.style_encoder(style_images)
+        style = torch.where(drop_style[:, None, None], self.denoiser.null_style.to(style.dtype), style)
+        return self.denoiser(x_t, t, layout, style)
+
+
+def build_model(
+    config: ModelConfig, n_classes: int, image_size: int, seed: int, latents: tuple[int, int] | None = None
+) -> StyleDiffusion:
+    """Build an untrained model whose initial weights depend on ``seed`` alone.
+
+    Args:
+        n_classes: layout values 0…n_classes−1.
+        image_size: px a side of images and layouts.
+        latents: channels and px a side of the latents that the denoiser works on; None for pixels.
+
+    >>> config = ModelConfig((16, 32), style_dim=8, style_channels=(8,))
+    >>> sum(p.numel() for p in build_model(config, n_classes=2, image_size=16, seed=0).parameters()) > 0
+    True
+    """
+    sample_channels, sample_size = latents or (3, image_size)
+    with torch.random.fork_rng(devices=[]):  # layers initialise from the global state; leave it as it was
+        torch.manual_seed(seed)
+        encoder = StyleEncoder(config)
+        denoiser = Denoiser(config, n_classes, image_size, sample_channels, sample_size)
+    return StyleDiffusion(encoder, denoiser)

@@ -1,0 +1,269 @@
+"""Training the generator: style encoder, aggregation and denoiser together.
+
+    x_0 image, ℓ its layout, s the style of images of the same group, noise ~ N(0, 1), t uniform
+    x_t = α_t·x_0 + σ_t·noise
+    minimise  w_t ‖ model(x_t, t, ℓ, s) − target(x_0, noise, t) ‖²          target and w: `sedm.generator.process`
+
+From the shell, on one process or several: ``sedm train --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sedm.config import Config, TrainingConfig, build_config
+from sedm.data.augment import apply_symmetries, draw_exponents, draw_symmetries, recolour
+from sedm.data.patches import UNKNOWN
+from sedm.data.tensors import PatchTensors
+from sedm.generator.autoencoder import encode_images, latent_shape, make_autoencoder
+from sedm.generator.denoiser import StyleDiffusion, build_model
+from sedm.generator.pipeline import SEDMPipeline, sample_images
+from sedm.generator.process import N_TIMES, Diffusion
+from sedm.runtime.files import replacing
+from sedm.runtime.loop import make_accelerator, optimise
+from sedm.runtime.seeds import seeded_generator
+from sedm.styles.sampling import StyleSampler
+
+N_SHOWN = 8  # images on a sample sheet
+
+
+def train_model(
+    config: Config,
+    patches: PatchTensors,
+    n_classes: int,
+    folder: str | Path,
+    held_out: Collection[str],
+    *,
+    autoencoder=None,
+    annotated: Bool[Tensor, " n"] | None = None,
+    initial: StyleDiffusion | None = None,
+    progress: bool = True,
+) -> StyleDiffusion:
+    """The trained model with averaged weights, in evaluation mode on the CPU.
+
+    ``folder`` receives checkpoints and metrics (see `optimise`) and ``samples/``, a sheet of images at each
+    checkpoint. An interrupted run of the same configuration and data goes on, on as many processes as began it; a
+    finished one is loaded.
+
+    Args:
+        patches: annotated and unannotated images; ``config.training.unannotated`` says what the latter do.
+        n_classes: layout values 0…n_classes−1.
+        held_out: groups that must not be among ``patches``, such as those of the test split.
+        autoencoder: the denoiser works on its latents; None for pixels.
+        annotated: which rows a person annotated, where masks of others were predicted (`predicted_masks`).
+        initial: a model to go on from, of the same architecture; without it the weights are drawn.
+        progress: show a bar with images/s, loss and time left.
+
+    Raises:
+        ValueError: see `check_training_data` and `sedm.runtime.loop.optimise`.
+        FloatingPointError: the loss diverged; the last checkpoint stays.
+    """
+    settings = config.training
+    annotated = patches.has_mask if annotated is None else annotated
+    check_training_data(config, patches, n_classes, held_out, annotated)
+    if settings.unannotated == "left_out":
+        patches = patches.select(annotated.nonzero().flatten().tolist())
+        annotated = torch.ones(len(patches.groups), dtype=torch.bool)
+
+    accelerator, diffusion = make_accelerator(), Diffusion(config.model.objective)
+    latents = None if autoencoder is None else encode_images(autoencoder, patches.images)
+    shape = None if autoencoder is None else latent_shape(autoencoder, config.data.image_size)
+    model = build_model(config.model, n_classes, config.data.image_size, config.seed, shape)
+    if initial is not None:
+        model.load_state_dict(initial.state_dict())
+    model.style_encoder.requires_grad_(settings.train_style_encoder)
+    sampler = StyleSampler(patches, settings.style_sampling, config.model.n_style_images)
+    pools = batch_pools(annotated, settings)
+
+    def loss_of(network: StyleDiffusion, step: int) -> Tensor:
+        generator = seeded_generator("training batch", config.seed, step, accelerator.process_index)
+        batch, target = training_batch(patches, latents, pools, sampler, diffusion, settings, generator)
+        batch, target = [tensor.to(accelerator.device) for tensor in batch], target.to(accelerator.device)
+        errors = (network(*batch).float() - target).square().mean(dim=(1, 2, 3))
+        return (diffusion.loss_weights(batch[1]) * errors).mean()
+
+    def save_samples(n_steps: int) -> None:
+        pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
+        save_sample_sheet(pipeline, patches, annotated, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
+
+    fingerprint = run_fingerprint(config, patches, n_classes, annotated, latents, initial)
+    options = {"progress": progress, "on_checkpoint": save_samples}
+    optimise(accelerator, model, loss_of, settings, folder, fingerprint, **options)
+    return model
+
+
+def training_batch(
+    patches: PatchTensors,
+    latents: Float[Tensor, "n c s s"] | None,
+    pools: list[tuple[Tensor, int]],
+    sampler: StyleSampler,
+    diffusion: Diffusion,
+    settings: TrainingConfig,
+    generator: torch.Generator,
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """((x_t, t, layout, style_images, drop_style), target): what the model gets, and what it should answer."""
+    rows = [pool[torch.randint(len(pool), (count,), generator=generator)] for pool, count in pools]
+    rows = torch.cat(rows).tolist()
+    x_0 = patches.images[rows].float() / 127.5 - 1 if latents is None else latents[rows]
+    noise = torch.randn(x_0.shape, generator=generator)
+    t = torch.randint(N_TIMES, (len(rows),), generator=generator)
+    style_images = sampler.draw_images(rows, generator)
+    drop_style = sampler.draw_dropped(len(rows), settings.style_dropout, generator)
+    drop_layout = torch.rand(len(rows), generator=generator) < settings.layout_dropout
+    layout = patches.masks[rows].masked_fill(drop_layout[:, None, None], UNKNOWN)
+
+    symmetry = draw_symmetries(len(rows), settings.symmetries, generator)
+    x_0, layout = apply_symmetries(x_0, symmetry), apply_symmetries(layout, symmetry)
+    lent = draw_symmetries(style_images.shape[0] * style_images.shape[1], settings.symmetries, generator)
+    style_images = apply_symmetries(style_images.flatten(0, 1), lent).unflatten(0, style_images.shape[:2])
+    if settings.colour_jitter:
+        exponents = draw_exponents(len(rows), settings.colour_jitter, generator)
+        exponents[drop_style] = 1  # the null style is of colours that occur
+        x_0, style_images = recolour(x_0, exponents), recolour(style_images, exponents)
+    x_t, target = diffusion.add_noise(x_0, noise, t), diffusion.target(x_0, noise, t)
+    return (x_t, t, layout, style_images, drop_style), target
+
+
+def batch_pools(annotated: Bool[Tensor, " n"], settings: TrainingConfig) -> list[tuple[Tensor, int]]:
+    """(rows, how many of them a batch takes): annotated rows, then the others, where there are any.
+
+    Layouts are learned from annotated rows, so they must not drown among thousands of others.
+
+    >>> batch_pools(torch.tensor([True, False, False]), TrainingConfig(batch_size=8, annotated_fraction=0.25))
+    [(tensor([0]), 2), (tensor([1, 2]), 6)]
+    """
+    rows, others = annotated.nonzero().flatten(), (~annotated).nonzero().flatten()
+    fraction = settings.annotated_fraction if len(rows) and len(others) else float(len(rows) > 0)
+    n_annotated = round(settings.batch_size * fraction)
+    pools = [(rows, n_annotated), (others, settings.batch_size - n_annotated)]
+    return [(rows, count) for rows, count in pools if count]
+
+
+def check_training_data(
+    config: Config, patches: PatchTensors, n_classes: int, held_out: Collection[str], annotated: Bool[Tensor, " n"]
+) -> None:
+    """None, when ``patches`` can train a model of this configuration.
+
+    Raises:
+        ValueError: a held-out group, another image size, no annotated image, a mask value outside the classes, or
+            an image without the pseudo-layout that the configuration asks for.
+    """
+    size = config.data.image_size
+    leaked = sorted(set(patches.groups) & set(held_out))
+    if leaked:
+        raise ValueError(
+            f"group {leaked[0]!r} is held out for testing, but {len(leaked)} such groups are to be trained on"
+        )
+    if tuple(patches.images.shape[2:]) != (size, size):
+        raise ValueError(f"images of {tuple(patches.images.shape[2:])} px, but data.image_size={size}")
+    if not annotated.any() and config.training.unannotated != "null_layout":
+        raise ValueError(
+            "no annotated image: layouts cannot be learned; give at least one group its masks, or pretrain without any "
+            "by unannotated='null_layout'"
+        )
+    if config.training.unannotated == "pseudo_layouts" and not patches.has_mask.all():
+        row = int((~patches.has_mask).nonzero()[0])
+        raise ValueError(
+            f"unannotated='pseudo_layouts', but row {row} has no mask; sedm.segmentation.predicted_masks predicts it"
+        )
+    for part in patches.masks.split(1024):  # a large table is mapped from a file: never all of it at once
+        known = part[part != UNKNOWN]
+        if len(known) and known.max() >= n_classes:
+            raise ValueError(f"a mask holds {known.max()}, which is outside the classes 0..{n_classes - 1}")
+
+
+def run_fingerprint(
+    config: Config,
+    patches: PatchTensors,
+    n_classes: int,
+    annotated: Bool[Tensor, " n"],
+    latents: Tensor | None = None,
+    initial: StyleDiffusion | None = None,
+) -> str:
+    """A hash of all that decides the trained weights: seed, settings, data, and the weights that they start from."""
+    decisive = [n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
+    digest = hashlib.sha256(json.dumps(decisive).encode())
+    weights = [] if initial is None else [weight.cpu() for weight in initial.state_dict().values()]
+    for values in (patches.images, patches.masks, annotated, *([] if latents is None else [latents]), *weights):
+        digest.update(values.contiguous().numpy())
+    digest.update("\n".join(patches.groups).encode())
+    if patches.places is not None:  # they decide which images are nearby
+        slides, corners, sides = patches.places
+        digest.update(repr((slides, corners.tolist(), sides.tolist())).encode())
+    return digest.hexdigest()[:12]
+
+
+def save_sample_sheet(
+    pipeline: SEDMPipeline, patches: PatchTensors, annotated: Bool[Tensor, " n"], config: Config, path: Path
+) -> None:
+    """A picture at ``path``: layouts in grey, below them images in the styles that their columns' bottom row shows.
+
+    Where nothing is annotated, all layouts are null, which is white. Layouts and styles belong to different images and
+    stay the same from sheet to sheet, as does the noise.
+    """
+    from PIL import Image
+
+    generator = seeded_generator("sample sheet", config.seed)
+    layout_rows, style_rows = (
+        rows[torch.randperm(len(rows), generator=generator)].repeat(N_SHOWN)[:N_SHOWN]  # few rows are shown again
+        for rows in ((annotated if annotated.any() else ~annotated).nonzero().flatten(), torch.arange(len(annotated)))
+    )
+    lenders = StyleSampler(patches, config.training.style_sampling, config.model.n_style_images)
+    lenders = patches.images[lenders.draw_rows(style_rows.tolist(), generator)]
+    layouts = patches.masks[layout_rows]
+    images = sample_images(
+        pipeline, layouts, pipeline.encode_styles(lenders), config.sampling, config.seed, progress=False
+    )
+    grey = layouts.float() * (255 / layouts.where(layouts != UNKNOWN, 0).max().clamp(min=1))
+    rows = [grey.clamp(max=255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1), images, lenders[:, 0]]
+    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+    with replacing(path) as temporary:
+        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary)
+
+
+def _train_study(study_name: str, preset: str, data: str, seed: int, out: Path) -> None:
+    from sedm.config.studies import STUDIES
+    from sedm.data.sources import load_study
+    from sedm.data.splits import hide_annotations
+    from sedm.data.tensors import to_tensors
+    from sedm.segmentation.predicted_masks import with_pseudo_layouts
+
+    accelerator = make_accelerator()  # a precision that it does not know is refused before data are drawn
+    config, study = build_config(study_name, preset, seed), STUDIES[study_name]
+    tables = load_study(config, data)
+    seen = set(tables["train"]["group"][:])
+    held_out = {group for split in ("test", "shifted") if split in tables for group in tables[split]["group"][:]}
+    if study.kind == "tissue":  # natural images keep all their masks
+        tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
+    patches = to_tensors(tables["train"], config.data.image_size)
+    autoencoder = make_autoencoder(config, patches, out / "autoencoder")
+    held_out -= seen if study.shared_groups else set()
+    patches, annotated = with_pseudo_layouts(patches, config, len(study.classes), out)
+    options = {"autoencoder": autoencoder, "annotated": annotated}
+    model = train_model(config, patches, len(study.classes), out, held_out, **options)
+    if accelerator.is_main_process:
+        SEDMPipeline.from_model(model, autoencoder).save_pretrained(out / "model")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train the generator of a study and save its pipeline; under a launcher, on several processes."""
+    from sedm.config import PRESETS
+    from sedm.config.studies import STUDIES
+
+    parser = argparse.ArgumentParser("sedm train", description=main.__doc__)
+    parser.add_argument("--study", choices=list(STUDIES), required=True)
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained pipeline")
+    given = parser.parse_args(arguments)
+    _train_study(given.study, given.preset, given.data, given.seed, given.out)

@@ -1,0 +1,1 @@
+"""What everything runs on: seeds, whole files, the device, the optimiser loop."""

@@ -1,0 +1,1 @@
+"""Segmentation networks: their training, their scores, and the masks that they predict."""

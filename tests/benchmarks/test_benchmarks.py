@@ -1,0 +1,178 @@
+"""What the benchmarks compare with is what it claims to be: the reference's recipe around our own U-Net."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+from torch import nn
+
+from benchmarks import measure, reference
+from sedm.config import SamplingConfig
+from sedm.generator.denoiser import Denoiser
+from sedm.generator.pipeline import noise_generators
+from sedm.generator.process import Diffusion
+
+SIZE, N = 16, 2
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def layouts():
+    return torch.zeros(N, SIZE, SIZE, dtype=torch.uint8)
+
+
+@pytest.fixture
+def recipe(config):
+    """The recipe's U-Net at the smallest width, with a null style that differs from zero."""
+    torch.manual_seed(0)
+    denoiser = reference.recipe_denoiser(config.model, n_classes=2, image_size=SIZE).eval()
+    nn.init.normal_(denoiser.null_style)
+    return denoiser
+
+
+class Omniscient:
+    """Knows the image that every x_t hides, in the terms of any objective."""
+
+    def __init__(self, objective, x_0):
+        self.config, self.null_style = SimpleNamespace(model=SimpleNamespace(objective=objective)), torch.zeros(4)
+        self.diffusion, self.x_0 = Diffusion(objective), x_0
+
+    def __call__(self, x_t, t, layout, style):
+        alpha, sigma = (one[t].view(-1, 1, 1, 1) for one in (self.diffusion.alphas, self.diffusion.sigmas))
+        return self.diffusion.target(self.x_0, (x_t - alpha * self.x_0) / sigma, t)
+
+
+# ------------------------------------------------------------------------------------------------ sampling
+
+
+def test_unguided_recipe_takes_the_steps_of_diffusers(recipe, layouts):
+    styles, noise, times = recipe.null_style.detach().expand(N, 1, -1), normal(N, 3, SIZE, SIZE), range(995, 0, -142)
+    scheduler = DDIMScheduler(1000, 0.0015, 0.0205, "scaled_linear", clip_sample=False)
+    scheduler.set_timesteps(7)  # so that it also goes back by 1000 // 7 = 142, and then to the image itself
+    expected = noise
+    with torch.no_grad():
+        for t in times:
+            answer = recipe(expected, torch.full((N,), t), layouts, styles)
+            expected = scheduler.step(answer, t, expected, eta=0.0).prev_sample
+    images = reference.sample_recipe(recipe, layouts, styles, noise, list(times))
+    torch.testing.assert_close(images, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["x_0", "epsilon", "v", "flow"])
+def test_recipe_ends_at_the_image_when_the_network_knows_it(objective, layouts):
+    x_0 = normal(N, 3, SIZE, SIZE, seed=1)
+    styles, noise = torch.zeros(N, 1, 4), normal(N, 3, SIZE, SIZE)
+    images = reference.sample_recipe(Omniscient(objective, x_0), layouts, styles, noise)
+    torch.testing.assert_close(images, x_0, rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_is_that_of_diffusers_but_for_what_it_is_mixed_with():
+    of_null, of_style = normal(2, N, 3, SIZE, SIZE)
+    guided = of_null + 1.5 * (of_style - of_null)
+    of_diffusers = rescale_noise_cfg(guided, of_style, guidance_rescale=0.7)  # mixes with the guided one
+    torch.testing.assert_close(reference.guide(of_null, of_style), of_diffusers + 0.3 * (of_style - guided))
+
+
+@pytest.mark.slow
+def test_recipe_asks_the_network_286_times_and_ours_once_a_step(recipe, pipeline, layouts):
+    calls = []
+    for denoiser in (recipe, pipeline.denoiser):
+        denoiser.register_forward_hook(lambda network, inputs, output: calls.append(len(inputs[0])))
+    reference.sample_recipe(recipe, layouts, normal(N, 1, reference.STYLE_DIM), normal(N, 3, SIZE, SIZE))
+    assert calls == [N] * 286 == [N] * reference.N_EVALUATIONS
+    calls.clear()
+    styles, generators = pipeline.encode_styles(torch.zeros(N, 1, 3, SIZE, SIZE, dtype=torch.uint8)), range(N)
+    sampling = SamplingConfig()
+    pipeline(layouts, styles, noise_generators(0, generators), sampling.n_steps, sampling.guidance_scale)
+    assert calls == [N] * sampling.n_steps
+
+
+# ---------------------------------------------------------------------------------- network and training
+
+
+def test_both_unets_differ_only_where_the_style_enters(config, recipe):
+    ours = Denoiser(config.model, n_classes=2, image_size=SIZE)
+    shapes = [{name: tuple(one.shape) for name, one in unet.state_dict().items()} for unet in (recipe.unet, ours.unet)]
+    differing = {name.split(".")[0] for name, _ in shapes[0].items() ^ shapes[1].items()}
+    assert differing == {"style_film", "style_block"}
+
+
+def test_loss_of_a_network_that_answers_nothing_is_the_mean_size_of_noise(layouts):
+    def answers_nothing(x_t, t, layout, style):
+        return torch.zeros_like(x_t)
+
+    answers_nothing.null_style = torch.zeros(4)
+    torch.manual_seed(0)
+    images, layouts = normal(64, 3, SIZE, SIZE), torch.zeros(64, SIZE, SIZE, dtype=torch.uint8)
+    loss = reference.recipe_loss(answers_nothing, images, layouts, torch.zeros(64, 1, 4))
+    assert loss.item() == pytest.approx(math.sqrt(2 / math.pi), rel=0.02)
+
+
+def test_a_quarter_of_the_styles_is_dropped():
+    seen = []
+
+    def notes_styles(x_t, t, layout, style):
+        seen.append(style)
+        return x_t
+
+    notes_styles.null_style, n = torch.zeros(1), 4096
+    torch.manual_seed(0)
+    reference.recipe_loss(notes_styles, torch.zeros(n, 1, 1, 1), torch.zeros(n, 1, 1), torch.ones(n, 1, 1))
+    assert (seen[0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.slow
+def test_swin_gives_512_numbers_that_depend_on_the_image_and_never_learns():
+    torch.manual_seed(0)
+    encoder = reference.SwinEncoder(image_size=64)
+    styles = encoder(normal(2, 3, SIZE, SIZE))
+    assert styles.shape == (2, 1, 512)
+    assert (styles[0] - styles[1]).abs().max() > 1e-4
+    assert not styles.requires_grad
+    assert [one for one in encoder.parameters() if one.requires_grad] == []
+    assert 27e6 < sum(one.numel() for one in encoder.parameters()) < 29e6  # Swin-V2-T has 28 million
+
+
+# ----------------------------------------------------------------------------------------------- measuring
+
+
+def test_tasks_run_in_turns():
+    order = []
+    seconds = measure.in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
+    assert order == ["a", "b"] * 3  # once to warm up
+    assert {name: len(one) for name, one in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_arithmetic_of_a_convolution_is_counted_there_and_back():
+    convolution, images = nn.Conv2d(4, 8, 3, padding=1), torch.zeros(2, 4, 16, 16, requires_grad=True)
+    forward = 2 * 4 * 8 * 9 * 16 * 16 * 2  # a product and a sum for each weight at each pixel of two images
+    assert measure.count_operations(lambda: convolution(images)) == forward
+    assert measure.count_operations(lambda: convolution(images).sum().backward()) == 3 * forward
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="measures the process's own memory")
+def test_peak_memory_is_what_was_needed_for_a_moment():
+    """In a fresh process, as in the benchmark: one that has freed much before need not ask for more."""
+    code = "import torch; from tests.benchmarks.measure import peak_memory; peak_memory(lambda: torch.ones(2**20)); "
+    code += "print(peak_memory(lambda: torch.ones(2**24).sum()))"  # 64 MiB
+    root = Path(__file__).resolve().parents[2]
+    answer = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert 60 < float(answer.stdout) < 80
+
+
+def test_results_name_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "FOLDER", tmp_path)
+    saved = json.loads(measure.save_results("toy", {"ratio": 1 / 3}).read_text())
+    assert saved["results"] == {"ratio": 0.3333}
+    assert {"cpu", "cores", "threads", "memory_gib", "bfloat16", "versions", "commit"} <= saved["machine"].keys()

@@ -1,0 +1,609 @@
+"""The denoiser sees what it is given, every weight is trained, and an interruption changes nothing."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from PIL import Image
+from torch.testing import assert_close
+
+import sedm.generator.training
+from sedm.config import AGGREGATIONS, LAYOUT_INJECTIONS, OBJECTIVES, STYLE_INJECTIONS, ModelConfig
+from sedm.data.patches import UNKNOWN
+from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout
+from sedm.generator.process import Diffusion
+from sedm.generator.training import batch_pools, train_model, training_batch
+from sedm.styles.sampling import StyleSampler
+
+WEIGHT_DECAY = 0.01  # AdamW's own
+
+
+def train(config, patches, folder, n_classes=2, **options):
+    return train_model(config, patches, n_classes, folder, held_out=(), progress=False, **options)
+
+
+def changed(config, **settings):
+    return replace(config, training=replace(config.training, **settings))
+
+
+def one_step(config, **settings):
+    """A single optimiser step at the full learning rate, half of the styles dropped."""
+    return changed(config, n_steps=1, warmup_steps=0, style_dropout=0.5, **settings)
+
+
+def same_weights(first, second):
+    weights, others = first.state_dict(), second.state_dict()
+    return weights.keys() == others.keys() and all(weights[name].equal(others[name]) for name in weights)
+
+
+def count_batches(monkeypatch, fail_at=None, error=KeyboardInterrupt, target=None):
+    """A list that grows by one a batch; the batch ``fail_at`` raises, or asks for ``target``."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(len(calls))
+        if calls[-1] == fail_at and target is None:
+            raise error
+        inputs, clean = training_batch(*arguments)
+        return inputs, torch.full_like(clean, target) if calls[-1] == fail_at else clean
+
+    monkeypatch.setattr(sedm.generator.training, "training_batch", counted)
+    return calls
+
+
+@pytest.fixture
+def denoiser():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Denoiser(ModelConfig((8, 16), style_dim=8), n_classes=2, image_size=16).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def inputs():
+    """x_t, t, layout and style of two images."""
+    generator = torch.Generator().manual_seed(1)
+    x_t, style = torch.randn(2, 3, 16, 16, generator=generator), torch.randn(2, 1, 8, generator=generator)
+    return x_t, torch.tensor([100, 700]), torch.randint(2, (2, 16, 16), generator=generator).to(torch.uint8), style
+
+
+# ---------------------------------------------------------------------------------------- what enters
+
+
+def test_a_style_scales_and_shifts_in_every_residual_block(denoiser, inputs):
+    *others, style = inputs
+    blocks = [module for module in denoiser.modules() if isinstance(module, ResnetBlock2D)]
+    given = {id(block): [] for block in blocks}
+    for block in blocks:
+        block.register_forward_pre_hook(lambda module, arguments: given[id(module)].append(arguments))
+    denoiser(*others, style)
+    denoiser(*others, -style)
+    assert len(blocks) == 2 * 1 + 2 * 2 + 2  # one a level down, two a level up, two in the middle
+    for block in blocks:
+        assert block.time_embedding_norm == "scale_shift"
+        (features, embedding), (_, other_embedding) = given[id(block)]
+        same_features = block.forward(features, embedding), block.forward(features, other_embedding)
+        assert (same_features[0] - same_features[1]).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def denoiser_with(sample_channels=3, sample_size=None, **settings):
+    if settings.get("style_injection") == "cross_attention":
+        settings["aggregation"] = "tokens"
+    model = ModelConfig(**({"channels": (8, 16), "style_dim": 8} | settings))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Denoiser(model, 2, 16, sample_channels, sample_size).eval().requires_grad_(False)
+
+
+def differs(first, second):
+    return (first - second).abs().amax((1, 2, 3)).min() > 1e-4
+
+
+@pytest.mark.parametrize("style_injection", STYLE_INJECTIONS)
+@pytest.mark.parametrize("layout_injection", LAYOUT_INJECTIONS)
+def test_style_and_layout_change_the_answer_however_they_enter(inputs, style_injection, layout_injection):
+    denoiser = denoiser_with(style_injection=style_injection, layout_injection=layout_injection)
+    x_t, t, layout, style = inputs
+    answer = denoiser(x_t, t, layout, style)
+    assert answer.shape == x_t.shape
+    assert differs(answer, denoiser(x_t, t, layout, -style))
+    assert differs(answer, denoiser(x_t, t, 1 - layout, style))
+
+
+def test_at_the_bottleneck_a_style_reaches_the_lowest_resolution_alone(inputs):
+    denoiser = denoiser_with(style_injection="bottleneck")
+    x_t, t, layout, style = inputs
+    seen = {}
+    for name in ("down", "middle"):
+        last = getattr(denoiser.unet, name)[0]
+        last.register_forward_hook(lambda *call, name=name: seen.setdefault(name, []).append(call[2]))
+        if name == "down":
+            last[0].register_forward_hook(lambda *call: seen.setdefault("down", []).append(call[2]))
+    for one in (style, -style):
+        denoiser(x_t, t, layout, one)
+    assert seen["down"][0].equal(seen["down"][1])  # nothing before the middle knows the style
+    assert seen["middle"][0].equal(seen["middle"][1])
+    added = denoiser.unet.style_block
+    assert added.time_embedding_norm == "default"  # added, not scaled
+
+
+def test_tokens_are_a_set_and_each_of_them_counts(inputs):
+    denoiser = denoiser_with(style_injection="cross_attention")
+    x_t, t, layout, _ = inputs
+    tokens = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2))
+    answer = denoiser(x_t, t, layout, tokens)
+    assert_close(answer, denoiser(x_t, t, layout, tokens[:, [2, 0, 1]]), rtol=1e-4, atol=1e-5)
+    assert differs(answer, denoiser(x_t, t, layout, tokens[:, :2]))
+
+
+def test_a_layout_enters_every_scale_as_shares_of_classes(inputs):
+    denoiser = denoiser_with(layout_injection="every_scale", unshuffle=1)
+    x_t, t, layout, style = inputs
+    given = {}
+    for name in ("layout_down", "layout_up"):
+        for level, convolution in enumerate(getattr(denoiser.unet, name)):
+            convolution.register_forward_pre_hook(lambda _, one, key=(name, level): given.setdefault(key, one[0]))
+    denoiser(x_t, t, layout, style)
+    shares = one_hot_layout(layout, 2)
+    halved = shares.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(4, 5))
+    assert_close(given["layout_down", 0], shares)
+    assert_close(given["layout_down", 1], halved)
+    assert_close(given["layout_up", 0], halved)
+    assert_close(given["layout_up", 1], shares)
+
+
+def test_latents_take_the_layout_s_shares(inputs):
+    denoiser = denoiser_with(sample_channels=4, sample_size=8, unshuffle=1)
+    _, t, layout, style = inputs
+    x_t = torch.randn(2, 4, 8, 8)
+    answer = denoiser(x_t, t, layout, style)
+    assert answer.shape == x_t.shape
+    assert differs(answer, denoiser(x_t, t, 1 - layout, style))
+
+
+def test_a_size_that_cannot_be_halved_is_refused():
+    with pytest.raises(ValueError, match="samples of 16 px; unshuffle=4 and 4 resolutions need a multiple of 32"):
+        Denoiser(ModelConfig((8, 8, 8, 8), unshuffle=4), n_classes=2, image_size=16)
+
+
+def test_the_layout_enters_pixel_by_pixel_and_unknown_is_a_third_thing(denoiser, inputs):
+    x_t, t, layout, style = inputs
+    answers = [denoiser(x_t, t, one, style) for one in (layout, 1 - layout, torch.full_like(layout, UNKNOWN))]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert (answers[first] - answers[second]).abs().amax((1, 2, 3)).min() > 1e-3
+    one_pixel = layout.clone()
+    one_pixel[:, 3, 12] = 1 - one_pixel[:, 3, 12]
+    assert not denoiser(x_t, t, one_pixel, style).equal(answers[0])
+
+
+def test_time_and_noise_enter(denoiser, inputs):
+    x_t, t, layout, style = inputs
+    answer = denoiser(x_t, t, layout, style)
+    assert not denoiser(x_t, t + 50, layout, style).allclose(answer)
+    assert not denoiser(x_t + 0.1, t, layout, style).allclose(answer)
+
+
+def test_one_hot_layouts_mark_each_pixel_once():
+    layout = torch.tensor([[0, 1, 2], [UNKNOWN, 2, 0]], dtype=torch.uint8)[None]
+    channels = one_hot_layout(layout, n_classes=3)
+    expected = np.stack([layout[0].numpy() == value for value in (0, 1, 2, UNKNOWN)])[None]
+    assert np.array_equal(channels, expected)
+
+
+def test_initial_weights_depend_on_the_seed_alone(config):
+    torch.manual_seed(1)
+    first = build_model(config.model, 2, 16, seed=5)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(2)
+    assert same_weights(first, build_model(config.model, 2, 16, seed=5))
+    assert not same_weights(first, build_model(config.model, 2, 16, seed=6))
+    torch.manual_seed(1)
+    assert torch.random.get_rng_state().equal(state)  # the global numbers are left as they were
+
+
+def test_dropped_rows_see_the_null_style_and_the_others_their_own(config, inputs):
+    model = build_model(config.model, 2, 16, seed=0).eval().requires_grad_(False)
+    model.denoiser.null_style.normal_()
+    x_t, t, layout, _ = inputs
+    images = torch.rand(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    answer = model(x_t, t, layout, images, torch.tensor([True, False]))
+    null = model.denoiser(x_t, t, layout, model.denoiser.null_style.expand(2, 1, -1))
+    styled = model.denoiser(x_t, t, layout, model.style_encoder(images))
+    assert_close(answer, torch.stack([null[0], styled[1]]))
+    assert not null[1].allclose(styled[1])
+
+
+# ------------------------------------------------------------------------------- everything is trained
+
+
+@pytest.mark.slow
+def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(config, patches, tmp_path):
+    config = replace(one_step(config), model=replace(config.model, aggregation="attention"))
+    before = build_model(config.model, 2, 16, config.seed).state_dict()
+    after = train(config, patches, tmp_path)
+    rate = config.training.learning_rate
+    moves = {
+        name: (weight - before[name] * (1 - rate * WEIGHT_DECAY)).abs().max().item()  # what decay does not explain
+        for name, weight in after.named_parameters()
+    }
+    for part in (
+        "style_encoder.features",
+        "style_encoder.aggregate",
+        "denoiser.null_style",
+        "denoiser.unet.style_film",
+    ):
+        assert any(name.startswith(part) for name in moves)
+    # Adam's first step is the learning rate, whatever the gradient. Softmax ignores what all keys share, so the
+    # gradient of their bias is rounding.
+    still = [name for name, move in moves.items() if move < 0.5 * rate and not name.endswith("to_k.bias")]
+    assert still == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_the_style_encoder_is_trained_with_every_aggregation(config, patches, tmp_path, aggregation):
+    injection = "cross_attention" if aggregation == "tokens" else "film"
+    sampling = replace(config.sampling, n_style_images=config.model.n_style_images)
+    model = replace(config.model, aggregation=aggregation, style_injection=injection)
+    config = replace(one_step(config), model=model, sampling=sampling)
+    before = build_model(config.model, 2, 16, config.seed).style_encoder.state_dict()
+    after = train(config, patches, tmp_path).style_encoder
+    for name, weight in after.named_parameters():
+        assert (weight - before[name]).abs().max() > 0.5 * config.training.learning_rate, name
+
+
+@pytest.mark.slow
+def test_the_null_style_learns_only_from_dropped_styles(config, patches, tmp_path):
+    kept = train(changed(one_step(config), style_dropout=0.0), patches, tmp_path / "kept")
+    assert kept.denoiser.null_style.count_nonzero() == 0  # it starts at zero
+    dropped = train(one_step(config), patches, tmp_path / "dropped")
+    assert dropped.denoiser.null_style.count_nonzero() == config.model.style_dim
+
+
+@pytest.mark.slow
+def test_without_styles_the_encoder_stays_as_it_was(config, patches, tmp_path):
+    config = one_step(config, style_sampling="none")
+    before = build_model(config.model, 2, 16, config.seed).style_encoder.state_dict()
+    for name, weight in train(config, patches, tmp_path).style_encoder.named_parameters():
+        assert_close(weight, before[name] * (1 - config.training.learning_rate * WEIGHT_DECAY), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_loss_falls(config, patches, tmp_path):
+    config = replace(
+        changed(config, n_steps=60, warmup_steps=5, batch_size=16, learning_rate=5e-3, checkpoint_every=60),
+        model=ModelConfig((16, 32), unshuffle=1, style_dim=8, style_channels=(8, 8)),
+    )
+    flat = patches.images[:, :, :1, :1].expand_as(patches.images).contiguous()
+    train(config, patches._replace(images=flat), tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 60
+    assert np.mean(losses[-6:]) < 0.5 * np.mean(losses[:6])
+
+
+# ----------------------------------------------------------------------------------------- the batch
+
+AS_THEY_ARE = {"symmetries": "none", "colour_jitter": 0.0}
+
+
+def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
+    settings = changed(config, batch_size=32, style_dropout=0.5, layout_dropout=0.0, **AS_THEY_ARE).training
+    sampler, diffusion = StyleSampler(patches, "multi", 2), Diffusion("x_0")
+    pools, generator = batch_pools(patches.has_mask, settings), torch.Generator().manual_seed(0)
+    given, x_0 = training_batch(patches, None, pools, sampler, diffusion, settings, generator)
+    x_t, t, layout, style_images, dropped = given
+    alpha, sigma = (values[t][:, None, None, None] for values in (diffusion.alphas, diffusion.sigmas))
+    noise = (x_t - alpha * x_0) / sigma
+    pixels = (x_0 + 1) * 127.5
+    assert_close(pixels, pixels.round(), rtol=0, atol=1e-3)
+    rows = [(patches.images - image.round()).abs().flatten(1).sum(1).argmin().item() for image in pixels]
+    assert patches.images[rows].equal(pixels.round().to(torch.uint8))
+    assert patches.masks[rows].equal(layout)
+    assert abs(noise.mean().item()) < 4 / math.sqrt(noise.numel())
+    assert abs(noise.std().item() - 1) < 4 / math.sqrt(2 * noise.numel())
+    assert len(t.unique()) > 20
+    assert style_images.shape == (32, 2, 3, 16, 16)
+    assert 0 < dropped.sum() < 32
+
+
+def test_style_images_are_of_the_target_s_group(config, patches):
+    settings = changed(config, layout_dropout=0.0, **AS_THEY_ARE).training
+    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.has_mask, settings)
+    arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
+    (_, _, layout, style_images, _), _ = training_batch(*arguments)
+    whole = ((style_images + 1) * 127.5).round().to(torch.uint8)
+    for row, images in zip(layout, whole, strict=True):
+        origins = [(patches.images == image).flatten(1).all(1).nonzero().item() for image in images]
+        groups = {patches.groups[origin] for origin in origins}
+        assert len(groups) == 1
+        assert (row == UNKNOWN).all() == (groups <= {"group-2", "group-3"})
+
+
+def draw_batch(config, patches, **settings):
+    """The clean images, layouts, style images and dropped styles of a large batch."""
+    settings = changed(config, batch_size=256, layout_dropout=0.0, **settings).training
+    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.has_mask, settings)
+    arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
+    (_, _, layout, style_images, dropped), x_0 = training_batch(*arguments)
+    return x_0, layout, style_images, dropped
+
+
+@pytest.mark.parametrize(("kind", "n_views"), [("none", 1), ("mirror", 2), ("square", 8)])
+def test_image_and_layout_are_seen_under_the_same_symmetry(config, patches, kind, n_views):
+    drawn = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.5  # without any symmetry of its own
+    masks = drawn.to(torch.uint8).expand(16, -1, -1).contiguous()
+    images = (255 * masks)[:, None].expand(-1, 3, -1, -1).contiguous()
+    patches = patches._replace(images=images, masks=masks)
+    x_0, layout, style_images, _ = draw_batch(config, patches, symmetries=kind, colour_jitter=0.0)
+    assert_close(x_0[:, 0], layout * 2.0 - 1)
+    assert len(layout.unique(dim=0)) == n_views
+    seen = style_images.flatten(0, 1)[:, 0]
+    assert len(seen.unique(dim=0)) == n_views
+    if kind != "none":  # style images turn by themselves
+        assert not (style_images[:, 0, 0] == x_0[:, 0]).flatten(1).all()
+
+
+def test_an_image_and_what_lends_its_style_are_recoloured_alike(config, patches):
+    flat = torch.full_like(patches.images, 100)
+    patches = patches._replace(images=flat)
+    x_0, _, style_images, dropped = draw_batch(config, patches, colour_jitter=0.3, style_dropout=0.5)
+    assert_close(style_images, x_0[:, None].expand_as(style_images))
+    exponents = torch.log((x_0[:, :, 0, 0] + 1) / 2) / math.log(100 / 255)
+    assert 90 < dropped.sum() < 166
+    assert_close(exponents[dropped], torch.ones_like(exponents[dropped]))  # the null style is of colours that occur
+    exponents = exponents[~dropped]
+    assert math.exp(-0.3) - 1e-5 <= exponents.min() < 0.78
+    assert 1.29 < exponents.max() <= math.exp(0.3) + 1e-5
+    assert len(exponents.unique(dim=0)) == len(exponents)
+    assert exponents.std(dim=1).min() > 0  # every channel by itself
+
+
+def test_dropped_layouts_are_wholly_unknown_and_as_many_as_asked(config, patches):
+    settings = changed(config, batch_size=200, annotated_fraction=1.0, layout_dropout=0.3).training
+    pools = batch_pools(patches.has_mask, settings)
+    sampler, generator = StyleSampler(patches, "multi", 2), torch.Generator().manual_seed(0)
+    (_, _, layout, _, _), _ = training_batch(patches, None, pools, sampler, Diffusion("x_0"), settings, generator)
+    unknown = (layout == UNKNOWN).flatten(1)
+    assert unknown.any(1).equal(unknown.all(1))
+    assert abs(unknown.all(1).float().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 200)
+
+
+def test_annotated_images_keep_their_share_of_a_batch(config, patches):
+    pools = batch_pools(patches.has_mask, changed(config, batch_size=8, annotated_fraction=0.75).training)
+    assert [(rows.tolist(), count) for rows, count in pools] == [(list(range(8)), 6), (list(range(8, 16)), 2)]
+    everything = batch_pools(torch.ones(8, dtype=torch.bool), config.training)
+    assert [(rows.tolist(), count) for rows, count in everything] == [(list(range(8)), 8)]
+
+
+@pytest.mark.slow
+def test_left_out_images_change_nothing(config, patches, tmp_path):
+    config = changed(config, unannotated="left_out")
+    other = patches.images.clone()
+    other[8:] = 255 - other[8:]
+    first = train(config, patches, tmp_path / "a")
+    assert same_weights(first, train(config, patches._replace(images=other), tmp_path / "b"))
+    assert not same_weights(first, train(changed(config, unannotated="null_layout"), patches, tmp_path / "c"))
+
+
+@pytest.mark.slow
+def test_pseudo_layouts_train_in_their_own_share_of_a_batch(config, patches, tmp_path, monkeypatch):
+    config, seen = changed(config, unannotated="pseudo_layouts", layout_dropout=0.0), []
+
+    def recorded(*arguments):
+        seen.append(training_batch(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(sedm.generator.training, "training_batch", recorded)
+    predicted = patches.masks.where(patches.masks != UNKNOWN, torch.zeros_like(patches.masks))
+    train(config, patches._replace(masks=predicted), tmp_path, annotated=patches.has_mask)
+    for (_, _, layout, _, _), _ in seen:
+        assert not (layout == UNKNOWN).any()
+        assert (layout[4:] == 0).all()  # the second half: rows that nobody annotated
+        assert (layout[:4] == 1).any()
+    with pytest.raises(ValueError, match=r"row 8 has no mask; sedm\.pseudo_layouts predicts it"):
+        train(config, patches, tmp_path / "incomplete")
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_stays_as_it_was_and_the_denoiser_learns(config, patches, tmp_path):
+    config = one_step(config, train_style_encoder=False)
+    before = build_model(config.model, 2, 16, config.seed).state_dict()
+    after = train(config, patches, tmp_path).state_dict()
+    still = {name for name, weight in after.items() if weight.equal(before[name])}
+    assert {name for name in after if name.startswith("style_encoder")} <= still
+    assert not any(name.startswith("denoiser.unet.down") for name in still)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_learns(config, patches, tmp_path, objective):
+    config = replace(
+        changed(config, n_steps=40, warmup_steps=5, batch_size=16, learning_rate=3e-3, checkpoint_every=40),
+        model=ModelConfig((16, 32), unshuffle=1, style_dim=8, style_channels=(8, 8), objective=objective),
+    )
+    train(config, patches, tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4])
+
+
+@pytest.mark.slow
+def test_sample_sheets_show_layouts_images_and_styles(config, patches, tmp_path):
+    train(config, patches, tmp_path)
+    sheets = sorted((tmp_path / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == [f"step-{n:08d}.png" for n in (2, 4, 6)]
+    first, last = (np.asarray(Image.open(sheets[i])) for i in (0, -1))
+    assert first.shape == (3 * 16, 8 * 16, 3)
+    assert np.array_equal(first[:16], last[:16])  # the same layouts
+    assert np.array_equal(first[32:], last[32:])  # the same styles
+    assert not np.array_equal(first[16:32], last[16:32])
+
+
+# -------------------------------------------------------------------------------- seeds and interruptions
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(config, patches, tmp_path):
+    torch.manual_seed(1)
+    first = train(config, patches, tmp_path / "a")
+    torch.manual_seed(2)
+    assert same_weights(first, train(config, patches, tmp_path / "b"))
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == (tmp_path / "b" / "metrics.jsonl").read_bytes()
+    assert not same_weights(first, train(replace(config, seed=1), patches, tmp_path / "c"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last_step", [1, 3, 5])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(config, patches, tmp_path, monkeypatch, last_step):
+    undisturbed = train(config, patches, tmp_path / "whole")
+    count_batches(monkeypatch, fail_at=last_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, patches, tmp_path / "cut")
+    calls = count_batches(monkeypatch)
+    resumed = train(config, patches, tmp_path / "cut")
+    assert len(calls) == 6 - last_step // 2 * 2  # from the last checkpoint on
+    assert same_weights(undisturbed, resumed)
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "cut" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_an_interrupted_save_leaves_the_checkpoint_before(config, patches, tmp_path, monkeypatch):
+    undisturbed = train(config, patches, tmp_path / "whole")
+    written, save = [], torch.save
+
+    def half(state, path):
+        save(state, path)
+        written.append(path)
+        if len(written) == 2:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, patches, tmp_path / "cut")
+    assert [path.name[-11:] for path in (tmp_path / "cut").glob("*.pt")] == ["00000002.pt"]
+    monkeypatch.setattr(torch, "save", save)
+    calls = count_batches(monkeypatch)
+    assert same_weights(undisturbed, train(config, patches, tmp_path / "cut"))
+    assert len(calls) == 4
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_trained_again(config, patches, tmp_path, monkeypatch):
+    first = train(config, patches, tmp_path)
+    count_batches(monkeypatch, fail_at=0, error=AssertionError)
+    assert same_weights(first, train(config, patches, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["seed", "training", "model", "image", "mask", "groups"])
+def test_another_seed_configuration_or_data_starts_anew(config, patches, tmp_path, monkeypatch, change):
+    train(config, patches, tmp_path)
+    images, masks = patches.images.clone(), patches.masks.clone()
+    images[0, 0, 0, 0] += 1
+    masks[0, 0, 0] = 1 - masks[0, 0, 0]
+    config, patches = {
+        "seed": (replace(config, seed=1), patches),
+        "training": (changed(config, style_dropout=0.2), patches),
+        "model": (replace(config, model=replace(config.model, style_dim=9)), patches),
+        "image": (config, patches._replace(images=images)),
+        "mask": (config, patches._replace(masks=masks)),
+        "groups": (config, patches._replace(groups=["group-1", *patches.groups[1:]])),
+    }[change]
+    calls = count_batches(monkeypatch)
+    train(config, patches, tmp_path)
+    assert len(calls) == 6
+
+
+@pytest.mark.slow
+def test_other_rows_that_count_as_annotated_start_anew(config, patches, tmp_path, monkeypatch):
+    predicted = patches._replace(masks=patches.masks.where(patches.masks != UNKNOWN, 0))
+    train(config, predicted, tmp_path, annotated=patches.has_mask)
+    calls = count_batches(monkeypatch)
+    train(config, predicted, tmp_path, annotated=~patches.has_mask)
+    assert len(calls) == 6
+
+
+@pytest.mark.slow
+def test_another_number_of_classes_starts_anew(config, patches, tmp_path, monkeypatch):
+    train(config, patches, tmp_path)
+    calls = count_batches(monkeypatch)
+    train(config, patches, tmp_path, n_classes=3)
+    assert len(calls) == 6
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_the_run_and_the_checkpoint_survives(config, patches, tmp_path, monkeypatch):
+    undisturbed = train(config, patches, tmp_path / "whole")
+    count_batches(monkeypatch, fail_at=3, target=math.nan)  # the step whose end is a checkpoint
+    with pytest.raises(FloatingPointError, match=r"step 3: the loss is nan, .*-00000002\.pt holds the last good"):
+        train(config, patches, tmp_path / "broken")
+    calls = count_batches(monkeypatch)
+    assert same_weights(undisturbed, train(config, patches, tmp_path / "broken"))
+    assert len(calls) == 4
+
+
+@pytest.mark.slow
+def test_weights_that_are_no_numbers_never_become_a_checkpoint(config, patches, tmp_path, monkeypatch):
+    undisturbed = train(config, patches, tmp_path / "whole")
+    calls = count_batches(monkeypatch)
+
+    def with_a_broken_gradient(*arguments):  # a finite loss, at the step whose end is a checkpoint
+        model = build_model(*arguments)
+        model.denoiser.unet.style_film.bias.register_hook(
+            lambda gradient: gradient * (math.nan if calls[-1] == 3 else 1)
+        )
+        return model
+
+    monkeypatch.setattr(sedm.generator.training, "build_model", with_a_broken_gradient)
+    with pytest.raises(FloatingPointError):
+        train(config, patches, tmp_path / "broken")
+    monkeypatch.setattr(sedm.generator.training, "build_model", build_model)
+    assert same_weights(undisturbed, train(config, patches, tmp_path / "broken"))
+
+
+# ---------------------------------------------------------------------------------------------- faults
+
+
+def test_images_of_another_size_are_refused(config, patches, tmp_path):
+    larger = replace(config, data=replace(config.data, image_size=32))
+    with pytest.raises(ValueError, match=r"images of \(16, 16\) px, but data\.image_size=32"):
+        train(larger, patches, tmp_path)
+
+
+def test_a_held_out_group_never_trains(config, patches, tmp_path):
+    with pytest.raises(ValueError, match="group 'group-3' is held out for testing"):
+        train_model(config, patches, 2, tmp_path, held_out={"group-3", "group-9"}, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("unannotated", ["pseudo_layouts", "left_out"])
+def test_data_without_any_annotation_are_refused(config, patches, tmp_path, unannotated):
+    config = replace(config, training=replace(config.training, unannotated=unannotated))
+    with pytest.raises(ValueError, match="no annotated image"):
+        train(config, patches.select(range(8, 16)), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_model_can_be_pretrained_without_any_mask_and_gone_on_from(config, patches, tmp_path):
+    """At a learning rate of nothing the weights stay those it went on from; other first weights are another run."""
+    pretrained = train(config, patches.select(range(8, 16)), tmp_path / "pretraining")
+    (sheet,) = (tmp_path / "pretraining" / "samples").glob("step-00000006.png")
+    assert sheet.stat().st_size > 100
+    still = replace(config, training=replace(config.training, learning_rate=1e-30))
+    options = {"held_out": set(), "progress": False}
+    tuned = train_model(still, patches, 2, tmp_path / "tuned", initial=pretrained, **options)
+    fresh = train_model(still, patches, 2, tmp_path / "tuned", **options)
+    weights = pretrained.state_dict()
+    assert all(torch.allclose(weight, weights[name], atol=1e-6) for name, weight in tuned.state_dict().items())
+    assert not all(torch.allclose(weight, weights[name], atol=1e-6) for name, weight in fresh.state_dict().items())
+
+
+def test_a_mask_value_outside_the_classes_is_refused(config, patches, tmp_path):
+    masks = patches.masks.clone()
+    masks[4, 2, 2] = 2
+    with pytest.raises(ValueError, match=r"a mask holds 2, which is outside the classes 0\.\.1"):
+        train(config, patches._replace(masks=masks), tmp_path)
+    assert not list(tmp_path.iterdir())

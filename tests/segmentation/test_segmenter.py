@@ -1,0 +1,283 @@
+"""Segmenters that must learn what can be learnt, must not learn what cannot, and do so twice the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel
+
+import sedm.segmentation.segmenter
+from sedm.config import SegmentationConfig
+from sedm.data.patches import UNKNOWN
+from sedm.data.tensors import PatchTensors
+from sedm.segmentation.networks import UNet
+from sedm.segmentation.scores import score_groups
+from sedm.segmentation.segmenter import (
+    _batch,
+    _sources,
+    augment,
+    consistency_loss,
+    predict,
+    segmentation_loss,
+    train_segmenter,
+)
+
+CONFIG = SegmentationConfig(channels=(8, 16), n_steps=80, batch_size=8, learning_rate=1e-2)
+
+
+def squares(n=24, seed=0, size=16):
+    """Bright squares (class 1) anywhere on a dark, noisy ground."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(n, size, size, dtype=torch.uint8)
+    for mask in masks:
+        row, column = torch.randint(size - 6, (2,), generator=generator).tolist()
+        mask[row : row + 6, column : column + 6] = 1
+    images = 60 + 100 * masks[:, None] + torch.randint(40, (n, 3, size, size), generator=generator)
+    return PatchTensors(images.to(torch.uint8), masks, [f"case-{i % 3}" for i in range(n)])
+
+
+def shuffled(patches):
+    """The same images, each with the mask of another."""
+    return patches._replace(masks=patches.masks.roll(1, dims=0))
+
+
+def unannotated(patches):
+    return patches._replace(masks=torch.full_like(patches.masks, UNKNOWN))
+
+
+def joined(first, second):
+    return PatchTensors(*map(torch.cat, zip(first[:2], second[:2], strict=True)), first.groups + second.groups)
+
+
+def train(real, config=CONFIG, seed=0, **more):
+    return train_segmenter(real, config, n_classes=2, seed=seed, progress=False, **more)
+
+
+def score(network):
+    test = squares(seed=1)
+    table = score_groups(predict(network, test.images), test.masks, test.groups, n_classes=2)
+    return table["mean_iou"].mean()
+
+
+def same_weights(first, second):
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(a.equal(b) for a, b in pairs)
+
+
+@pytest.mark.slow
+def test_a_clear_class_is_learnt_and_shuffled_masks_teach_nothing():
+    assert score(train(squares())) > 0.9
+    assert score(train(shuffled(squares()))) < 0.5
+
+
+def test_the_same_seed_trains_the_same_network_whatever_the_global_state():
+    config = replace(CONFIG, n_steps=4, colour_jitter=0.3)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = train(squares(), config)
+    assert torch.get_rng_state().equal(before)
+    torch.manual_seed(2)
+    assert same_weights(first, train(squares(), config))
+    assert not same_weights(first, train(squares(), config, seed=1))
+
+
+def test_every_weight_moves():
+    config = replace(CONFIG, n_steps=1)
+    start = dict(train(squares(), replace(config, learning_rate=1e-12)).named_parameters())
+    for name, weight in train(squares(), config).named_parameters():
+        assert not torch.allclose(weight, start[name], atol=1e-8), name
+
+
+def test_unannotated_patches_are_never_drawn():
+    config = replace(CONFIG, n_steps=3)
+    with_more = joined(squares(), unannotated(squares(seed=5)))
+    assert same_weights(train(squares(), config), train(with_more, config))
+
+
+@pytest.mark.slow
+def test_unannotated_pixels_teach_nothing():
+    """What lies under UNKNOWN is unknown: wrong masks there would be learnt, hidden ones are not."""
+    real = squares()
+    wrong = real.masks.clone()
+    wrong[:, :, 8:] = 1 - wrong[:, :, 8:]
+    hidden = real.masks.clone()
+    hidden[:, :, 8:] = UNKNOWN
+    assert score(train(real._replace(masks=hidden))) > 0.9
+    assert score(train(real._replace(masks=wrong))) < 0.5
+
+
+@pytest.mark.slow
+def test_synthetic_patches_are_drawn_by_their_fraction():
+    config = replace(CONFIG, n_steps=3)
+    synthetic = squares(seed=7)
+    none = train(squares(), replace(config, synthetic_fraction=0.0), synthetic=synthetic)
+    assert same_weights(none, train(squares(), config))
+    assert not same_weights(train(squares(), config, synthetic=synthetic), train(squares(), config))
+    only = replace(CONFIG, synthetic_fraction=1.0)
+    assert score(train(unannotated(squares()), only, synthetic=synthetic)) > 0.9
+
+
+@pytest.mark.parametrize(("fraction", "n_synthetic"), [(0.8, 19), (0.65, 16), (0.01, 0), (1.0, 24)])
+def test_a_batch_holds_the_rounded_number_of_synthetic_patches(fraction, n_synthetic):
+    config = SegmentationConfig(batch_size=24, synthetic_fraction=fraction)
+    real = PatchTensors(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8), ["a"] * 3)
+    white = real._replace(images=real.images + 255, masks=real.masks + 1)
+    sources = [(patches.images, patches.masks, n) for patches, n in _sources(real, white, config, n_classes=2)]
+    images, masks = _batch(sources, 0.0, torch.Generator().manual_seed(0))
+    assert images.shape == (24, 3, 8, 8)
+    assert (images.mean((1, 2, 3)) == 1).sum() == n_synthetic == masks.flatten(1).any(1).sum()
+
+
+@pytest.mark.parametrize(("height", "width", "n_symmetries"), [(6, 6, 8), (6, 4, 4)])
+def test_augmentation_turns_image_and_mask_alike_and_reaches_every_symmetry(height, width, n_symmetries):
+    mask = torch.randperm(height * width, generator=torch.Generator().manual_seed(0)).view(height, width)
+    masks = mask.to(torch.uint8).expand(200, -1, -1)
+    images = (masks[:, None] / 255).expand(-1, 3, -1, -1)
+    turned_images, turned_masks = augment(images, masks, 0.0, torch.Generator().manual_seed(0))
+    assert turned_images.equal((turned_masks[:, None] / 255).expand(-1, 3, -1, -1))
+    found, counts = turned_masks.flatten(1).unique(dim=0, return_counts=True)
+    expected = [torch.rot90(start, k) for start in (mask, mask.flip(0)) for k in range(4)]
+    expected = [turned.flatten().tolist() for turned in expected if turned.shape == mask.shape]
+    assert sorted(found.tolist()) == sorted(expected)
+    assert len(found) == n_symmetries
+    assert counts.min() > 100 / n_symmetries
+
+
+def test_colour_jitter_changes_colours_by_its_strength_and_no_mask():
+    images, masks = torch.full((100, 3, 4, 4), 0.5), torch.zeros(100, 4, 4, dtype=torch.uint8)
+    for strength in (0.2, 0.4):
+        jittered, unchanged = augment(images, masks, strength, torch.Generator().manual_seed(0))
+        shift = (jittered - images).abs()
+        assert 0.95 * strength / 2 < shift.max() <= strength / 2 + 1e-6
+        assert jittered.std((2, 3)).max() < 1e-6  # one colour for all pixels of an image
+        assert unchanged.equal(masks)
+    vivid = augment(torch.rand(8, 3, 4, 4), masks[:8], 2.0, torch.Generator().manual_seed(0))[0]
+    assert vivid.min() >= 0
+    assert vivid.max() <= 1
+
+
+def loss_by_loops(logits, masks):
+    probability = logits.softmax(1)
+    dice = []
+    for k in range(logits.shape[1]):
+        overlap = size = n = 0.0
+        for i, row, column in torch.cartesian_prod(*map(torch.arange, masks.shape)).tolist():
+            if masks[i, row, column] != UNKNOWN:
+                p, t = probability[i, k, row, column].item(), float(masks[i, row, column] == k)
+                overlap, size, n = overlap + p * t, size + p + t, n + t
+        if n:
+            dice.append(2 * overlap / size)
+    cross_entropy = F.cross_entropy(logits, masks.long(), ignore_index=UNKNOWN)
+    return 0.1 * cross_entropy + 0.9 * (1 - sum(dice) / len(dice))
+
+
+def test_the_loss_is_the_one_written_as_loops():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 5, 6, generator=generator)
+    masks = torch.randint(3, (2, 5, 6), generator=generator)  # class 3 is absent
+    masks[0, :2] = UNKNOWN
+    torch.testing.assert_close(segmentation_loss(logits, masks), loss_by_loops(logits, masks))
+    everything_hidden = segmentation_loss(logits, torch.full_like(masks, UNKNOWN))
+    assert everything_hidden.item() == 0
+
+
+def test_predictions_do_not_depend_on_the_batch_size_or_on_training_mode():
+    network, images = train(squares(), replace(CONFIG, n_steps=10)), squares(n=10, seed=3).images
+    predictions = predict(network, images)
+    assert predictions.unique().tolist() == [0, 1]
+    assert (predict(network.train(), images, batch_size=3) == predictions).float().mean() > 0.999
+    assert predict(network, images[:0]).shape == (0, 16, 16)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (13, 22)])
+def test_any_image_size_runs(height, width):
+    assert UNet(3, (8, 16, 32)).eval()(torch.zeros(2, 3, height, width)).shape == (2, 3, height, width)
+
+
+@pytest.mark.parametrize(
+    ("real", "synthetic", "message"),
+    [
+        (unannotated(squares()), None, "no real patch has a mask"),
+        (squares(), unannotated(squares()), "no synthetic patch has a mask"),
+        (squares(), squares(size=24), "synthetic patches are .24, 24."),
+        (
+            squares()._replace(masks=squares(size=24).masks),
+            None,
+            "real patches are .16, 16. images and .24, 24. masks",
+        ),
+        (
+            squares()._replace(masks=squares().masks * 2),
+            None,
+            r"a real mask holds 2, outside the classes 0\.\.1",
+        ),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(real, synthetic, message):
+    with pytest.raises(ValueError, match=message):
+        train(real, synthetic=synthetic)
+
+
+# ------------------------------------------------------------------------------------------- the mean teacher
+
+
+def test_a_student_that_sees_what_its_teacher_sees_has_nothing_to_learn_from_it(monkeypatch):
+    network, images = UNet(2, (8, 16)).eval(), squares(4).images.float() / 255
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    assert consistency_loss(network, network, images, generators[0]) > 0
+    monkeypatch.setattr(sedm.segmentation.segmenter, "STUDENT_JITTER", 0.0)
+    assert consistency_loss(network, network, images, generators[1]) == 0
+
+
+def test_no_gradient_reaches_the_teacher():
+    student, teacher = UNet(2, (8, 16)), UNet(2, (8, 16))
+    loss = consistency_loss(student, teacher, squares(4).images.float() / 255, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert all(weight.grad is not None for name, weight in student.named_parameters())
+    assert all(weight.grad is None for weight in teacher.parameters())
+
+
+@pytest.mark.slow
+def test_a_mean_teacher_is_the_moving_average_of_its_student(monkeypatch):
+    """Written out for one weight, whose course is recorded after every step."""
+    course, update = [], AveragedModel.update_parameters
+
+    def record(teacher, student):
+        course.append(student.head.bias.detach().clone())
+        update(teacher, student)
+
+    monkeypatch.setattr(AveragedModel, "update_parameters", record)
+    config = replace(CONFIG, n_steps=105)
+    found = train(squares(), config, unannotated=squares(8, seed=2).images).head.bias
+    average = course[0]  # the first step is copied
+    for n, bias in enumerate(course[1:], start=1):
+        share = max(0.01, 1 / (n + 1))
+        average = (1 - share) * average + share * bias
+    torch.testing.assert_close(found, average)
+
+
+@pytest.mark.slow
+def test_unannotated_images_count_and_the_seed_decides_how():
+    config, images = replace(CONFIG, n_steps=20), squares(8, seed=2).images
+    first, again = (train(squares(), config, unannotated=images) for _ in range(2))
+    assert same_weights(first, again)
+    assert not same_weights(first, train(squares(), config, unannotated=255 - images))
+    assert not same_weights(first, train(squares(), config))
+
+
+@pytest.mark.slow
+def test_a_mean_teacher_answers_alike_whatever_the_colours():
+    few, many = squares(4), squares(48, seed=3).images
+    images = squares(32, seed=4).images.float() / 255
+
+    def inconsistency(weight):
+        config = replace(CONFIG, consistency_weight=weight)
+        networks = [train(few, config, seed, unannotated=many) for seed in range(3)]
+        generators = [torch.Generator().manual_seed(0) for _ in networks]
+        losses = [
+            consistency_loss(one, one, images, generator) for one, generator in zip(networks, generators, strict=True)
+        ]
+        assert min(map(score, networks)) > 0.6  # and not by saying the same everywhere
+        return sum(losses)
+
+    assert inconsistency(10.0) < 0.7 * inconsistency(0.0)
