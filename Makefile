@@ -26,13 +26,16 @@ reproduce: .venv/installed
 check-figures: .venv/installed
 	@$(BIN)/python notebooks/check.py
 
+# Two processes of one thread each: with more threads than cores every one of them waits for the others.
+check test: export OMP_NUM_THREADS := 1
+
 check: .venv/installed
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest --numprocesses 2 -m "not slow and not browser and not processes"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow and not browser and not processes"
 
 test: .venv/installed
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 # On a quiet machine; MODEL=… is the folder of a trained pipeline of tissue, from make reproduce where left out.
 MODEL = data/runs/tissue/quick/model

@@ -43,6 +43,13 @@ FOLDERS = {"ebhi": "ebhi_seg_128", "pets": "oxford_pets_3_128"}
 COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (190, 180, 50))  # of the groups
 
 
+def pytest_collection_modifyitems(items):
+    """Part the tests between two processes by file, but keep those together that look at the same run notebooks."""
+    for item in items:
+        runs_notebooks = {"graphs", "by_hand"} & set(item.fixturenames) or item.path.name == "test_browser.py"
+        item.add_marker(pytest.mark.xdist_group("notebooks" if runs_notebooks else str(item.path)))
+
+
 def pytest_collection_finish():
     """Keep the garbage collector from looking again and again through what the imports made, a third of the time."""
     gc.freeze()
