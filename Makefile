@@ -26,9 +26,6 @@ reproduce: .venv/installed
 check-figures: .venv/installed
 	@$(BIN)/python notebooks/check.py
 
-# Two processes of one thread each: with more threads than cores every one of them waits for the others.
-check test: export OMP_NUM_THREADS := 1
-
 check: .venv/installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow and not browser and not processes"

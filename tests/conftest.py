@@ -9,6 +9,7 @@ last digits, so everything computes in float32 on every machine; test_hardware.p
 import os
 
 os.environ["SEDM_PRECISION"] = "float32"  # of subprocesses too
+os.environ["OMP_NUM_THREADS"] = "1"  # two threads are slower than one where another process wants a core
 
 from jaxtyping import install_import_hook
 
@@ -38,7 +39,7 @@ mpl.use("Agg")
 ROOT = Path(__file__).resolve().parents[1]
 STAGED = ROOT.parent / "shared" / "data"
 SIZE = 16  # px a side
-SETTINGS = {**os.environ, "OMP_NUM_THREADS": "1"}
+SETTINGS = dict(os.environ)
 FOLDERS = {"ebhi": "ebhi_seg_128", "pets": "oxford_pets_3_128"}
 COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (190, 180, 50))  # of the groups
 
@@ -46,7 +47,7 @@ COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (190, 180, 50))  # of th
 def pytest_collection_modifyitems(items):
     """Part the tests between two processes by file, but keep those together that look at the same run notebooks."""
     for item in items:
-        runs_notebooks = {"graphs", "by_hand"} & set(item.fixturenames) or item.path.name == "test_browser.py"
+        runs_notebooks = "graphs" in item.fixturenames or item.path.name == "test_browser.py"
         item.add_marker(pytest.mark.xdist_group("notebooks" if runs_notebooks else str(item.path)))
 
 
@@ -163,16 +164,19 @@ def run_graph(root, folder, study, data):
 
 @pytest.fixture(scope="session")
 def graphs(root, run, request, tmp_path_factory):
-    """The run of each study that a test asks for, as a future; two at a time."""
-    asked = {name for item in request.session.items for name in item.fixturenames}
+    """The run of each study that a test asks for, and that by hand, as a future; two at a time."""
+    asked = {name for item in request.session.items if "graphs" in item.fixturenames for name in item.fixturenames}
     data = {"tissue": "", "ebhi": STAGED / FOLDERS["ebhi"]}
     data |= {"flowers": "", "pets": STAGED / FOLDERS["pets"]}
     with ThreadPoolExecutor(max_workers=2) as pool:
-        yield {
+        runs = {
             study: pool.submit(run_graph, root, tmp_path_factory.mktemp(study), study, folder)
             for study, folder in data.items()
             if study in asked and (not folder or folder.is_dir())
         }
+        if "by_hand" in asked:
+            runs["by_hand"] = pool.submit(run_by_hand, root, tmp_path_factory.mktemp("by_hand"))
+        yield runs
 
 
 @pytest.fixture(scope="session")
@@ -198,11 +202,15 @@ def execute_by_hand(folder, *notebooks):
     return subprocess.run(command, cwd=folder / "notebooks", env=settings, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="session")
-def by_hand(root, tmp_path_factory):
+def run_by_hand(root, folder):
     """A copy of the checkout, in a folder of an awkward name, where somebody ran every notebook by hand, in order."""
-    copy = copy_checkout(root, tmp_path_factory.mktemp("by_hand") / "it's 100% my work")
+    copy = copy_checkout(root, folder / "it's 100% my work")
     names = sorted(path.stem for path in (copy / "notebooks").glob("*.ipynb"))
     ended = execute_by_hand(copy, *names)
     assert ended.returncode == 0, ended.stderr[-6000:]
     return copy
+
+
+@pytest.fixture(scope="session")
+def by_hand(graphs):
+    return graphs["by_hand"].result()

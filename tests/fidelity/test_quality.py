@@ -259,8 +259,7 @@ def test_the_kernel_distance_grows_with_blur(unseen):
     values = [table.loc[("kernel_distance", "generated"), "value"] for table in tables]
     floor = tables[0].loc[("kernel_distance", "real"), "value"]
     assert values == sorted(values)
-    assert values[0] == pytest.approx(floor, abs=0.2)
-    assert values[1] > floor + 2
+    assert values[1] - floor > 10 * abs(values[0] - floor)  # in no unit: that of a network depends on its training
 
 
 # ------------------------------------------------------------------------------------------------ denoising

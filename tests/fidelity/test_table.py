@@ -166,7 +166,8 @@ def test_copied_training_images_are_counted(world, asked, perfect, share):
     images[:n] = world["train"].images[:n]
     found = measure(world, asked, images)
     for view in ("features", "pixels"):
-        assert found[f"copied_{view}", "generated"] == pytest.approx(share, abs=0.05)
+        by_chance = perfect[f"copied_{view}", "generated"]  # of the same images, all of them new
+        assert share <= found[f"copied_{view}", "generated"] <= share + by_chance
         expected = (1 - share) * perfect[f"nearest_{view}", "generated"]
         assert found[f"nearest_{view}", "generated"] == pytest.approx(expected, rel=0.15, abs=0.01)
         assert found[f"copied_{view}", "real"] == perfect[f"copied_{view}", "real"]

@@ -26,14 +26,14 @@ from sedm.segmentation.segmenter import (
 CONFIG = SegmentationConfig(channels=(8, 16), n_steps=80, batch_size=8, learning_rate=1e-2)
 
 
-def squares(n=24, seed=0, size=16):
-    """Bright squares (class 1) anywhere on a dark, noisy ground."""
+def squares(n=24, seed=0, size=16, contrast=100):
+    """Brighter squares (class 1) anywhere on a dark, noisy ground."""
     generator = torch.Generator().manual_seed(seed)
     masks = torch.zeros(n, size, size, dtype=torch.uint8)
     for mask in masks:
         row, column = torch.randint(size - 6, (2,), generator=generator).tolist()
         mask[row : row + 6, column : column + 6] = 1
-    images = 60 + 100 * masks[:, None] + torch.randint(40, (n, 3, size, size), generator=generator)
+    images = 60 + contrast * masks[:, None] + torch.randint(40, (n, 3, size, size), generator=generator)
     return PatchTensors(images.to(torch.uint8), masks, [f"case-{i % 3}" for i in range(n)])
 
 
@@ -54,8 +54,8 @@ def train(real, config=CONFIG, seed=0, **more):
     return train_segmenter(real, config, n_classes=2, seed=seed, progress=False, **more)
 
 
-def score(network):
-    test = squares(seed=1)
+def score(network, contrast=100):
+    test = squares(seed=1, contrast=contrast)
     table = score_groups(predict(network, test.images), test.masks, test.groups, n_classes=2)
     return table["mean_iou"].mean()
 
@@ -266,18 +266,16 @@ def test_unannotated_images_count_and_the_seed_decides_how():
 
 
 @pytest.mark.slow
-def test_a_mean_teacher_answers_alike_whatever_the_colours():
-    few, many = squares(4), squares(48, seed=3).images
-    images = squares(32, seed=4).images.float() / 255
+def test_a_mean_teacher_answers_alike_whatever_the_colours(monkeypatch):
+    """Squares so pale that a shift of colour could pass for one. A short run needs a teacher that follows closely."""
+    monkeypatch.setattr(sedm.segmentation.segmenter, "TEACHER_DECAY", 0.8)
+    config = replace(CONFIG, n_steps=120)
+    images = squares(32, seed=4, contrast=60).images.float() / 255
 
     def inconsistency(weight):
-        config = replace(CONFIG, consistency_weight=weight)
-        networks = [train(few, config, seed, unannotated=many) for seed in range(3)]
-        generators = [torch.Generator().manual_seed(0) for _ in networks]
-        losses = [
-            consistency_loss(one, one, images, generator) for one, generator in zip(networks, generators, strict=True)
-        ]
-        assert min(map(score, networks)) > 0.6  # and not by saying the same everywhere
-        return sum(losses)
+        taught = replace(config, consistency_weight=weight)
+        network = train(squares(contrast=60), taught, unannotated=squares(48, seed=3, contrast=60).images)
+        assert score(network, contrast=60) > 0.9  # and not by saying the same everywhere
+        return consistency_loss(network, network, images, torch.Generator().manual_seed(0))
 
-    assert inconsistency(10.0) < 0.7 * inconsistency(0.0)
+    assert inconsistency(1.0) < 0.2 * inconsistency(0.0)
