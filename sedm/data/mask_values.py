@@ -18,6 +18,7 @@ from sedm.data.pictures import (
     encode,
     locate,
     mask_of_array,
+    refuse_inverted,
     to_class_indices,
     to_grey,
     to_rgb,
@@ -142,6 +143,7 @@ def translate_masks(
         where = f"{name}, row {row}, column 'mask'"
         mask = decode(stored, where) if isinstance(stored, dict) else whole_numbers(stored, where)
         where = locate(stored, where)
+        refuse_inverted(mask, where)
         if mask_values is not None:
             pixels = class_indices(mask, mask_values, where)
         elif mask_threshold is not None:

@@ -24,6 +24,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that become RGB; not LAB, whose colours Pillow changes."""
 
 ORIENTATION = Image.ExifTags.Base.Orientation
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the tag of a TIFF that says what its values mean, and one of its values
 
 
 def encode(pixels: UInt8[np.ndarray, "h w *channels"]) -> dict:
@@ -90,7 +91,18 @@ def decode_mask(stored: dict | Image.Image, where: str) -> UInt8[np.ndarray, "h 
     mask, where = decode(stored, where), locate(stored, where)
     if mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "tiff_jpeg"):
         raise PatchTableError(f"{where}: a mask as JPEG, which blurs class indices; save it as PNG")
+    refuse_inverted(mask, where)
     return to_class_indices(mask, where)
+
+
+def refuse_inverted(mask: Image.Image | np.ndarray, where: str) -> None:
+    """Refuse a mask in a TIFF that says "white is zero": Pillow 13 inverts it, and class 1 would read as 254.
+
+    Raises:
+        PatchTableError: such a file.
+    """
+    if getattr(mask, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise PatchTableError(f"{where}: a TIFF whose values are stored inverted (WhiteIsZero); save the mask as PNG")
 
 
 def decode_pair(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, from_arrays
+from sedm.data.pictures import decode_mask
 from sedm.data.sources import load_image_folder
 from sedm.data.tensors import to_tensors
 
@@ -309,3 +310,15 @@ def test_a_table_of_lists_is_not_taken_for_one_of_pictures():
     message = fault(check_patches, table, 2, "mine")
     assert message.startswith("mine: the column 'image' holds no pictures but List")
     assert message.endswith("make a table of arrays by from_arrays or load_hub_dataset")
+
+
+def test_a_mask_that_pillow_would_invert_is_refused(tmp_path):
+    """A TIFF may say that white is zero; tifffile hands out what is stored, Pillow 255 minus that."""
+    path = tmp_path / "a.tif"
+    mask = np.repeat(np.array([[0, 1, 2]], np.uint8), 4, axis=0)
+    stored = {"bytes": None, "path": str(path)}
+    tifffile.imwrite(path, mask, photometric="miniswhite")
+    with pytest.raises(PatchTableError, match=r"a\.tif.*stored inverted \(WhiteIsZero\); save the mask as PNG"):
+        decode_mask(stored, "row 0")
+    tifffile.imwrite(path, mask, photometric="minisblack")
+    assert np.array_equal(decode_mask(stored, "row 0"), mask)
