@@ -403,7 +403,7 @@ def test_pseudo_layouts_train_in_their_own_share_of_a_batch(config, patches, tmp
         assert not (layout == UNKNOWN).any()
         assert (layout[4:] == 0).all()  # the second half: rows that nobody annotated
         assert (layout[:4] == 1).any()
-    with pytest.raises(ValueError, match=r"row 8 has no mask; sedm\.pseudo_layouts predicts it"):
+    with pytest.raises(ValueError, match=r"row 8 has no mask; sedm\.segmentation\.predicted_masks predicts it"):
         train(config, patches, tmp_path / "incomplete")
 
 

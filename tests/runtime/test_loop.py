@@ -20,6 +20,7 @@ from sedm.data.splits import hide_annotations
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.training import main
 from sedm.runtime.loop import EXPLOSION, WINDOW, Checkpoints, load_raw_weights, make_accelerator, optimise
+from sedm.runtime.notebook import mark_ready
 
 SETTINGS = TrainingConfig(n_steps=30, batch_size=4, warmup_steps=0, learning_rate=0.05, checkpoint_every=10)
 
@@ -252,7 +253,8 @@ def test_a_run_killed_at_any_moment_ends_bit_for_bit_as_an_undisturbed_one(tmp_p
 
 TWO_PROCESSES = """
 import sys
-sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]
 import torch
 from test_loop import SETTINGS, line, squared_error
 from sedm.runtime.loop import make_accelerator, optimise
@@ -269,7 +271,7 @@ torch.save(module.state_dict(), f"{sys.argv[1]}/weights-{accelerator.process_ind
 def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path, capsys):
     script, folder = tmp_path / "two.py", tmp_path / "two"
     script.write_text(TWO_PROCESSES)
-    finish(start(script, 2, folder, Path(__file__).parents[1]))
+    finish(start(script, 2, folder, Path(__file__).parent))
 
     def both(model, step):
         return (squared_error(model, step, 0) + squared_error(model, step, 1)) / 2
@@ -343,6 +345,7 @@ def test_what_two_processes_trained_by_hand_is_what_the_notebook_finds(tmp_path,
         tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
         for split, table in tables.items():
             save_patches(table, folder / "tables" / f"{split}.parquet")
+        mark_ready("02_layout_priors", config, folder)
     monkeypatch.setattr("sedm.generator.training.training_batch", lambda *_: pytest.fail("it was trained again"))
     code = [cell for cell in json.loads(name.read_text())["cells"] if cell["cell_type"] == "code"]
     (last,) = (index for index, cell in enumerate(code) if "train_model(" in "".join(cell["source"]))
