@@ -2,7 +2,7 @@
 # docker run --rm -v "$PWD/figures:/sedm/figures" -v "$PWD/data/runs:/sedm/data/runs" sedm        # make reproduce
 # docker run --rm -p 127.0.0.1:8888:8888 sedm .venv/bin/jupyter lab --ip=0.0.0.0 --allow-root --no-browser
 #
-# With an NVIDIA GPU, PyPI's own build of torch: docker build --build-arg TORCH_INDEX=https://pypi.org/simple -t sedm .
+# With an NVIDIA GPU, PyPI's own build of torch: docker build --build-arg TORCH_INDEX= -t sedm .
 # and docker run --gpus all … sedm make reproduce PRESET=full
 FROM python:3.11-slim
 

@@ -229,3 +229,4 @@ def test_images_that_are_their_own_groups_are_other_groups_in_another_split(tabl
         save_patches(table.remove_columns("group"), tmp_path / f"{split}.parquet")
     tables = {split: load_hub_dataset(tmp_path, group_column=None, split=split) for split in ("train", "test")}
     check_splits(tables)
+    assert set(tables["train"]["group"]).isdisjoint(tables["test"]["group"])
