@@ -112,7 +112,7 @@ def check_data(study: str, folder: str) -> None:
         raise ValueError(
             f"DATA={folder!r}; Snakemake takes {{…}} for a wildcard: rename the folder, or give a link to it"
         )
-    from sedm.data.patches import check_header, find_splits
+    from sedm.data.patch_table import check_header, find_splits
 
     found = find_splits(ROOT / folder)
     for split in ("train", "test"):
@@ -151,7 +151,7 @@ def imported_modules(code: str, package: str) -> list[str]:
     """Dotted names of the ``sedm`` modules that a piece of code imports; ``package`` is where it lives.
 
     >>> imported_modules("from .patches import load_patches", package="sedm.data")
-    ['sedm.data.patches', 'sedm.data.patches.load_patches']
+    ['sedm.data.patch_table', 'sedm.data.patch_table.load_patches']
     """
     names = []
     for node in ast.walk(ast.parse(code)):

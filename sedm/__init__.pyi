@@ -2,13 +2,13 @@
 from .config import build_config as build_config
 from .data.folders.image_folder import load_image_folder as load_image_folder
 from .data.hub import load_hub_dataset as load_hub_dataset
-from .data.patches import check_patches as check_patches
-from .data.patches import load_patches as load_patches
-from .data.patches import save_patches as save_patches
+from .data.patch_table import check_patches as check_patches
+from .data.patch_table import load_patches as load_patches
+from .data.patch_table import save_patches as save_patches
+from .data.patches import to_tensors as to_tensors
 from .data.sources import load_study as load_study
 from .data.splits import hide_annotations as hide_annotations
 from .data.splits import split_by_group as split_by_group
-from .data.tensors import to_tensors as to_tensors
 from .demo import render_mix as render_mix
 from .demo import style_mixing as style_mixing
 from .fidelity.table import fidelity_table as fidelity_table

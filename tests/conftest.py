@@ -31,8 +31,8 @@ import pytest
 import torch
 
 from sedm.config import Config, ModelConfig, SamplingConfig, TrainingConfig, build_config
-from sedm.data.patches import UNKNOWN, from_arrays
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN, from_arrays
+from sedm.data.patches import Patches
 
 mpl.use("Agg")
 
@@ -71,7 +71,7 @@ def staged_data() -> Path:
 
 
 @pytest.fixture
-def patches() -> PatchTensors:
+def patches() -> Patches:
     """Four groups of four images, a colour a group, brighter where the mask is 1; two groups are unannotated."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.zeros(16, SIZE, SIZE, dtype=torch.uint8)
@@ -82,7 +82,7 @@ def patches() -> PatchTensors:
     grain = torch.randint(20, (16, 3, SIZE, SIZE), generator=generator)
     images = (colours + 30 * masks[:, None] + grain).clamp(max=255).to(torch.uint8)
     masks[8:] = UNKNOWN
-    return PatchTensors(images, masks, [f"group-{row // 4}" for row in range(16)])
+    return Patches(images, masks, [f"group-{row // 4}" for row in range(16)])
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_rooms_import_from_the_floors_below_alone():
         ("generator/training", "from sedm.generation.generate import generate_patches"),
         ("data/patches", "from sedm import layouts"),
         ("config/settings", "import sedm.runtime.files"),
-        ("figures/grids", "def plot():\n    from sedm.data.patches import UNKNOWN"),
+        ("figures/grids", "def plot():\n    from sedm.data.patch_table import UNKNOWN"),
         ("attic", "import sedm.demo"),  # a room that no floor is given
     ],
 )

@@ -5,5 +5,3 @@ from __future__ import annotations
 
 class PatchTableError(ValueError):
     """A patch table (or what should become one) breaks the format; the message names the culprit."""
-
-    __module__ = "sedm.data.patches"  # where it is imported from, so that tracebacks name that

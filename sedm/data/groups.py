@@ -49,7 +49,7 @@ def name_group(value: Any, where: str, labels: datasets.ClassLabel | None = None
     >>> name_group(float("nan"), "row 3, column 'patient'")
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: row 3, column 'patient': empty; every patch needs the name of its patient or \
+    sedm.data.errors.PatchTableError: row 3, column 'patient': empty; every patch needs the name of its patient or \
 species
     """
     if labels is not None and value is not None:
@@ -97,7 +97,7 @@ def check_spelling(names: Iterable[str], where: str) -> None:
     >>> check_spelling(["7", "8", "007"], "my_slides")
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: my_slides: groups '7' and '007' look like one; write its name alike everywhere
+    sedm.data.errors.PatchTableError: my_slides: groups '7' and '007' look like one; write its name alike everywhere
     """
     names_by_number: dict[str, str] = {}
     for name in dict.fromkeys(names):

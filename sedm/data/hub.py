@@ -10,7 +10,7 @@ import datasets
 
 from sedm.data.groups import labels_of, name_groups
 from sedm.data.mask_values import MaskValues, check_mask_values, translate_masks
-from sedm.data.patches import PatchTableError, replace_column, stored_path
+from sedm.data.patch_table import PatchTableError, replace_column, stored_path
 from sedm.data.pictures import encode, image_of_array
 from sedm.data.table_files import as_pattern, check_labels, picture_form
 
@@ -45,7 +45,7 @@ def load_hub_dataset(
 
     >>> import tempfile
     >>> import numpy as np
-    >>> from sedm.data.patches import from_arrays, save_patches
+    >>> from sedm.data.patch_table import from_arrays, save_patches
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     pixels = np.zeros((2, 8, 8, 3), np.uint8)
     ...     table = from_arrays(pixels, pixels[..., 0], ["a", "b"]).rename_column("group", "patient")

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64, Int64, Integer, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from sedm.data.patches import UNKNOWN
+from sedm.data.patch_table import UNKNOWN
 
 
 def class_fractions(maps: UInt8[Tensor, "n h w"], n_classes: int) -> Float[Tensor, "n classes"]:

@@ -127,7 +127,7 @@ def translate_masks(
     Raises:
         PatchTableError: a mask that cannot be translated, or no value above the threshold in any mask but some below.
 
-    >>> from sedm.data.patches import from_arrays
+    >>> from sedm.data.patch_table import from_arrays
     >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
     >>> table = translate_masks(from_arrays(pixels, pixels[..., 0] + 191, ["a"]), "my_slides", mask_threshold=127)
     >>> np.unique(table[0]["mask"])

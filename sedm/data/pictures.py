@@ -146,7 +146,7 @@ def check_head(image: Image.Image, where: str) -> None:
     >>> check_head(Image.new("F", (8, 8)), "a.tif")
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: a.tif: 16 bits or floats, more than 8 bits a channel (mode F); save it with 8
+    sedm.data.errors.PatchTableError: a.tif: 16 bits or floats, more than 8 bits a channel (mode F); save it with 8
     """
     n_frames = getattr(image, "n_frames", 1)
     # a photo in several versions (MPO) is, by its standard, the first of them
@@ -242,7 +242,7 @@ def image_of_array(pixels, where: str) -> UInt8[np.ndarray, "h w *channels"]:
     >>> image_of_array(np.zeros((3, 8, 8), np.uint8), "image 0")
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: image 0: shape (3, 8, 8); an image is (h, w, 3), or (h, w) for grey: move the \
+    sedm.data.errors.PatchTableError: image 0: shape (3, 8, 8); an image is (h, w, 3), or (h, w) for grey: move the \
 channels last
     """
     if isinstance(pixels, Image.Image):

@@ -12,7 +12,7 @@ from sedm.data.folders.image_folder import (
     load_image_folder as load_image_folder,  # its home; the name is a source like the others
 )
 from sedm.data.hub import load_hub_dataset as load_hub_dataset
-from sedm.data.patches import PatchTableError, check_tables, find_splits, load_patches
+from sedm.data.patch_table import PatchTableError, check_tables, find_splits, load_patches
 from sedm.data.splits import check_splits
 
 SPLITS = ("train", "validation", "test", "shifted")

@@ -12,7 +12,7 @@ import pyarrow.compute
 from datasets.fingerprint import Hasher
 
 from sedm.data.groups import check_spelling, name_groups
-from sedm.data.patches import PatchTableError, Table
+from sedm.data.patch_table import PatchTableError, Table
 
 
 def split_by_group(table: Table, test_fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -24,7 +24,7 @@ def split_by_group(table: Table, test_fraction: float, seed: int) -> tuple[datas
     Raises:
         PatchTableError: fewer than two groups, two names of one, or a stream, whose rows are in no table.
 
-    >>> from sedm.data.patches import from_arrays
+    >>> from sedm.data.patch_table import from_arrays
     >>> pixels = np.zeros((4, 8, 8, 3), np.uint8)
     >>> train, test = split_by_group(from_arrays(pixels, pixels[..., 0], list("aabc")), 0.34, seed=0)
     >>> sorted(set(train["group"])), sorted(set(test["group"]))
@@ -50,7 +50,7 @@ def hide_annotations(table: Table, n_annotated_groups: int, seed: int) -> datase
     Raises:
         PatchTableError: fewer annotated groups than asked for, two names of one, or a stream.
 
-    >>> from sedm.data.patches import from_arrays
+    >>> from sedm.data.patch_table import from_arrays
     >>> pixels = np.zeros((3, 8, 8, 3), np.uint8)
     >>> hidden = hide_annotations(from_arrays(pixels, pixels[..., 0], list("abc")), 1, seed=0)
     >>> [mask is None for mask in hidden["mask"]]
@@ -82,13 +82,13 @@ def check_splits(splits: Mapping[str, Table]) -> None:
     Raises:
         PatchTableError: names the group and both splits, or two names that look like one group.
 
-    >>> from sedm.data.patches import from_arrays
+    >>> from sedm.data.patch_table import from_arrays
     >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
     >>> table = from_arrays(pixels, pixels[..., 0], ["case-7"])
     >>> check_splits({"train": table, "test": table})
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: group 'case-7' is in two splits, 'train' and 'test'; split by group instead
+    sedm.data.errors.PatchTableError: group 'case-7' is in two splits, 'train' and 'test'; split by group instead
     """
     split_of: dict[str, str] = {}
     for split, table in splits.items():

@@ -101,7 +101,7 @@ def check_header(path: str | Path, group_column: str = "group") -> None:
     >>> check_header("nowhere/train.parquet")
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: nowhere/train.parquet: no such file
+    sedm.data.errors.PatchTableError: nowhere/train.parquet: no such file
     """
     read_schema(Path(path), group_column)
 

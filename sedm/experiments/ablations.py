@@ -19,17 +19,17 @@ from typing import NamedTuple
 
 from sedm.config import PRESETS, Config, build_config, flatten, known_name
 from sedm.config.studies import STUDIES
+from sedm.data.patches import Patches, data_checksum, to_tensors
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
-from sedm.data.tensors import PatchTensors, data_checksum, to_tensors
 from sedm.experiments.units import claim, finish_units, is_finished
 from sedm.experiments.variants import ABLATIONS, EARLIER, QUESTIONS, read_measures
 from sedm.fidelity import SHORT_TITLES, segmenter_extractor
 from sedm.fidelity.unseen import Unseen, draw_unseen, measure_generator
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.training import train_model
-from sedm.results import Results
 from sedm.runtime.hardware import pick_device
+from sedm.runtime.results import Results
 from sedm.segmentation.predicted_masks import with_pseudo_layouts
 from sedm.segmentation.segmenter import kept_segmenter
 
@@ -95,7 +95,7 @@ def run_units(units: Sequence[Unit], data: str | Path, runs: Path, out: Path) ->
 class Material(NamedTuple):
     """The data of a study, alike for all its units."""
 
-    train: PatchTensors  # with masks for the annotated groups only
+    train: Patches  # with masks for the annotated groups only
     held_out: set[str]  # groups that no model may be trained on
     unseen: Unseen
     checksum: str

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sedm.config import PRESETS, Config, build_config
 from sedm.config.studies import STUDIES
-from sedm.data.tensors import PatchTensors, to_tensors
+from sedm.data.patches import Patches, to_tensors
 from sedm.experiments.arms import ARMS, EVERY_ARM, SWEEPS, Arm, Unit, list_units
 from sedm.experiments.subsets import STYLES, TRANSFERS, Draw, StudyData, draw_name, load_study_data
 from sedm.experiments.units import claim, finish_units, is_finished
@@ -30,8 +30,8 @@ from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen, measure_generator
 from sedm.generation.shards import weights_hash
 from sedm.generator.pipeline import SEDMPipeline
-from sedm.results import Results
 from sedm.runtime.files import replacing
+from sedm.runtime.results import Results
 from sedm.segmentation.scores import score_groups
 from sedm.segmentation.segmenter import kept_segmenter, predict, train_segmenter
 
@@ -139,7 +139,7 @@ def load_predictions(runs: Path, arm: str, n_annotated: int, draw: int, seed: in
     return load_file(runs / "predictions" / f"{arm}-n{n_annotated}-draw{draw}-seed{seed}.safetensors")["predictions"]
 
 
-def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> PatchTensors | None:
+def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> Patches | None:
     """The pairs that an arm adds to the annotated ones; None where it adds none."""
     labelled = draw.pseudo_labelled() if arm.pseudo_labels else None
     if not arm.synthetic:
@@ -151,7 +151,7 @@ def synthetic_pairs(draw: Draw, arm: Arm, config: Config) -> PatchTensors | None
     if labelled is None:
         return pairs
     images, masks = torch.cat([pairs.images, labelled.images]), torch.cat([pairs.masks, labelled.masks])
-    return PatchTensors(images, masks, pairs.groups + labelled.groups)
+    return Patches(images, masks, pairs.groups + labelled.groups)
 
 
 def keep_measures(draw: Draw, out: Path) -> None:

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from sedm.config import Config, SamplingConfig
 from sedm.config.studies import STUDIES
+from sedm.data.patches import Patches, data_checksum, to_tensors
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
-from sedm.data.tensors import PatchTensors, data_checksum, to_tensors
 from sedm.experiments.colour_transfer import macenko, reinhard
 from sedm.experiments.units import claim
 from sedm.generation.filtering import keep_pairs, score_pairs
@@ -48,7 +48,7 @@ class StudyData(NamedTuple):
     """The data of a study, alike for all its draws."""
 
     table: datasets.Dataset  # training groups, with all masks there are
-    held_out: dict[str, PatchTensors]  # by split; groups that nothing is trained on, but for a judge of layouts
+    held_out: dict[str, Patches]  # by split; groups that nothing is trained on, but for a judge of layouts
     checksum: str
 
     @property
@@ -97,16 +97,16 @@ class Draw:
         self.study, self.number, self.runs = study, number, Path(runs)
         self.folder = self.runs / draw_name(config, number)
         table = hide_annotations(study.table, config.data.n_annotated_groups, number)
-        self.train: PatchTensors = to_tensors(table, config.data.image_size)
+        self.train: Patches = to_tensors(table, config.data.image_size)
         self.classes = STUDIES[config.study].classes
 
     @property
-    def unannotated(self) -> PatchTensors:
+    def unannotated(self) -> Patches:
         """The images of the other training groups; their masks are UNKNOWN."""
         return self.train.select((~self.train.has_mask).nonzero().flatten().tolist())
 
     @cached_property
-    def with_pseudo_layouts(self) -> PatchTensors:
+    def with_pseudo_layouts(self) -> Patches:
         """All training images, where nobody annotated them with the masks that a segmentation network predicts."""
         with claim(self.folder / "segmenter.lock", wait=True):
             return with_pseudo_layouts(self.train, self.config, len(self.classes), self.folder)[0]
@@ -139,7 +139,7 @@ class Draw:
         kinds = {"empirical": EmpiricalPrior, "random field": RandomFieldPrior}
         return kinds[config.arms.layouts].fit(masks, self.classes)
 
-    def generate(self, styles: str) -> PatchTensors:
+    def generate(self, styles: str) -> Patches:
         """``arms.n_images`` generated pairs of image and layout.
 
         Args:
@@ -162,11 +162,11 @@ class Draw:
             table = generate_patches(*given, pairing=pairing)
         return to_tensors(table)
 
-    def pseudo_labelled(self) -> PatchTensors:
+    def pseudo_labelled(self) -> Patches:
         """The unannotated images with the masks that a segmentation network predicts: what the generator trains on."""
         return self.with_pseudo_layouts.select((~self.train.has_mask).nonzero().flatten().tolist())
 
-    def filtered(self, pairs: PatchTensors, percentile: float) -> PatchTensors:
+    def filtered(self, pairs: Patches, percentile: float) -> Patches:
         """The pairs without those whose layout a segmentation network, trained on this draw's masks, finds least."""
         with claim(self.folder / "segmenter.lock", wait=True):
             settings = self.config.segmentation, len(self.classes), self.number
@@ -174,7 +174,7 @@ class Draw:
         kept = keep_pairs(score_pairs(segmenter, pairs, len(self.classes)), percentile, self.classes)["kept"]
         return pairs.select(kept.to_numpy().nonzero()[0].tolist())
 
-    def transfer(self, method: str) -> PatchTensors:
+    def transfer(self, method: str) -> Patches:
         """``arms.n_images`` annotated images in the colours of unannotated groups, with their own masks.
 
         Args:
@@ -226,9 +226,7 @@ def _autoencoder(config: Config, study: StudyData, runs: Path):
         return make_autoencoder(replace(config, seed=0), images, runs / "autoencoder")
 
 
-def transfer_colours(
-    patches: PatchTensors, references: PatchTensors, method: Callable, n_images: int, seed: int
-) -> PatchTensors:
+def transfer_colours(patches: Patches, references: Patches, method: Callable, n_images: int, seed: int) -> Patches:
     """``n_images`` of ``patches``, drawn at random, each in the colours of a group of ``references`` drawn at random.
 
     Masks and groups stay those of the image.

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from sedm.data.label_maps import cohen_kappa, one_hot_maps
-from sedm.data.tensors import PatchTensors
+from sedm.data.patches import Patches
 
 
 def agreement_beyond_chance(
@@ -36,8 +36,8 @@ def content_agreement(
     predictions: UInt8[Tensor, "n h w"],
     groups: Sequence[str],
     style_rows: Int[Tensor, "n k"],
-    lenders: PatchTensors,
-    references: PatchTensors,
+    lenders: Patches,
+    references: Patches,
     n_classes: int,
 ) -> pd.DataFrame:
     """One row an image: Cohen's κ of its prediction with the masks of its own style images, and with others.
@@ -51,7 +51,7 @@ def content_agreement(
         style_rows: rows of ``lenders`` that lent the style of each image.
 
     >>> masks = torch.tensor([[[0, 0], [1, 1]], [[0, 1], [0, 1]]], dtype=torch.uint8)
-    >>> lenders, references = (PatchTensors(torch.zeros(1, 3, 2, 2).byte(), one[None], ["a"]) for one in masks)
+    >>> lenders, references = (Patches(torch.zeros(1, 3, 2, 2).byte(), one[None], ["a"]) for one in masks)
     >>> content_agreement(masks[:1], ["a"], torch.tensor([[0]]), lenders, references, n_classes=2)
       group  own  others
     0     a  1.0     0.0

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sedm.data.tensors import PatchTensors
+from sedm.data.patches import Patches
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
 from sedm.runtime.seeds import seeded_generator
@@ -16,7 +16,7 @@ NOISE_LEVELS = (100, 300, 500, 700, 900)  # times of the x_0 objective's schedul
 
 @torch.no_grad()
 def denoising_errors(
-    pipeline: SEDMPipeline, patches: PatchTensors, styles: Float[Tensor, "n n_tokens dim"] | None
+    pipeline: SEDMPipeline, patches: Patches, styles: Float[Tensor, "n n_tokens dim"] | None
 ) -> dict[str, float]:
     """Mean squared error of x_0, in [−1, 1], given each image's own layout: ``x_0_error_100`` … ``x_0_error_900``.
 

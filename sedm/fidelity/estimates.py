@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sedm.data.tensors import PatchTensors
+from sedm.data.patches import Patches
 from sedm.fidelity.content import content_agreement, other_layouts
 from sedm.fidelity.features import Extractor
 from sedm.fidelity.intervals import jackknife_groups
@@ -40,9 +40,7 @@ class Estimate(NamedTuple):
     measured_on: str
 
 
-def estimate_quality(
-    found: dict[str, PatchTensors], references: PatchTensors, extractor: Extractor
-) -> Iterator[Estimate]:
+def estimate_quality(found: dict[str, Patches], references: Patches, extractor: Extractor) -> Iterator[Estimate]:
     """How far images are from the references, as distributions."""
     measures = {
         "kernel_distance": kernel_distance,
@@ -66,9 +64,7 @@ def estimate_quality(
             yield Estimate(measure, of, value, *interval, len(groups), len(set(patches.groups)), extractor.name)
 
 
-def estimate_layout(
-    found: dict[str, PatchTensors], judge: UNet, classes: Sequence[str], seed: int
-) -> Iterator[Estimate]:
+def estimate_layout(found: dict[str, Patches], judge: UNet, classes: Sequence[str], seed: int) -> Iterator[Estimate]:
     """How well the judge finds the layouts, all foreground classes together and every class alone."""
     answers = {of: predict(judge, patches.images) for of, patches in found.items()}
     layouts = {of: patches.masks for of, patches in found.items()}
@@ -81,7 +77,7 @@ def estimate_layout(
             yield _over_groups(measure, of, scores[column], len(patches.groups), "the judge's answers", seed)
 
 
-def estimate_style(found: dict[str, PatchTensors], references: PatchTensors, seed: int) -> Iterator[Estimate]:
+def estimate_style(found: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
     """Whether images have the colours of their group rather than those of others."""
     on, real, n_groups = "colour statistics", colour_statistics(references.images), len(set(references.groups))
     for of, patches in found.items():
@@ -96,7 +92,7 @@ def estimate_style(found: dict[str, PatchTensors], references: PatchTensors, see
         yield from _own_and_others("colour_distance", of, distances, n, "mean L*a*b*", seed)
 
 
-def estimate_stains(found: dict[str, PatchTensors], references: PatchTensors, seed: int) -> Iterator[Estimate]:
+def estimate_stains(found: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
     """Whether images have the stains of their group rather than those of others."""
     for of, patches in found.items():
         tables = stain_angles(patches.images, patches.groups, references.images, references.groups)
@@ -105,10 +101,10 @@ def estimate_stains(found: dict[str, PatchTensors], references: PatchTensors, se
 
 
 def estimate_content(
-    generated: PatchTensors,
+    generated: Patches,
     style_rows: Tensor,
-    lenders: PatchTensors,
-    references: PatchTensors,
+    lenders: Patches,
+    references: Patches,
     judge: UNet,
     n_classes: int,
     seed: int,
@@ -127,7 +123,7 @@ def estimate_content(
             yield _over_groups(measure, whose, kappa[column], n, "the judge's answers", seed)
 
 
-def estimate_diversity(found: dict[str, PatchTensors], references: PatchTensors, seed: int) -> Iterator[Estimate]:
+def estimate_diversity(found: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
     """How much colours vary, in standard deviations over the references."""
     on, scale = "colour statistics", colour_statistics(references.images).std(0) + 1e-12
     for of, patches in found.items():
@@ -147,10 +143,10 @@ def estimate_diversity(found: dict[str, PatchTensors], references: PatchTensors,
 
 
 def estimate_memorisation(
-    generated: PatchTensors,
-    lenders: PatchTensors,
-    references: PatchTensors,
-    train: PatchTensors,
+    generated: Patches,
+    lenders: Patches,
+    references: Patches,
+    train: Patches,
     extractor: Extractor,
     seed: int,
 ) -> Iterator[Estimate]:

@@ -8,8 +8,8 @@ import pandas as pd
 from jaxtyping import Int
 from torch import Tensor
 
-from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.fidelity.estimates import (
     estimate_content,
     estimate_diversity,
@@ -48,15 +48,15 @@ OF = ("generated", "real", "chance", "copy")
 
 
 def fidelity_table(
-    generated: PatchTensors,
-    lenders: PatchTensors,
-    references: PatchTensors,
+    generated: Patches,
+    lenders: Patches,
+    references: Patches,
     judge: UNet,
     extractor: Extractor,
     classes: Sequence[str],
     *,
     style_rows: Int[Tensor, "n k"] | None = None,
-    train: PatchTensors | None = None,
+    train: Patches | None = None,
     stained: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -103,7 +103,7 @@ def fidelity_table(
     >>> import torch
     >>> from sedm.fidelity.features import segmenter_extractor
     >>> images = torch.randint(256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    >>> patches = PatchTensors(images, (images[:, 0] > 127).to(torch.uint8), list("abab") * 6)
+    >>> patches = Patches(images, (images[:, 0] > 127).to(torch.uint8), list("abab") * 6)
     >>> generated, lenders, references, train = (patches.select(range(i, i + 6)) for i in (0, 6, 12, 18))
     >>> judge = UNet(2, (8, 16))
     >>> extractor = segmenter_extractor(judge, "nothing")
@@ -148,13 +148,13 @@ def _equal_rows(first: Sequence[str], second: Sequence[str]) -> tuple[list[int],
 
 
 def _check(
-    generated: PatchTensors,
-    lenders: PatchTensors,
-    references: PatchTensors,
+    generated: Patches,
+    lenders: Patches,
+    references: Patches,
     judge: UNet,
     n_classes: int,
     style_rows: Tensor | None,
-    train: PatchTensors | None,
+    train: Patches | None,
 ) -> None:
     for what, patches in {"lenders": lenders, "references": references}.items():
         missing = sorted(set(generated.groups) - set(patches.groups))

@@ -15,7 +15,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from sedm.config import Config
-from sedm.data.tensors import PatchTensors
+from sedm.data.patches import Patches
 from sedm.fidelity.denoising import denoising_errors
 from sedm.fidelity.features import Extractor
 from sedm.fidelity.style import retrieve_one_left_out, split_halves
@@ -31,8 +31,8 @@ N_GROUPS, N_LAYOUTS = 12, 8  # every unseen group lends its style to as many lay
 class Unseen(NamedTuple):
     """Groups that no generator was trained on, and the two networks that measure images in their styles."""
 
-    lenders: PatchTensors  # half of each group's images; the first of them lend the style
-    references: PatchTensors  # the other half, which generated images are compared with
+    lenders: Patches  # half of each group's images; the first of them lend the style
+    references: Patches  # the other half, which generated images are compared with
     layouts: UInt8[Tensor, "n h w"]  # to be drawn: masks of other unseen groups
     groups: list[str]  # in the style of these
     judge: UNet  # trained on real images of yet other groups; tells layouts, and nothing else
@@ -45,13 +45,13 @@ class Unseen(NamedTuple):
 
     def measure(self, images: UInt8[Tensor, "n 3 h w"], **options) -> pd.DataFrame:
         """Measure images of ``layouts`` in the styles of ``groups``: `fidelity_table` with its keyword ``options``."""
-        generated = PatchTensors(images, self.layouts, self.groups)
+        generated = Patches(images, self.layouts, self.groups)
         return fidelity_table(
             generated, self.lenders, self.references, self.judge, self.extractor, self.classes, **options
         )
 
 
-def draw_unseen(test: PatchTensors, judge: UNet, extractor: Extractor, classes: Sequence[str]) -> Unseen:
+def draw_unseen(test: Patches, judge: UNet, extractor: Extractor, classes: Sequence[str]) -> Unseen:
     """Draw the ``N_GROUPS`` largest groups of ``test``, with ``N_LAYOUTS`` layouts for each.
 
     Raises:

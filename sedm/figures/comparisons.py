@@ -21,7 +21,7 @@ COLOURS = ("#4d4d4d", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#5
 MARKERS = "osD^vPX*"  # one more than the colours: pairs repeat late
 KINDS = ("control", "SEDM", "one part missing", "sees more")  # these have the same colour in every figure
 KEY = {"frameon": False, "fontsize": "small", "handlelength": 1.4, "columnspacing": 1.2}
-UNKNOWN = 255  # as in sedm.data.patches, repeated: figures stand alone
+UNKNOWN = 255  # as in sedm.data.patch_table, repeated: figures stand alone
 SIGNIFICANT = 0.05
 SHADE = 0.35  # of the brightness is left where a prediction is wrong: seen without telling colours apart
 

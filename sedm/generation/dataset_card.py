@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from sedm.config.studies import STUDIES
-from sedm.data.patches import find_splits
+from sedm.data.patch_table import find_splits
 from sedm.generation.shards import CLAIM, SPLIT
 from sedm.runtime.files import replacing
 

@@ -23,8 +23,8 @@ from torch import nn
 from tqdm import tqdm
 
 from sedm.data.label_maps import confusion_matrices, intersection_over_union
-from sedm.data.patches import SHARD, UNKNOWN
-from sedm.data.tensors import PatchTensors, to_tensors
+from sedm.data.patch_table import SHARD, UNKNOWN
+from sedm.data.patches import Patches, to_tensors
 from sedm.runtime.files import replacing
 from sedm.segmentation.segmenter import predict
 
@@ -33,7 +33,7 @@ IMAGES_AT_ONCE = 256
 HARDEST_TO_EASIEST = 20  # how much oftener the hardest layout may come than the easiest; as in FreeMask
 
 
-def score_pairs(segmenter: nn.Module, patches: PatchTensors, n_classes: int) -> pd.DataFrame:
+def score_pairs(segmenter: nn.Module, patches: Patches, n_classes: int) -> pd.DataFrame:
     """One row a pair: ``iou_0 … iou_<K−1>`` and ``accuracy``, each in [0, 1], of what is seen with the layout.
 
     A class that the layout does not hold has no score (NaN), whatever is seen: a single stray pixel would make it 0,
@@ -50,7 +50,7 @@ def score_pairs(segmenter: nn.Module, patches: PatchTensors, n_classes: int) -> 
 
     >>> from sedm.segmentation.networks import UNet
     >>> masks = torch.tensor([0, 1]).repeat(32).view(1, 8, 8).byte()
-    >>> pair = PatchTensors(torch.zeros(1, 3, 8, 8).byte(), masks, ["a"])
+    >>> pair = Patches(torch.zeros(1, 3, 8, 8).byte(), masks, ["a"])
     >>> score_pairs(UNet(n_classes=3, channels=(8, 16)), pair, n_classes=3).columns.tolist()
     ['iou_0', 'iou_1', 'iou_2', 'accuracy']
     """
@@ -132,7 +132,7 @@ def filter_patches(
         ValueError: as `score_pairs` and `keep_pairs`, or a folder with the shards of a table.
 
     >>> import tempfile
-    >>> from sedm.data.patches import from_arrays
+    >>> from sedm.data.patch_table import from_arrays
     >>> from sedm.segmentation.networks import UNet
     >>> table = from_arrays(*(torch.zeros(2, 8, 8, *channels).byte().numpy() for channels in ([3], [])), ["a", "b"])
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -189,7 +189,7 @@ def _check_percentile(percentile: float) -> None:
 
 
 @torch.no_grad()
-def _check_pairs(segmenter: nn.Module, patches: PatchTensors, n_classes: int) -> None:
+def _check_pairs(segmenter: nn.Module, patches: Patches, n_classes: int) -> None:
     if len(patches.masks) == 0:
         raise ValueError("no pairs to score")
     first = patches.images[:1].to(next(segmenter.parameters()).device, torch.float32) / 255

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from sedm.config import PRESETS, SamplingConfig, build_config, known_name
 from sedm.config.studies import STUDIES
-from sedm.data.patches import load_patches
-from sedm.data.tensors import PatchTensors, to_tensors
+from sedm.data.patch_table import load_patches
+from sedm.data.patches import Patches, to_tensors
 from sedm.generation.dataset_card import push_to_hub, write_card
 from sedm.generation.pairing import GivenLayouts, Pairing, mean_shares
 from sedm.generation.shards import (
@@ -110,7 +110,7 @@ def generate_patches(
         return load_patches(folder, SPLIT)
 
 
-def embed_bank(pipeline: SEDMPipeline, patches: PatchTensors, image_ids: Sequence[str] | None = None) -> StyleBank:
+def embed_bank(pipeline: SEDMPipeline, patches: Patches, image_ids: Sequence[str] | None = None) -> StyleBank:
     """The styles of these images, ready to be lent; their ids are their row numbers when left out."""
     ids = map(str, range(len(patches.groups))) if image_ids is None else image_ids
     return StyleBank(pipeline.embed(patches.images), patches.groups, list(ids), weights_hash(pipeline))
@@ -177,7 +177,7 @@ def _decisive(layouts, styles: StyleBank, config: SamplingConfig, pairing: Pairi
 class _Source(NamedTuple):
     """A patch table named on the command line."""
 
-    patches: PatchTensors
+    patches: Patches
     ids: list[str]  # of its rows
     classes: list[str] | None  # of its images, where the study has any
 

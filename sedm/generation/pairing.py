@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sedm.config import SamplingConfig
 from sedm.data.label_maps import class_fractions
-from sedm.data.tensors import PatchTensors
+from sedm.data.patches import Patches
 from sedm.runtime.seeds import seeded_generator
 from sedm.styles.bank import StyleBank, draw_style_rows
 
@@ -223,11 +223,11 @@ class Pairing:
         return odds
 
 
-def mean_shares(patches: PatchTensors, n_classes: int) -> dict[str, list[float]]:
+def mean_shares(patches: Patches, n_classes: int) -> dict[str, list[float]]:
     """The mean share of each class in the masks of each group that has any; the masks may be predicted ones.
 
     >>> masks = torch.tensor([[[0, 1]], [[1, 1]], [[255, 255]]], dtype=torch.uint8)
-    >>> mean_shares(PatchTensors(masks[:, None].expand(3, 3, 1, 2), masks, ["a", "a", "b"]), n_classes=2)
+    >>> mean_shares(Patches(masks[:, None].expand(3, 3, 1, 2), masks, ["a", "a", "b"]), n_classes=2)
     {'a': [0.25, 0.75]}
     """
     annotated = patches.annotated()

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sedm.data.patches import from_arrays, save_patches
+from sedm.data.patch_table import from_arrays, save_patches
 from sedm.generation.pairing import GivenLayouts, Pairing, StyleChoice
 from sedm.generator.pipeline import SEDMPipeline, noise_generators
 from sedm.layouts import LayoutPrior

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sedm.config import AutoencoderConfig, Config
-from sedm.data.tensors import PatchTensors
+from sedm.data.patches import Patches
 from sedm.runtime.loop import make_accelerator, optimise
 from sedm.runtime.seeds import seeded_generator
 
@@ -79,9 +79,7 @@ class AutoencoderLoss(nn.Module):
         return (images - decoded).abs().mean() + self.kl_weight * posterior.kl().sum() / images.numel()
 
 
-def train_autoencoder(
-    config: Config, patches: PatchTensors, folder: str | Path, progress: bool = True
-) -> AutoencoderKL:
+def train_autoencoder(config: Config, patches: Patches, folder: str | Path, progress: bool = True) -> AutoencoderKL:
     """The trained autoencoder with averaged weights, in evaluation mode on the CPU.
 
     ``folder`` receives it in diffusers' format, and under ``training`` what `sedm.runtime.loop.optimise` writes. An
@@ -125,7 +123,7 @@ def train_autoencoder(
     return autoencoder
 
 
-def make_autoencoder(config: Config, patches: PatchTensors, folder: str | Path) -> AutoencoderKL | VQModel | None:
+def make_autoencoder(config: Config, patches: Patches, folder: str | Path) -> AutoencoderKL | VQModel | None:
     """What ``config.model.autoencoder`` asks for: None for "", our own trained on ``patches``, or that in its folder.
 
     Args:
@@ -137,7 +135,7 @@ def make_autoencoder(config: Config, patches: PatchTensors, folder: str | Path) 
 
     >>> from sedm.config import build_config
     >>> images, masks = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.uint8)
-    >>> make_autoencoder(build_config("tissue", "quick"), PatchTensors(images, masks, ["a"]), "not/written") is None
+    >>> make_autoencoder(build_config("tissue", "quick"), Patches(images, masks, ["a"]), "not/written") is None
     True
     """
     if config.model.autoencoder == "own":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sedm.config import ModelConfig
-from sedm.data.patches import UNKNOWN
+from sedm.data.patch_table import UNKNOWN
 from sedm.generator.unet import StyledUNet
 from sedm.styles.encoder import StyleEncoder
 

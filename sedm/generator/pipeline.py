@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sedm.config import SamplingConfig
-from sedm.data.patches import UNKNOWN
+from sedm.data.patch_table import UNKNOWN
 from sedm.generator.autoencoder import decode_latents
 from sedm.generator.denoiser import Denoiser
 from sedm.generator.process import Diffusion

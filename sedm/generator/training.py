@@ -22,8 +22,8 @@ from torch import Tensor
 
 from sedm.config import Config, TrainingConfig, build_config
 from sedm.data.augment import apply_symmetries, draw_exponents, draw_symmetries, recolour
-from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.generator.autoencoder import encode_images, latent_shape, make_autoencoder
 from sedm.generator.denoiser import StyleDiffusion, build_model
 from sedm.generator.pipeline import SEDMPipeline, sample_images
@@ -38,7 +38,7 @@ N_SHOWN = 8  # images on a sample sheet
 
 def train_model(
     config: Config,
-    patches: PatchTensors,
+    patches: Patches,
     n_classes: int,
     folder: str | Path,
     held_out: Collection[str],
@@ -102,7 +102,7 @@ def train_model(
 
 
 def training_batch(
-    patches: PatchTensors,
+    patches: Patches,
     latents: Float[Tensor, "n c s s"] | None,
     pools: list[tuple[Tensor, int]],
     sampler: StyleSampler,
@@ -149,7 +149,7 @@ def batch_pools(annotated: Bool[Tensor, " n"], settings: TrainingConfig) -> list
 
 
 def check_training_data(
-    config: Config, patches: PatchTensors, n_classes: int, held_out: Collection[str], annotated: Bool[Tensor, " n"]
+    config: Config, patches: Patches, n_classes: int, held_out: Collection[str], annotated: Bool[Tensor, " n"]
 ) -> None:
     """None, when ``patches`` can train a model of this configuration.
 
@@ -183,7 +183,7 @@ def check_training_data(
 
 def run_fingerprint(
     config: Config,
-    patches: PatchTensors,
+    patches: Patches,
     n_classes: int,
     annotated: Bool[Tensor, " n"],
     latents: Tensor | None = None,
@@ -203,7 +203,7 @@ def run_fingerprint(
 
 
 def save_sample_sheet(
-    pipeline: SEDMPipeline, patches: PatchTensors, annotated: Bool[Tensor, " n"], config: Config, path: Path
+    pipeline: SEDMPipeline, patches: Patches, annotated: Bool[Tensor, " n"], config: Config, path: Path
 ) -> None:
     """A picture at ``path``: layouts in grey, below them images in the styles that their columns' bottom row shows.
 
@@ -232,9 +232,9 @@ def save_sample_sheet(
 
 def _train_study(study_name: str, preset: str, data: str, seed: int, out: Path) -> None:
     from sedm.config.studies import STUDIES
+    from sedm.data.patches import to_tensors
     from sedm.data.sources import load_study
     from sedm.data.splits import hide_annotations
-    from sedm.data.tensors import to_tensors
     from sedm.segmentation.predicted_masks import with_pseudo_layouts
 
     accelerator = make_accelerator()  # a precision that it does not know is refused before data are drawn

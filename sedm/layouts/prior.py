@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sedm.data.patches import UNKNOWN
+from sedm.data.patch_table import UNKNOWN
 from sedm.runtime.files import replacing
 from sedm.runtime.seeds import seeded_generator
 

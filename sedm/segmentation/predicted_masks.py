@@ -8,13 +8,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from sedm.config import Config
-from sedm.data.tensors import PatchTensors
+from sedm.data.patches import Patches
 from sedm.segmentation.segmenter import kept_segmenter, predict
 
 
 def with_pseudo_layouts(
-    patches: PatchTensors, config: Config, n_classes: int, folder: str | Path
-) -> tuple[PatchTensors, Bool[Tensor, " n"]]:
+    patches: Patches, config: Config, n_classes: int, folder: str | Path
+) -> tuple[Patches, Bool[Tensor, " n"]]:
     """What `sedm.generator.training.train_model` takes: (patches, which of them a person annotated).
 
     Where ``config.training.unannotated`` is "pseudo_layouts", every missing mask is predicted by a network that was

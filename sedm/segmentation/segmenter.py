@@ -20,8 +20,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from sedm.config import SegmentationConfig
 from sedm.data.augment import apply_symmetries, draw_symmetries
-from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors, data_checksum
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches, data_checksum
 from sedm.runtime.files import replacing
 from sedm.runtime.hardware import autocast_dtype, pick_device
 from sedm.runtime.seeds import seeded_generator
@@ -36,11 +36,11 @@ STUDENT_JITTER = 0.3  # strength of the colour changes that the teacher is not s
 
 
 def train_segmenter(
-    real: PatchTensors,
+    real: Patches,
     config: SegmentationConfig,
     n_classes: int,
     seed: int,
-    synthetic: PatchTensors | None = None,
+    synthetic: Patches | None = None,
     unannotated: UInt8[Tensor, "n 3 h w"] | None = None,
     progress: bool = True,
 ) -> nn.Module:
@@ -62,7 +62,7 @@ def train_segmenter(
         FloatingPointError: the loss is no longer finite.
 
     >>> images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
-    >>> patches = PatchTensors(images, (images[:, 0] > 127).to(torch.uint8), list("aabb"))
+    >>> patches = Patches(images, (images[:, 0] > 127).to(torch.uint8), list("aabb"))
     >>> config = SegmentationConfig(channels=(8, 16), n_steps=2, batch_size=4)
     >>> network = train_segmenter(patches, config, n_classes=2, seed=0, progress=False)
     >>> predict(network, images).shape
@@ -100,7 +100,7 @@ def train_segmenter(
 
 
 def kept_segmenter(
-    folder: Path, name: str, patches: PatchTensors, config: SegmentationConfig, n_classes: int, seed: int
+    folder: Path, name: str, patches: Patches, config: SegmentationConfig, n_classes: int, seed: int
 ) -> UNet:
     """A U-Net trained on ``patches``: the one kept in ``folder``, else it is trained and kept there.
 
@@ -231,8 +231,8 @@ def consistency_loss(
 
 
 def _sources(
-    real: PatchTensors, synthetic: PatchTensors | None, config: SegmentationConfig, n_classes: int
-) -> list[tuple[PatchTensors, int]]:
+    real: Patches, synthetic: Patches | None, config: SegmentationConfig, n_classes: int
+) -> list[tuple[Patches, int]]:
     """What a batch is drawn from: annotated patches, and how many of them a batch holds."""
     n_synthetic = 0 if synthetic is None else round(config.synthetic_fraction * config.batch_size)
     named = [("real", real, config.batch_size - n_synthetic), ("synthetic", synthetic, n_synthetic)]

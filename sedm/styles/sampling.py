@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sedm.config import STYLE_SAMPLING, known_name
 from sedm.data.augment import AffineRange, warp
-from sedm.data.tensors import PLACE_COLUMNS, PatchTensors
+from sedm.data.patches import PLACE_COLUMNS, Patches
 
 
 class StyleSampler:
@@ -42,12 +42,12 @@ class StyleSampler:
         ValueError: unknown strategy, or ``nearby`` without places of the patches.
 
     >>> images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 16, 16).contiguous()
-    >>> sampler = StyleSampler(PatchTensors(images, images[:, 0], ["a", "a", "b", "b"]), "same_group")
+    >>> sampler = StyleSampler(Patches(images, images[:, 0], ["a", "a", "b", "b"]), "same_group")
     >>> sampler.draw_rows([0, 3], torch.Generator().manual_seed(0)).tolist()
     [[1], [2]]
     """
 
-    def __init__(self, patches: PatchTensors, strategy: str, n_images: int = 4):
+    def __init__(self, patches: Patches, strategy: str, n_images: int = 4):
         known_name("style_sampling", strategy, STYLE_SAMPLING)
         if strategy == "nearby" and patches.places is None:
             raise ValueError(

@@ -11,7 +11,7 @@ import torch
 
 from sedm.data.augment import AffineRange, warp
 from sedm.data.drawn.tissue import CLASSES, make_tissue
-from sedm.data.tensors import to_tensors
+from sedm.data.patches import to_tensors
 from sedm.layouts import EmpiricalPrior, RandomFieldPrior
 from sedm.runtime.seeds import seeded_generator
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from sedm.config import Config, build_config
-from sedm.data.tensors import PatchTensors
+from sedm.data.patches import Patches
 
 from .measure import save_results
 
@@ -44,7 +44,7 @@ def work(folder: Path, n_steps: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (64, 3, 64, 64), dtype=torch.uint8, generator=generator)
     masks = torch.randint(3, (64, 64, 64), dtype=torch.uint8, generator=generator)
-    patches = PatchTensors(images, masks, [f"patient-{row // 8}" for row in range(len(images))])
+    patches = Patches(images, masks, [f"patient-{row // 8}" for row in range(len(images))])
     train_model(configuration(n_steps), patches, 3, folder, held_out=(), progress=False)
 
 

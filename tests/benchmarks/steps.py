@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from sedm.config import PRESETS, build_config
 from sedm.config.studies import STUDIES
+from sedm.data.patches import to_tensors
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
-from sedm.data.tensors import to_tensors
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen, values_of
 from sedm.generator.pipeline import SEDMPipeline, noise_generators, sample_images

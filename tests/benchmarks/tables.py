@@ -33,7 +33,7 @@ def make_table(path: Path, n_rows: int) -> None:
     import datasets
     import numpy as np
 
-    from sedm.data.patches import encode, save_patches
+    from sedm.data.patch_table import encode, save_patches
 
     random, (y, x) = np.random.default_rng(0), np.mgrid[:SIZE, :SIZE]
     pictures, masks = [], []
@@ -57,33 +57,33 @@ def make_table(path: Path, n_rows: int) -> None:
 
 
 def open_stream(path):
-    from sedm.data.patches import load_patches
+    from sedm.data.patch_table import load_patches
 
     return next(iter(load_patches(path, streaming=True)))["image"].size
 
 
 def open_copy(path):
-    from sedm.data.patches import load_patches
+    from sedm.data.patch_table import load_patches
 
     return load_patches(path)[-1]["image"].size
 
 
 def read_stream(path):
-    from sedm.data.patches import load_patches
+    from sedm.data.patch_table import load_patches
 
     return sum(1 for _ in load_patches(path, streaming=True))
 
 
 def decode_in_memory(path):
-    import sedm.data.patches
+    import sedm.data.patch_table
 
-    sedm.data.tensors.MEMORY_LIMIT = 2**40
-    return sedm.data.patches.to_tensors(sedm.data.patches.load_patches(path, streaming=True))
+    sedm.data.patches.MEMORY_LIMIT = 2**40
+    return sedm.data.patch_table.to_tensors(sedm.data.patch_table.load_patches(path, streaming=True))
 
 
 def decode_mapped(path):
-    from sedm.data.patches import load_patches
-    from sedm.data.tensors import to_tensors
+    from sedm.data.patch_table import load_patches
+    from sedm.data.patches import to_tensors
 
     return to_tensors(load_patches(path, streaming=True), folder=Path(path).parent)
 
@@ -97,7 +97,7 @@ def draw_batches(patches):
 
 
 def hide_and_save(path):
-    from sedm.data.patches import load_patches, save_patches
+    from sedm.data.patch_table import load_patches, save_patches
     from sedm.data.splits import hide_annotations
 
     table = hide_annotations(load_patches(path), 10, seed=0)
@@ -121,11 +121,11 @@ def measure(task: str, path: str) -> dict:
     import datasets
     import torch  # noqa: F401
 
-    import sedm.data.patches
+    import sedm.data.patch_table
     import sedm.data.splits
 
     datasets.disable_progress_bars()
-    sedm.data.patches.ROWS_WITHOUT_BAR = 10**9
+    sedm.data.patch_table.ROWS_WITHOUT_BAR = 10**9
     before, peak, ended = memory(), memory(), threading.Event()
 
     def watch():

@@ -9,10 +9,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sedm.data.patches import PatchTableError, check_patches, encode, from_arrays, load_patches, save_patches
+from sedm.data.patch_table import PatchTableError, check_patches, encode, from_arrays, load_patches, save_patches
+from sedm.data.patches import to_tensors
 from sedm.data.sources import load_hub_dataset
 from sedm.data.splits import check_splits, hide_annotations, split_by_group
-from sedm.data.tensors import to_tensors
 
 PICTURE = encode(np.zeros((8, 8, 3), np.uint8))
 MASK = encode(np.ones((8, 8), np.uint8))

@@ -7,9 +7,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, encode, load_patches, save_patches
+from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, encode, load_patches, save_patches
+from sedm.data.patches import to_tensors
 from sedm.data.sources import load_hub_dataset
-from sedm.data.tensors import to_tensors
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (3, 16, 12, 3), dtype=np.uint8)

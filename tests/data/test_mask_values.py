@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, from_arrays, load_patches, save_patches
+from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, from_arrays, load_patches, save_patches
+from sedm.data.patches import to_tensors
 from sedm.data.sources import load_hub_dataset, load_image_folder
-from sedm.data.tensors import to_tensors
 
 TRUTH = np.zeros((16, 16), np.uint8)
 TRUTH[2:9, 4:13] = 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sedm.data.hub import load_hub_dataset
-from sedm.data.patches import PatchTableError, from_arrays, load_patches, save_patches
+from sedm.data.patch_table import PatchTableError, from_arrays, load_patches, save_patches
 
 
 def table_of(group):

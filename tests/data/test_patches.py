@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+import sedm.data.patch_table
 import sedm.data.patches
-import sedm.data.tensors
 from sedm.config import build_config
-from sedm.data.patches import (
+from sedm.data.patch_table import (
     UNKNOWN,
     PatchTableError,
     check_patches,
@@ -28,9 +28,9 @@ from sedm.data.patches import (
     load_patches,
     save_patches,
 )
+from sedm.data.patches import Patches, to_tensors
 from sedm.data.sources import load_study
 from sedm.data.splits import check_splits, hide_annotations, split_by_group
-from sedm.data.tensors import PatchTensors, to_tensors
 
 
 def encoded(table):
@@ -67,7 +67,7 @@ def picture(array, file_format="PNG", **options):
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def brute_force(*files) -> PatchTensors:
+def brute_force(*files) -> Patches:
     """The pixels of parquet files, by pyarrow and Pillow alone."""
     rows = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
     images = [np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in rows]
@@ -78,10 +78,10 @@ def brute_force(*files) -> PatchTensors:
         for row, image in zip(rows, images, strict=True)
     ]
     pixels = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
-    return PatchTensors(pixels, torch.from_numpy(np.stack(masks)), [row["group"] for row in rows])
+    return Patches(pixels, torch.from_numpy(np.stack(masks)), [row["group"] for row in rows])
 
 
-def same(first: PatchTensors, second: PatchTensors) -> bool:
+def same(first: Patches, second: Patches) -> bool:
     return first.images.equal(second.images) and first.masks.equal(second.masks) and first.groups == second.groups
 
 
@@ -97,7 +97,7 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.fixture
 def small_groups(monkeypatch):
     """Four rows a row group."""
-    monkeypatch.setattr(sedm.data.patches, "ROWS_PER_READ", 4)
+    monkeypatch.setattr(sedm.data.patch_table, "ROWS_PER_READ", 4)
 
 
 # ------------------------------------------------------------------------------------------ round trip
@@ -162,7 +162,7 @@ def test_streamed_rows_come_in_order_and_as_far_as_asked(table, patches, tmp_pat
 @pytest.mark.parametrize("rows", [3, 4, 100])
 def test_a_stream_is_saved_as_the_table_is(table, tmp_path, monkeypatch, rows):
     """Whether a batch has masks, has none, or some of its rows have."""
-    monkeypatch.setattr(sedm.data.patches, "ROWS_PER_READ", rows)
+    monkeypatch.setattr(sedm.data.patch_table, "ROWS_PER_READ", rows)
     first = save_patches(table, tmp_path / "a.parquet")
     stream = load_patches(first, streaming=True)
     assert save_patches(stream, tmp_path / "b.parquet").read_bytes() == first.read_bytes()
@@ -382,8 +382,10 @@ def test_unreadable_pictures_are_named_when_decoded(table):
 
 def test_a_long_pass_shows_a_bar_and_a_short_one_none(table, monkeypatch):
     shown = []
-    monkeypatch.setattr(sedm.data.patches, "ROWS_WITHOUT_BAR", 10)
-    monkeypatch.setattr(sedm.data.patches, "tqdm", lambda rows, *_, disable, **__: shown.append(not disable) or rows)
+    monkeypatch.setattr(sedm.data.patch_table, "ROWS_WITHOUT_BAR", 10)
+    monkeypatch.setattr(
+        sedm.data.patch_table, "tqdm", lambda rows, *_, disable, **__: shown.append(not disable) or rows
+    )
     check_patches(table.select(range(9)), 2)
     check_patches(table, 2)
     to_tensors(table)
@@ -599,15 +601,13 @@ def test_mapped_tensors_equal_those_in_memory_and_their_file_vanishes(table, pat
 @only_linux
 def test_large_tensors_are_mapped_unasked(table, patches, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(sedm.data.tensors, "MEMORY_LIMIT", patches.images.numel() - 1)
+    monkeypatch.setattr(sedm.data.patches, "MEMORY_LIMIT", patches.images.numel() - 1)
     tensors = to_tensors(table)
     assert mapped_files(tmp_path) == 1  # the images; the masks are a third of them
     assert same(tensors, patches)
-    monkeypatch.setattr(sedm.data.tensors, "MEMORY_LIMIT", 3 * 3 * 16 * 16)
+    monkeypatch.setattr(sedm.data.patches, "MEMORY_LIMIT", 3 * 3 * 16 * 16)
     rows = [9, 2, 2, 15]
-    assert same(
-        tensors.select(rows), PatchTensors(patches.images[rows], patches.masks[rows], tensors.select(rows).groups)
-    )
+    assert same(tensors.select(rows), Patches(patches.images[rows], patches.masks[rows], tensors.select(rows).groups))
     picked = tensors.select(rows)
     assert mapped_files(tmp_path) == 2
     assert picked.annotated().groups == ["group-0", "group-0"]

@@ -9,10 +9,10 @@ import tifffile
 import torch
 from PIL import Image
 
-from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, from_arrays
+from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, from_arrays
+from sedm.data.patches import to_tensors
 from sedm.data.pictures import decode_mask
 from sedm.data.sources import load_image_folder
-from sedm.data.tensors import to_tensors
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (16, 16, 3), dtype=np.uint8)

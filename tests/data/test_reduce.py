@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sedm.data.patches import UNKNOWN, PatchTableError, from_arrays
+from sedm.data.patch_table import UNKNOWN, PatchTableError, from_arrays
+from sedm.data.patches import to_tensors
 from sedm.data.reduce import FITS, fit_boxes, reduce_image
 from sedm.data.sources import load_image_folder
-from sedm.data.tensors import to_tensors
 from sedm.demo.uploads import LAYOUT_FITS, read_layout, read_style_image, read_style_images
 
 Y, X = np.mgrid[:48, :64]

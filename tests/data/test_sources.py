@@ -12,9 +12,9 @@ import sedm.data.archives.prepare as data_main
 from sedm.config import build_config
 from sedm.data.archives.prepare import main
 from sedm.data.folders.image_folder import save_image_folder
-from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
+from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
+from sedm.data.patches import to_tensors
 from sedm.data.sources import load_hub_dataset, load_image_folder, load_study
-from sedm.data.tensors import to_tensors
 
 TRUTH = np.zeros((16, 16), np.uint8)  # of the masks below
 TRUTH[2:9, 4:13] = 1

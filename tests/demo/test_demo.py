@@ -13,7 +13,7 @@ from PIL import Image
 from traitlets import Bunch
 
 import sedm
-from sedm.data.patches import UNKNOWN
+from sedm.data.patch_table import UNKNOWN
 from sedm.demo import (
     Mix,
     read_layout,

@@ -12,11 +12,11 @@ import torch
 from conftest import ROOT
 
 import sedm.experiments.ablations
-from sedm.cli import main
+from sedm.__main__ import main
 from sedm.config import build_config, flatten
-from sedm.data.patches import UNKNOWN
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import data_checksum
 from sedm.data.sources import load_study
-from sedm.data.tensors import data_checksum
 from sedm.experiments.ablations import (
     claim,
     list_units,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sedm.experiments.runs
-from sedm.cli import main
+from sedm.__main__ import main
 from sedm.config import PRESETS, build_config, flatten
 from sedm.experiments.comparison import CONTROLS, read_scores
 from sedm.experiments.runs import (

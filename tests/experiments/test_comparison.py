@@ -9,7 +9,7 @@ import torch
 from scipy.stats import wilcoxon
 
 from sedm.config import SegmentationConfig
-from sedm.data.tensors import PatchTensors
+from sedm.data.patches import Patches
 from sedm.experiments.colour_transfer import reinhard
 from sedm.experiments.comparison import (
     BOUND,
@@ -223,7 +223,7 @@ def stained_patches(first, n_patients, brightness=1.0):
     grain = torch.randint(-8, 9, (len(masks), 3, 16, 16), generator=generator)
     images = (CLASS_COLOURS[masks.long()].permute(0, 3, 1, 2) + grain) * brightness
     groups = [f"patient-{first + row // 6}" for row in range(len(masks))]
-    return PatchTensors(images.round().to(torch.uint8), masks, groups)
+    return Patches(images.round().to(torch.uint8), masks, groups)
 
 
 def scores_of_an_arm(real, test, synthetic):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sedm.config import ArmConfig, AutoencoderConfig, build_config
-from sedm.data.patches import from_arrays
-from sedm.data.tensors import PatchTensors, to_tensors
+from sedm.data.patch_table import from_arrays
+from sedm.data.patches import Patches, to_tensors
 from sedm.experiments.colour_transfer import reinhard
 from sedm.experiments.subsets import Draw, StudyData, load_study_data, pretrain, transfer_colours
 
@@ -180,7 +180,7 @@ def test_transferred_images_keep_their_masks_and_take_the_colours_of_the_lenders
 def test_the_data_of_a_study_are_those_of_its_tables():
     config = build_config("tissue", "smoke")
     study = load_study_data(config, "")
-    assert {name: isinstance(one, PatchTensors) for name, one in study.held_out.items()} == dict.fromkeys(
+    assert {name: isinstance(one, Patches) for name, one in study.held_out.items()} == dict.fromkeys(
         ("validation", "test", "shifted"), True
     )
     assert not study.held_out_groups & set(study.table["group"])

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import sedm.fidelity.unseen
 import sedm.segmentation.segmenter
 from sedm.config import OBJECTIVES, SegmentationConfig
-from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.fidelity import frechet_distance, kernel_distance, precision_recall, segmenter_extractor, stage_features
 from sedm.fidelity.denoising import NOISE_LEVELS, denoising_errors
 from sedm.fidelity.unseen import N_LAYOUTS, draw_unseen, measure_generator
@@ -50,7 +50,7 @@ def paint(masks, groups, seed):
 def planted(n_images=8, seed=0):
     groups = [f"group-{row // n_images}" for row in range(4 * n_images)]
     masks = squares(len(groups), seed)
-    return PatchTensors(paint(masks, groups, seed), masks, groups)
+    return Patches(paint(masks, groups, seed), masks, groups)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ def grey_of(layout):
 def test_the_error_of_x_0_is_that_of_the_clean_image_whatever_the_objective(monkeypatch, config, objective):
     masks = squares(70, seed=0)  # more than a batch
     images = ((grey_of(masks) + 1) * 127.5).round().to(torch.uint8)
-    patches = PatchTensors(images, masks, ["a"] * 70)
+    patches = Patches(images, masks, ["a"] * 70)
     right, times = planted_denoiser(monkeypatch, config, objective, grey_of)
     assert max(denoising_errors(right, patches, None).values()) < 1e-4
     diffusion, levels = Diffusion(objective), Diffusion("x_0")

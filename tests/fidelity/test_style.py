@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.fidelity import (
     agreement_beyond_chance,
     colour_distances,
@@ -205,8 +205,8 @@ def test_where_there_is_nothing_to_agree_on_there_is_no_agreement():
 
 def test_content_is_compared_with_own_style_images_and_with_others_of_the_group():
     masks = blobs(12)
-    lenders = PatchTensors(torch.zeros(6, 3, 24, 24, dtype=torch.uint8), masks[:6], list("aabbab"))
-    references = PatchTensors(lenders.images, masks[6:], list("babaab"))
+    lenders = Patches(torch.zeros(6, 3, 24, 24, dtype=torch.uint8), masks[:6], list("aabbab"))
+    references = Patches(lenders.images, masks[6:], list("babaab"))
     predictions, groups = blobs(3, seed=1), ["b", "a", "b"]
     style_rows = torch.tensor([[2, 3], [4, 4], [5, 2]])
     found = content_agreement(predictions, groups, style_rows, lenders, references, n_classes=3)
@@ -219,7 +219,7 @@ def test_content_is_compared_with_own_style_images_and_with_others_of_the_group(
 
 def test_a_prediction_without_a_mask_to_agree_with_has_no_number():
     masks = torch.stack([torch.zeros(4, 4), torch.eye(4)]).to(torch.uint8)
-    lenders = PatchTensors(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), masks, ["a", "a"])
+    lenders = Patches(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), masks, ["a", "a"])
     found = content_agreement(masks[:1], ["a"], torch.tensor([[0]]), lenders, lenders, n_classes=2)
     assert math.isnan(found["own"][0])
     assert found["others"][0] == 0  # with the second mask, which has both classes

@@ -11,8 +11,8 @@ from scipy.spatial.distance import pdist
 from torch.nn import functional as F
 
 from sedm.config import SegmentationConfig
-from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.fidelity import (
     colour_statistics,
     kernel_distance,
@@ -59,7 +59,7 @@ def paint(masks, groups, seed):
 def patches_of(groups, n_images, seed):
     names = [name for name in groups for _ in range(n_images)]
     masks = layouts_of(len(names), seed)
-    return PatchTensors(paint(masks, names, seed), masks, names)
+    return Patches(paint(masks, names, seed), masks, names)
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +84,13 @@ def asked():
 
 def measure(world, asked, images):
     """value of the table by (measure, of), for images made for what was asked."""
-    return fidelity_table(PatchTensors(images, *asked), **world)["value"]
+    return fidelity_table(Patches(images, *asked), **world)["value"]
 
 
 @pytest.fixture(scope="module")
 def perfect_table(world, asked):
     layouts, groups = asked
-    return fidelity_table(PatchTensors(paint(layouts, groups, seed=6), layouts, groups), **world)
+    return fidelity_table(Patches(paint(layouts, groups, seed=6), layouts, groups), **world)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_generated_and_real_are_measured_on_equal_numbers(world, asked):
     images = paint(layouts, groups, seed=6)
     more = [*range(len(groups)), *range(3 * N_IMAGES)]  # three groups twice
     few = [row for row, group in enumerate(world["lenders"].groups) if group != GROUPS[1] or row % N_IMAGES < 5]
-    generated = PatchTensors(images, layouts, groups).select(more)
+    generated = Patches(images, layouts, groups).select(more)
     unequal = {**world, "lenders": world["lenders"].select(few), "style_rows": torch.zeros(len(more), 1).long()}
     table = fidelity_table(generated, **unequal)
     alike = [name for name in MEASURES if not name.startswith(("content", "nearest", "copied"))]
@@ -271,7 +271,7 @@ def test_generated_and_real_are_measured_on_equal_numbers(world, asked):
 def test_the_order_of_images_does_not_matter(world, asked, perfect):
     layouts, groups = asked
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(0)).tolist()
-    generated = PatchTensors(paint(layouts, groups, seed=6), layouts, groups).select(order)
+    generated = Patches(paint(layouts, groups, seed=6), layouts, groups).select(order)
     values = fidelity_table(generated, **{**world, "style_rows": world["style_rows"][order]})["value"]
     drawn = [key for key in values.index if key[1] == "chance"]  # at random, by the order
     wanted = perfect.drop(drawn)[values.drop(drawn).index].to_dict()
@@ -282,7 +282,7 @@ def test_the_order_of_images_does_not_matter(world, asked, perfect):
 def test_stains_are_looked_for_only_where_there_are_some_and_small_sets_have_no_neighbours(world, asked):
     layouts, groups = asked
     rows = [0, 1, 8]  # two images of one group, one of another
-    few = PatchTensors(paint(layouts, groups, seed=6), layouts, groups).select(rows)
+    few = Patches(paint(layouts, groups, seed=6), layouts, groups).select(rows)
     table = fidelity_table(few, **{**world, "style_rows": world["style_rows"][rows], "stained": False})
     assert "eosin_angle" not in table.index
     assert math.isnan(table.loc[("precision", "generated"), "value"])
@@ -293,7 +293,7 @@ def test_stains_are_looked_for_only_where_there_are_some_and_small_sets_have_no_
 @pytest.mark.slow
 def test_the_table_is_the_same_every_time(world, asked, perfect_table):
     layouts, groups = asked
-    again = fidelity_table(PatchTensors(paint(layouts, groups, seed=6), layouts, groups), **world)
+    again = fidelity_table(Patches(paint(layouts, groups, seed=6), layouts, groups), **world)
     assert again.equals(perfect_table)
 
 
@@ -302,7 +302,7 @@ def test_a_number_does_not_depend_on_what_else_is_asked(world, asked, perfect_ta
     """A sweep asks for less than the whole table, and finds the same numbers, on the same network."""
     layouts, groups = asked
     less = {key: value for key, value in world.items() if key not in ("style_rows", "train", "stained")}
-    table = fidelity_table(PatchTensors(paint(layouts, groups, seed=6), layouts, groups), **less)
+    table = fidelity_table(Patches(paint(layouts, groups, seed=6), layouts, groups), **less)
     assert {"kernel_distance", "layout_iou", "retrieval_top1", "colour_distance"} <= set(table.index.unique("measure"))
     assert not table.index.unique("measure").str.startswith(("content", "nearest", "copied", "eosin")).any()
     assert table.equals(perfect_table.loc[table.index])
@@ -314,7 +314,7 @@ def test_a_number_does_not_depend_on_what_else_is_asked(world, asked, perfect_ta
 def spoilt(world, asked):
     layouts, groups = asked
     images = paint(layouts, groups, seed=6)
-    generated, train, lenders = PatchTensors(images, layouts, groups), world["train"], world["lenders"]
+    generated, train, lenders = Patches(images, layouts, groups), world["train"], world["lenders"]
     alien = generated._replace(groups=["patient-999", *groups[1:]])
     wide = train._replace(images=F.pad(train.images, (0, 4)))
     known = train._replace(images=torch.cat([train.images[:3], lenders.images[5:6]]))
@@ -352,7 +352,7 @@ def test_bad_input_ends_in_one_sentence_before_anything_is_measured(world, asked
 @pytest.mark.slow
 def test_images_without_masks_have_no_layout_to_be_compared_with(world, asked):
     layouts, groups = asked
-    generated = PatchTensors(paint(layouts, groups, seed=6), layouts, groups)
+    generated = Patches(paint(layouts, groups, seed=6), layouts, groups)
     blank = world["lenders"]._replace(masks=torch.full_like(world["lenders"].masks, UNKNOWN))
     values = fidelity_table(generated, **{**world, "lenders": blank})["value"]
     assert math.isnan(values["layout_iou", "real"])

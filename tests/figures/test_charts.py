@@ -32,7 +32,7 @@ from sedm.figures import (
     image_grid,
     sample_history,
 )
-from sedm.results import Results
+from sedm.runtime.results import Results
 
 
 def flat(*rgb):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from sedm.config import SegmentationConfig
-from sedm.data.patches import UNKNOWN, from_arrays, load_patches, save_patches
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN, from_arrays, load_patches, save_patches
+from sedm.data.patches import Patches
 from sedm.generation.filtering import filter_patches, hard_layout_weights, keep_pairs, score_pairs
 from sedm.generation.pairing import GivenLayouts
 from sedm.segmentation.scores import score_groups
@@ -40,7 +40,7 @@ def random_layouts(n, seed=0):
 
 
 def pairs(images, layouts):
-    return PatchTensors(images, layouts, [f"g{row % 3}" for row in range(len(layouts))])
+    return Patches(images, layouts, [f"g{row % 3}" for row in range(len(layouts))])
 
 
 def with_faults(layouts, rows, fault):

@@ -18,11 +18,11 @@ from torch.testing import assert_close
 
 import sedm.generation.generate
 import sedm.generation.shards
-from sedm.cli import main
+from sedm.__main__ import main
 from sedm.config import AutoencoderConfig, ModelConfig
 from sedm.config.studies import STUDIES
-from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
-from sedm.data.tensors import to_tensors
+from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
+from sedm.data.patches import to_tensors
 from sedm.generation.dataset_card import COLUMNS, push_to_hub
 from sedm.generation.generate import embed_bank, generate_patches
 from sedm.generation.pairing import GivenLayouts, Pairing, StyleChoice

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import generation
 from launching import finish, kill, start
 
-from sedm.data.patches import load_patches
+from sedm.data.patch_table import load_patches
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 

@@ -10,7 +10,7 @@ import torch
 
 from sedm.config import SamplingConfig
 from sedm.data.label_maps import class_fractions
-from sedm.data.patches import UNKNOWN
+from sedm.data.patch_table import UNKNOWN
 from sedm.generation.pairing import GivenLayouts, Pairing, mean_shares
 from sedm.styles.bank import StyleBank
 

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 import sedm.generator.autoencoder
 from sedm.config import AutoencoderConfig
-from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.generator.autoencoder import (
     AutoencoderLoss,
     build_autoencoder,
@@ -41,7 +41,7 @@ def colour_blocks(n, seed, size=16):
         image[:] = ground
         image[:, row : row + size // 2, column : column + size // 2] = square
     masks = torch.full((n, size, size), UNKNOWN, dtype=torch.uint8)
-    return PatchTensors(images, masks, [f"group-{row}" for row in range(n)])
+    return Patches(images, masks, [f"group-{row}" for row in range(n)])
 
 
 def floats(images):

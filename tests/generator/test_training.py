@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import sedm.generator.training
 from sedm.config import AGGREGATIONS, LAYOUT_INJECTIONS, OBJECTIVES, STYLE_INJECTIONS, ModelConfig
-from sedm.data.patches import UNKNOWN
+from sedm.data.patch_table import UNKNOWN
 from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout
 from sedm.generator.process import Diffusion
 from sedm.generator.training import batch_pools, train_model, training_batch

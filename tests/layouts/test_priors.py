@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 
 from sedm.data.augment import warp
-from sedm.data.patches import UNKNOWN
+from sedm.data.patch_table import UNKNOWN
 from sedm.layouts import EmpiricalPrior, LayoutPrior, LearnedPrior, RandomFieldPrior, class_fractions, load_prior
 from sedm.layouts.empirical import cut, highest, signed_distances
 from sedm.layouts.prior import pixel_counts

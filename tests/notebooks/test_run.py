@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sedm.data.patches import save_patches
+from sedm.data.patch_table import save_patches
 
 
 @pytest.fixture
@@ -359,7 +359,7 @@ def test_a_notebook_that_only_plots_does_not_depend_on_training(run, root):
         "layouts/__init__.py",
         "layouts/random_field.py",
         "figures/grids.py",
-        "data/patches.py",
+        "data/patch_table.py",
         "data/drawn/tissue.py",
         "config/settings.py",
     } <= names

@@ -363,7 +363,7 @@ def test_a_results_folder_tells_its_figures(tmp_path):
     from matplotlib.figure import Figure
 
     from sedm.config import build_config
-    from sedm.results import Results
+    from sedm.runtime.results import Results
 
     results = Results(build_config("ebhi", "full"), tmp_path / "figures", tmp_path / "run")
     path = results.save_figure(Figure(), "toy", shows_data=False)

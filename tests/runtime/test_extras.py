@@ -66,12 +66,12 @@ def test_the_library_imports_without_any_extra(root):
     [
         ("import sedm.data.slides.cutting", 'tiffslide is not installed; pip install "sedm[slides]" brings it'),
         (
-            "from sedm.cli import main; sys.exit(main(['data', 'catch', 'a', 'b', '--annotations', 'c']))",
+            "from sedm.__main__ import main; sys.exit(main(['data', 'catch', 'a', 'b', '--annotations', 'c']))",
             'tiffslide is not installed; pip install "sedm[slides]" brings it',
         ),
         ("import sedm; sedm.style_mixing()", 'ipywidgets is not installed; pip install "sedm[demo]" brings it'),
         (
-            "from sedm.cli import main; sys.exit(main(['demo']))",
+            "from sedm.__main__ import main; sys.exit(main(['demo']))",
             'voila is not installed; pip install "sedm[demo]" brings it',
         ),
         (
@@ -92,7 +92,7 @@ def test_what_needs_an_extra_names_it(root, code, sentence):
 
 
 def test_other_public_data_become_tables_without_a_reader_of_slides(root):
-    ended = start(root, "from sedm.cli import main; main(['data', 'ebhi', 'nowhere', 'out'])")
+    ended = start(root, "from sedm.__main__ import main; main(['data', 'ebhi', 'nowhere', 'out'])")
     assert ended.stderr.strip() == "sedm data: nowhere: no such file or folder"
 
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from sedm.config import SegmentationConfig, build_config
 from sedm.data.drawn.tissue import make_tissue
-from sedm.data.tensors import to_tensors
+from sedm.data.patches import to_tensors
 from sedm.generator.pipeline import noise_generators
-from sedm.results import Results
 from sedm.runtime.hardware import autocast_dtype, pick_device
+from sedm.runtime.results import Results
 from sedm.segmentation.segmenter import predict, train_segmenter
 
 ROOT = Path(__file__).resolve().parents[2]

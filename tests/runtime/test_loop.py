@@ -14,7 +14,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from sedm.config import TrainingConfig, build_config
-from sedm.data.patches import save_patches
+from sedm.data.patch_table import save_patches
 from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
 from sedm.generator.pipeline import SEDMPipeline
@@ -205,15 +205,15 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from sedm.config import ModelConfig, TrainingConfig, build_config
-from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.generator.training import train_model
 
 generator = torch.Generator().manual_seed(0)
 images = torch.randint(0, 256, (12, 3, 16, 16), generator=generator).to(torch.uint8)
 masks = torch.randint(0, 2, (12, 16, 16), generator=generator).to(torch.uint8)
 masks[6:] = UNKNOWN
-patches = PatchTensors(images, masks, [f"group-{row // 3}" for row in range(12)])
+patches = Patches(images, masks, [f"group-{row // 3}" for row in range(12)])
 config = build_config("tissue", "smoke")
 config = replace(
     config,

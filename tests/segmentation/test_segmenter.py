@@ -9,8 +9,8 @@ from torch.optim.swa_utils import AveragedModel
 
 import sedm.segmentation.segmenter
 from sedm.config import SegmentationConfig
-from sedm.data.patches import UNKNOWN
-from sedm.data.tensors import PatchTensors
+from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.segmentation.networks import UNet
 from sedm.segmentation.scores import score_groups
 from sedm.segmentation.segmenter import (
@@ -34,7 +34,7 @@ def squares(n=24, seed=0, size=16, contrast=100):
         row, column = torch.randint(size - 6, (2,), generator=generator).tolist()
         mask[row : row + 6, column : column + 6] = 1
     images = 60 + contrast * masks[:, None] + torch.randint(40, (n, 3, size, size), generator=generator)
-    return PatchTensors(images.to(torch.uint8), masks, [f"case-{i % 3}" for i in range(n)])
+    return Patches(images.to(torch.uint8), masks, [f"case-{i % 3}" for i in range(n)])
 
 
 def shuffled(patches):
@@ -47,7 +47,7 @@ def unannotated(patches):
 
 
 def joined(first, second):
-    return PatchTensors(*map(torch.cat, zip(first[:2], second[:2], strict=True)), first.groups + second.groups)
+    return Patches(*map(torch.cat, zip(first[:2], second[:2], strict=True)), first.groups + second.groups)
 
 
 def train(real, config=CONFIG, seed=0, **more):
@@ -121,7 +121,7 @@ def test_synthetic_patches_are_drawn_by_their_fraction():
 @pytest.mark.parametrize(("fraction", "n_synthetic"), [(0.8, 19), (0.65, 16), (0.01, 0), (1.0, 24)])
 def test_a_batch_holds_the_rounded_number_of_synthetic_patches(fraction, n_synthetic):
     config = SegmentationConfig(batch_size=24, synthetic_fraction=fraction)
-    real = PatchTensors(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8), ["a"] * 3)
+    real = Patches(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8), ["a"] * 3)
     white = real._replace(images=real.images + 255, masks=real.masks + 1)
     sources = [(patches.images, patches.masks, n) for patches, n in _sources(real, white, config, n_classes=2)]
     images, masks = _batch(sources, 0.0, torch.Generator().manual_seed(0))

@@ -15,8 +15,8 @@ from torch.testing import assert_close
 
 from sedm.config import STYLE_SAMPLING
 from sedm.data.augment import AffineRange, warp
-from sedm.data.patches import from_arrays
-from sedm.data.tensors import PLACE_COLUMNS, PatchTensors, Places, to_tensors
+from sedm.data.patch_table import from_arrays
+from sedm.data.patches import PLACE_COLUMNS, Patches, Places, to_tensors
 from sedm.styles.bank import StyleBank, draw_style_rows
 from sedm.styles.sampling import StyleSampler
 
@@ -31,7 +31,7 @@ def numbered():
     images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 16, 16).contiguous()
     corners = torch.rand(10, 2, generator=generator(), dtype=torch.float64) * 100
     places = Places(list("AABBABBAAC"), corners, torch.full((10,), 40.0, dtype=torch.float64))
-    return PatchTensors(images, images[:, 0] * 0, list("aabbabbaac"), places)
+    return Patches(images, images[:, 0] * 0, list("aabbabbaac"), places)
 
 
 # ---------------------------------------------------------------------------------------- style sampling
@@ -170,7 +170,7 @@ def grid(*corners, slides=None, groups=None, side=0.2527 * 512):
         torch.tensor(corners, dtype=torch.float64) * side,
         torch.full((n,), side, dtype=torch.float64),
     )
-    return PatchTensors(images, images[:, 0] * 0, groups or ["patient"] * n, places)
+    return Patches(images, images[:, 0] * 0, groups or ["patient"] * n, places)
 
 
 def test_the_eight_patches_around_one_are_nearby_though_their_places_are_rounded():

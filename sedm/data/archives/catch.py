@@ -30,7 +30,7 @@ from sedm.data.archives.catch_slides import (
     read_split_file,
     split_slides,
 )
-from sedm.data.patches import PatchTableError, save_patches
+from sedm.data.patch_table import PatchTableError, save_patches
 from sedm.data.slides.annotations import Outside, Polygon, count_outside, read_polygons
 from sedm.data.slides.cutting import Slide, Tissue, find_tissue, sample_patches
 from sedm.data.slides.resolution import AGREEMENT, UnknownResolutionError

@@ -16,7 +16,7 @@ import torch
 
 from sedm.config import known_name
 from sedm.data.folders.spreadsheets import read_spreadsheet
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.runtime.seeds import seeded_generator
 
 CITATION = (

@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sedm.data.archives.source_card import write_card
-from sedm.data.patches import PatchTableError, from_arrays, save_patches
+from sedm.data.patch_table import PatchTableError, from_arrays, save_patches
 from sedm.data.reduce import reduce_image, reduce_mask
 from sedm.data.splits import split_by_group
 
@@ -99,7 +99,7 @@ def make_ebhi(
     >>> make_ebhi("nowhere.zip")
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: nowhere.zip: no such file or folder
+    sedm.data.errors.PatchTableError: nowhere.zip: no such file or folder
     """
     splits, left_out = _make(Path(source), image_size, test_fraction, validation_fraction, seed, cases, progress)
     for reason, names in left_out.items():

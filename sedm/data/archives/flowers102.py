@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from sedm.data.archives.download import RemoteFile
 from sedm.data.archives.source_card import write_card
-from sedm.data.patches import PatchTableError, save_patches
+from sedm.data.patch_table import PatchTableError, save_patches
 from sedm.data.reduce import reduce_image, reduce_mask
 from sedm.runtime.seeds import seeded_generator
 
@@ -126,7 +126,7 @@ def make_flowers102(
     >>> make_flowers102("nowhere")
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: nowhere: no 102flowers.tgz, 102segmentations.tgz, imagelabels.mat, setid.mat; \
+    sedm.data.errors.PatchTableError: nowhere: no 102flowers.tgz, 102segmentations.tgz, imagelabels.mat, setid.mat; \
 get the four files from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/
     """
     if image_size < 1:

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     >>> main(["ebhi", "no/such/folder", "out"])
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: no/such/folder: no such file or folder
+    sedm.data.errors.PatchTableError: no/such/folder: no such file or folder
     """
     parser = argparse.ArgumentParser(prog="sedm data", description="Make patch tables of public data.")
     parser.add_argument("study", choices=("flowers102", "ebhi", "catch"))

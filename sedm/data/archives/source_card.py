@@ -36,7 +36,7 @@ def write_card(
         sources: files they were made from; their md5 sums are compared with those of ``published``.
 
     >>> import tempfile
-    >>> from sedm.data.patches import from_arrays, save_patches
+    >>> from sedm.data.patch_table import from_arrays, save_patches
     >>> import numpy as np
     >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ import numpy as np
 
 from sedm.data.drawn.canvas import CANVAS, binning, draw_all, grid, noise, resample, rotate, splines, to_bytes
 from sedm.data.drawn.plants import paint_flower, paint_leaf
-from sedm.data.patches import from_arrays
+from sedm.data.patch_table import from_arrays
 
 CLASSES = ("background", "flower")
 

@@ -21,7 +21,7 @@ import numpy as np
 from sedm.data.drawn.anatomy import ARCHITECTURES, CLASSES, FIELD, draw_anatomy
 from sedm.data.drawn.canvas import CANVAS, binning, draw_all, resample, to_bytes
 from sedm.data.drawn.tissue_stains import draw_stains
-from sedm.data.patches import from_arrays
+from sedm.data.patch_table import from_arrays
 
 # fmt: off
 # What differs between patients: (lowest, highest), drawn uniformly and once per patient.

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 
 SYSTEM_NAMES = {
     "$recycle.bin",

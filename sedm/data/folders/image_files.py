@@ -10,7 +10,7 @@ from pathlib import Path
 from sedm.data.folders.file_names import comparable, find_files
 from sedm.data.folders.mask_files import find_masks, match_masks, part_masks
 from sedm.data.folders.spreadsheets import read_spreadsheet
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ods", ".parquet", ".tab", ".tsv", ".txt", ".xls", ".xlsx")

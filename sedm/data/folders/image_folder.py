@@ -11,7 +11,7 @@ import datasets
 from sedm.data.folders.file_names import find_files, folder_names
 from sedm.data.folders.image_files import find_image_files
 from sedm.data.mask_values import MaskValues, check_mask_values, translate_masks
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.runtime.files import replacing
 
 
@@ -55,8 +55,8 @@ def load_image_folder(
 
     >>> import tempfile
     >>> from PIL import Image
-    >>> from sedm.data.patches import check_patches, load_patches, save_patches
-    >>> from sedm.data.tensors import to_tensors
+    >>> from sedm.data.patch_table import check_patches, load_patches, save_patches
+    >>> from sedm.data.patches import to_tensors
     >>> from sedm.data.splits import split_by_group
     >>> folder = tempfile.TemporaryDirectory()
     >>> for kind, mode in (("images", "RGB"), ("masks", "L")):
@@ -106,7 +106,7 @@ def save_image_folder(table: datasets.Dataset, folder: str | Path) -> Path:
 
     >>> import tempfile
     >>> import numpy as np
-    >>> from sedm.data.patches import from_arrays
+    >>> from sedm.data.patch_table import from_arrays
     >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = save_image_folder(from_arrays(pixels, [pixels[0, ..., 0], None], ["case-7", "site/8"]), folder)

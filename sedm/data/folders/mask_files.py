@@ -15,7 +15,7 @@ from sedm.data.folders.file_names import (
     masked_stem,
     unclear_masks,
 )
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 
 UNREAD_SUFFIXES = (".webp", ".gif", ".jp2", ".heic", ".avif", ".npy", ".svs", ".ndpi", ".mrxs", ".dcm")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # JPEG would blur class indices

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 
 SEPARATORS = ",;\t"
 NOT_WINDOWS_1252 = re.compile(rb"[\x80-\x9f]|[\xa0-\xff]{3}|[\xc2\xc3][\xa0-\xbf]")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.coco import read_coco
 from sedm.data.slides.polygons import Outside, Polygon, contains, count_outside, rasterise, topmost
 from sedm.data.slides.sliderunner import read_sliderunner

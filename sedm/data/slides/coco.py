@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.polygons import Polygon, as_points, as_polygon
 from sedm.data.slides.run_lengths import decode_counts, outline_runs
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.stored_tiles import Region
 
 # Source of the numbers: TIFF 6.0, section 8; libtiff's tiff.h; openslide-vendor-aperio.c for 33003 and 33005

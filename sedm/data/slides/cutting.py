@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 
-from sedm.data.patches import UNKNOWN, PatchTableError
+from sedm.data.patch_table import UNKNOWN, PatchTableError
 from sedm.data.slides.annotations import Polygon, contains, rasterise, topmost
 from sedm.data.slides.sections import Ground, Tissue, find_tissue, otsu_threshold
 from sedm.data.slides.slide import Slide

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Num, UInt8
 from PIL import Image
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.colours import holds_ycbcr, ycbcr_to_rgb
 from sedm.data.slides.resolution import AGREEMENT, Resolution, UnknownResolutionError, stated_resolution
 from sedm.data.slides.stored_tiles import StoredTiles, level_regions
@@ -52,7 +52,7 @@ class Slide:
     >>> Slide("nowhere/MCT_01_1.svs")
     Traceback (most recent call last):
     ...
-    sedm.data.patches.PatchTableError: nowhere/MCT_01_1.svs: no such file
+    sedm.data.errors.PatchTableError: nowhere/MCT_01_1.svs: no such file
     """
 
     def __init__(self, path: str | Path, microns_per_pixel: float | None = None):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.polygons import Polygon, as_points, as_polygon, sort_outer_first
 
 # values of Annotations.type

@@ -29,7 +29,7 @@ from sedm.config import build_config
 from sedm.data.archives import download, ebhi, flowers102
 from sedm.data.archives.download import DownloadError, RemoteFile, fetch, figshare_files
 from sedm.data.archives.prepare import main as make_tables
-from sedm.data.patches import PatchTableError, check_patches, load_patches
+from sedm.data.patch_table import PatchTableError, check_patches, load_patches
 from sedm.data.reduce import reduce_mask
 from sedm.data.sources import load_study
 from sedm.data.splits import check_splits

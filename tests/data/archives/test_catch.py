@@ -10,8 +10,8 @@ from sedm.data.archives import catch
 from sedm.data.archives.catch import make_catch, prepare
 from sedm.data.archives.catch_slides import TUMOURS, Sampling
 from sedm.data.archives.prepare import main
-from sedm.data.patches import PatchTableError, load_patches
-from sedm.data.tensors import to_tensors
+from sedm.data.patch_table import PatchTableError, load_patches
+from sedm.data.patches import to_tensors
 
 SMALL = Sampling(n_patches_per_slide=2, patch_size=16, microns_per_pixel=8.0, annotated_per_type=1)
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from sedm import load_image_folder
 from sedm.data.folders.image_folder import save_image_folder
-from sedm.data.patches import PatchTableError, from_arrays
-from sedm.data.tensors import to_tensors
+from sedm.data.patch_table import PatchTableError, from_arrays
+from sedm.data.patches import to_tensors
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from sedm.data.folders.spreadsheets import read_spreadsheet
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 
 COLUMNS = ("file_name", "group")
 ROWS = {2: {"file_name": "a.png", "group": "Köln 007"}, 3: {"file_name": "b.png", "group": "007"}}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.annotations import Polygon, contains, count_outside, rasterise, read_polygons
 
 IMAGES = [{"id": 1, "file_name": "a.svs", "height": 16, "width": 20}, {"id": 2, "file_name": "b.svs"}]

@@ -24,11 +24,11 @@ from sedm.data.archives.catch_slides import (
     read_split_file,
     split_slides,
 )
-from sedm.data.patches import UNKNOWN, PatchTableError, check_patches, load_patches
+from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches
+from sedm.data.patches import to_tensors
 from sedm.data.slides.annotations import Polygon, contains, rasterise, read_polygons, topmost
 from sedm.data.slides.cutting import Slide, Tissue, find_tissue, otsu_threshold, sample_patches, sample_positions
 from sedm.data.splits import check_splits
-from sedm.data.tensors import to_tensors
 
 # a slide of 1536×1024 px of 2 µm: a tumour with dermis inside and a nodule in that, epidermis, tissue nobody outlined,
 # a speck of dirt, on glass

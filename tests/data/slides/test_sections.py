@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from drawn_slides import disc, write_pyramid
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.cutting import Slide, find_tissue, sample_patches, sample_positions
 
 SIDE, MICRONS, CELL = 512, 2.0, 16  # px a side, µm a pixel, px of a cell of 32 µm: a slide of about 1 mm²

@@ -9,7 +9,7 @@ import tifffile
 from drawn_slides import TILE, disc, leave_out, write_pyramid, write_scn
 from PIL import Image
 
-from sedm.data.patches import PatchTableError
+from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.annotations import Polygon
 from sedm.data.slides.cutting import Slide, find_tissue, sample_patches, sample_positions
 
