@@ -5,10 +5,9 @@ from .data.hub import load_hub_dataset as load_hub_dataset
 from .data.patch_table import check_patches as check_patches
 from .data.patch_table import load_patches as load_patches
 from .data.patch_table import save_patches as save_patches
-from .data.patches import to_tensors as to_tensors
-from .data.sources import load_study as load_study
-from .data.splits import hide_annotations as hide_annotations
+from .data.patches import Patches as Patches
 from .data.splits import split_by_group as split_by_group
+from .data.study_data import load_study as load_study
 from .demo import render_mix as render_mix
 from .demo import style_mixing as style_mixing
 from .fidelity.table import fidelity_table as fidelity_table
@@ -19,7 +18,7 @@ from .generation.pairing import GivenLayouts as GivenLayouts
 from .generation.pairing import Pairing as Pairing
 from .generator.denoiser import Denoiser as Denoiser
 from .generator.pipeline import SEDMPipeline as SEDMPipeline
-from .generator.training import train_model as train_model
+from .generator.training import train_generator as train_generator
 from .layouts import EmpiricalPrior as EmpiricalPrior
 from .layouts import LearnedPrior as LearnedPrior
 from .layouts import RandomFieldPrior as RandomFieldPrior

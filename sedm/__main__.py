@@ -16,9 +16,9 @@ from sedm.runtime.extras import MissingExtraError
 COMMANDS = {
     "data": ("sedm.data.archives.prepare", "make patch tables of public data sets"),
     "train": ("sedm.generator.training", "train the generator of a study"),
-    "ablate": ("sedm.experiments.ablations", "train and measure variants of the generator"),
+    "ablate": ("sedm.experiments.variant_runs", "train and measure variants of the generator"),
     "generate": ("sedm.generation.generate", "make a table of synthetic images"),
-    "segment": ("sedm.experiments.runs", "train and score segmentation networks, arm by arm"),
+    "segment": ("sedm.experiments.arm_runs", "train and score segmentation networks, arm by arm"),
     "pack": ("sedm.sharing.packing", "pack a finished run for others"),
     "demo": ("sedm.demo.server", "serve style mixing as a page, for this computer alone"),
 }

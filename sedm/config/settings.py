@@ -47,8 +47,8 @@ class DataConfig:
             raise ValueError(f"image_size={self.image_size}; it must be a multiple of 16")
 
 
-PRIORS = ("empirical", "random field", "learned")
-LAYOUT_SOURCES = (*PRIORS, "pseudo-layouts")  # the last are predicted on unannotated images
+PRIORS = ("empirical", "random_field", "learned")
+LAYOUT_SOURCES = (*PRIORS, "predicted_masks")  # the last are predicted on unannotated images
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ SEGFORMERS = {  # Xie et al. 2021, table 6
     "segformer_b1": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 256},
     "segformer_b2": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
 }
-UNANNOTATED = ("pseudo_layouts", "null_layout", "left_out")
+UNANNOTATED = ("predicted_masks", "null_layout", "left_out")
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3  # peak, AdamW
     warmup_steps: int = 100  # linear, then cosine to zero
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
-    unannotated: str = "pseudo_layouts"  # what images without a mask are trained with; UNANNOTATED
+    unannotated: str = "predicted_masks"  # what images without a mask are trained with; UNANNOTATED
     style_sampling: str = "multi"  # which images lend their style in training; STYLE_SAMPLING
     style_dropout: float = 0.1  # share of items that see the null style instead
     layout_dropout: float = 0.1  # share of annotated items that see the null layout instead
@@ -228,7 +228,7 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class ArmConfig:
-    """How ways to train a segmentation network are compared (`sedm.experiments.runs`)."""
+    """How ways to train a segmentation network are compared (`sedm.experiments.arm_runs`)."""
 
     compared: tuple[str, ...]  # arms
     swept: tuple[str, ...] = ()  # settings of which several values are compared as well

@@ -9,7 +9,8 @@ A patch table is a Hugging Face ``datasets.Dataset`` with the columns
 and any further columns. On disk it is a folder with one parquet file a split, or several shards of it.
 
 No function here needs more memory for a larger table. A table too large to be copied is read row by row
-(``load_patches(…, streaming=True)``), and its decoded pixels are mapped from a temporary file (``to_tensors``).
+(``load_patches(…, streaming=True)``), and its decoded pixels (`sedm.data.patches.Patches`) are mapped from a temporary
+file.
 """
 
 from __future__ import annotations
@@ -222,33 +223,63 @@ def check_tables(tables: Mapping[str, Table], n_classes: int) -> None:
     >>> tables = {"train": from_arrays(pixels, pixels[..., 0] + 1, "a"), "test": from_arrays(pixels, [None], "b")}
     >>> check_tables(tables, n_classes=2)
     """
-    if not 1 <= n_classes <= UNKNOWN:
-        raise ValueError(f"n_classes={n_classes}; it lies in 1…{UNKNOWN}, since {UNKNOWN} is where nobody knows")
-    is_present = np.zeros(256, bool)
-    first_unknown = ""
+    values = MaskValues(n_classes)
     for name, table in tables.items():
         row = -1
         for row, patch in enumerate(read_rows(table, name, f"checking {name}")):
             where = f"{name}, row {row}"
             name_group(patch["group"], f"{where}, column 'group'")
             _, mask = decode_pair(patch["image"], patch["mask"], where)
-            if mask is None:
-                continue
-            where = locate(patch["mask"], f"{where}, column 'mask'")
-            in_mask = np.bincount(mask.ravel(), minlength=256) > 0
-            if in_mask[n_classes:UNKNOWN].any():
-                raise PatchTableError(f"{where}: {_outside(np.flatnonzero(in_mask).tolist(), n_classes)}")
-            if in_mask[UNKNOWN]:
-                first_unknown = first_unknown or where
-            is_present |= in_mask
+            if mask is not None:
+                values.add(mask, locate(patch["mask"], f"{where}, column 'mask'"))
         if row < 0:
             raise PatchTableError(f"{name}: the table has no rows")
-    if first_unknown and n_classes > 1 and not is_present[1:UNKNOWN].any():
-        raise PatchTableError(
-            f"{first_unknown}: no mask has a class above 0, so 255 is not taken for unknown (if it is, add a patch "
-            f"that has one): value 255 is outside the classes 0..{n_classes - 1}; "
-            "pass mask_values={0: 0, 255: 1} when reading"
-        )
+    values.refuse_black_and_white()
+
+
+class MaskValues:
+    """The values that the masks of a data set hold, met one mask at a time.
+
+    Args:
+        n_classes: K, at most 255.
+
+    >>> values = MaskValues(n_classes=2)
+    >>> values.add(np.array([[0, 255]], np.uint8), "a.png")
+    >>> values.refuse_black_and_white()
+    Traceback (most recent call last):
+    ...
+    sedm.data.errors.PatchTableError: a.png: no mask has a class above 0, so 255 is not taken for unknown (if it is, \
+add a patch that has one): value 255 is outside the classes 0..1; pass mask_values={0: 0, 255: 1} when reading
+    """
+
+    def __init__(self, n_classes: int):
+        if not 1 <= n_classes <= UNKNOWN:
+            raise ValueError(f"n_classes={n_classes}; it lies in 1…{UNKNOWN}, since {UNKNOWN} is where nobody knows")
+        self.n_classes = n_classes
+        self.is_present = np.zeros(256, bool)
+        self.first_unknown = ""  # where the first unknown pixel was met
+
+    def add(self, mask: np.ndarray, where: str) -> None:
+        """Add the values of one mask, (h, w) uint8.
+
+        Raises:
+            PatchTableError: ``where``, and a value that is neither a class nor UNKNOWN.
+        """
+        in_mask = np.bincount(mask.ravel(), minlength=256) > 0
+        if in_mask[self.n_classes : UNKNOWN].any():
+            raise PatchTableError(f"{where}: {_outside(np.flatnonzero(in_mask).tolist(), self.n_classes)}")
+        if in_mask[UNKNOWN]:
+            self.first_unknown = self.first_unknown or where
+        self.is_present |= in_mask
+
+    def refuse_black_and_white(self) -> None:
+        """Refuse 255 where no mask holds a class above 0: such masks are drawn in black and white for the eye."""
+        if self.first_unknown and self.n_classes > 1 and not self.is_present[1:UNKNOWN].any():
+            raise PatchTableError(
+                f"{self.first_unknown}: no mask has a class above 0, so 255 is not taken for unknown (if it is, add a "
+                f"patch that has one): value 255 is outside the classes 0..{self.n_classes - 1}; "
+                "pass mask_values={0: 0, 255: 1} when reading"
+            )
 
 
 def _arrow_batches(table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:

@@ -1,28 +1,35 @@
-"""Patch tables decoded: pixels as tensors, in memory while they are few, mapped from a file when they are many."""
+"""Patches in memory: a decoded patch table, whose masks know their classes and who made them."""
 
 from __future__ import annotations
 
 import hashlib
 import mmap
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from sedm.data.groups import name_group
-from sedm.data.patch_table import UNKNOWN, PatchTableError, Table, read_rows
+from sedm.data.patch_table import UNKNOWN, MaskValues, PatchTableError, Table, read_rows
 from sedm.data.pictures import decode_pair, locate
 from sedm.data.reduce import Box, cut_image, cut_mask, fit_boxes
+from sedm.data.splits import draw_groups, draw_test_groups
 
 PLACE_COLUMNS = ("slide", "x_microns", "y_microns", "microns_per_pixel")
 """With all of these, a patch table tells where its patches lie."""
 
+MASK_SOURCES = ("annotated", "predicted", "generated", "none")
+"""Who made a mask: a person; a segmentation network; a prior, before the image was made for it; nobody."""
+
 MEMORY_LIMIT = 2**28  # bytes of decoded images, or of masks, held in memory; more are mapped from a file
+ROWS_AT_ONCE = 1024  # of large masks, which are mapped from a file and must not be read whole
 
 
 class Places(NamedTuple):
@@ -33,7 +40,7 @@ class Places(NamedTuple):
     sides: Float64[Tensor, " n"]  # width of a patch, in microns
 
     def select(self, rows: Sequence[int]) -> Places:
-        """The given rows, in the given order.
+        """Select places by row, in the order of ``rows``.
 
         >>> Places(["a", "b"], torch.zeros(2, 2).double(), torch.ones(2).double()).select([1]).slides
         ['b']
@@ -42,98 +49,322 @@ class Places(NamedTuple):
         return Places([self.slides[row] for row in rows], self.corners[rows], self.sides[rows])
 
 
-class Patches(NamedTuple):
-    """A decoded patch table, ready to be gathered into batches; large ones are mapped from a file."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Patches:
+    """A decoded patch table, checked where it is made; ``len`` is the number of patches.
+
+    Pixels of a large table are mapped from a file, and a batch ``images[rows]`` reads its own pages only.
+
+    Args:
+        images: RGB.
+        masks: class indices; UNKNOWN where nobody knows, and everywhere where there is no mask.
+        groups: the unit that shares a style, of each patch.
+        classes: names of the mask values 0…K−1; class 0 is the background.
+        mask_source: one of ``MASK_SOURCES`` a patch. When left out, masks are annotated, and a patch of which no pixel
+            is known has none.
+        places: where the patches were cut, if known.
+
+    Raises:
+        ValueError: numbers or sizes that differ, a mask value outside the classes, or an unknown source.
+
+    >>> pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    >>> masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8), torch.full((8, 8), UNKNOWN)]).to(torch.uint8)
+    >>> patches = Patches(pixels, masks, groups=["a", "b", "b"], classes=("stroma", "tumour"))
+    >>> patches
+    Patches(3 of 8×8 px, 2 groups, classes stroma, tumour, masks 2 annotated, 1 none)
+    >>> len(patches), len(patches.annotated()), patches.unannotated().groups
+    (3, 2, ['b'])
+    """
 
     images: UInt8[Tensor, "n 3 h w"]
-    masks: UInt8[Tensor, "n h w"]  # class indices; UNKNOWN where unannotated
+    masks: UInt8[Tensor, "n h w"]
     groups: list[str]
-    places: Places | None = None  # where the table tells them
+    classes: tuple[str, ...]
+    mask_source: list[str] = field(default_factory=list)
+    places: Places | None = None
+
+    def __post_init__(self):
+        n, n_classes = len(self.images), len(self.classes)
+        if not 1 <= n_classes <= UNKNOWN:
+            raise ValueError(f"{n_classes} classes; a mask tells 1 to {UNKNOWN} apart, {UNKNOWN} is where nobody knows")
+        if not n == len(self.masks) == len(self.groups) == len(self.mask_source or self.groups):
+            sources = f" and {len(self.mask_source)} mask sources" if self.mask_source else ""
+            raise ValueError(f"{n} images, {len(self.masks)} masks, {len(self.groups)} groups{sources}; give one each")
+        if self.images.shape[2:] != self.masks.shape[1:]:
+            sizes = [f"{height}×{width}" for height, width in (self.images.shape[2:], self.masks.shape[1:])]
+            raise ValueError(f"images of {sizes[0]} px with masks of {sizes[1]} px; a mask is as large as its image")
+        is_known = []
+        for first, part in zip(range(0, n, ROWS_AT_ONCE), self.masks.split(ROWS_AT_ONCE), strict=False):
+            known = part != UNKNOWN
+            outside = (known & (part >= n_classes)).flatten(1).any(1)
+            if outside.any():
+                row = int(outside.nonzero()[0])
+                value = int(part[row][known[row]].max())
+                raise ValueError(f"the mask of row {first + row} holds {value}, outside the classes 0..{n_classes - 1}")
+            is_known += known.flatten(1).any(1).tolist()
+        if not self.mask_source:
+            object.__setattr__(self, "mask_source", ["annotated" if known else "none" for known in is_known])
+        unknown_sources = set(self.mask_source) - set(MASK_SOURCES)
+        if unknown_sources:
+            raise ValueError(f"mask source {min(unknown_sources)!r}; choose one of {', '.join(MASK_SOURCES)}")
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Table,
+        classes: Sequence[str],
+        image_size: int | None = None,
+        *,
+        fit: str | None = None,
+        name: str = "table",
+        folder: str | Path | None = None,
+    ) -> Patches:
+        """Decode and check a patch table in one pass.
+
+        Images are reduced with Lanczos and masks with the nearest neighbour, so class indices stay class indices. A
+        table with all ``PLACE_COLUMNS`` filled gives ``places`` as well, and one with a column ``mask_source`` says
+        who made its masks.
+
+        Up to ``MEMORY_LIMIT`` bytes the pixels lie in memory. Larger ones are mapped from a temporary file, which has
+        no name and is freed with them, even if the process is killed. It is not kept for the next run: what a cache
+        needs (a fingerprint, a check that it is whole, someone to delete it) costs more than decoding again.
+
+        Args:
+            classes: names of the mask values 0…K−1.
+            image_size: pixels a side of the result; as stored when left out.
+            fit: what becomes of images that are no squares, where there is an ``image_size``: "crop", "pad", "squeeze"
+                or "tile" (see `sedm.data.reduce.FITS`). A picture in tiles gives several patches, one after the other,
+                of its group.
+            name: where the table came from, for messages.
+            folder: put the pixels into a file here, whatever their size; by default the system's temporary folder
+                (``TMPDIR``), which must lie on a disk.
+
+        Raises:
+            PatchTableError: no rows, an unreadable picture, a mask value outside the classes (see `check_patches`),
+                images of several sizes and no ``image_size``, or an image that is no square and no ``fit``.
+            ValueError: no such fit, or a fit without ``image_size``.
+            OSError: no room for the pixels.
+
+        >>> from sedm.data.patch_table import from_arrays
+        >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
+        >>> table = from_arrays(pixels, [pixels[0, ..., 0], None], ["a", "b"])
+        >>> Patches.from_table(table, classes=("stroma", "tumour"), image_size=4)
+        Patches(2 of 4×4 px, 2 groups, classes stroma, tumour, masks 1 annotated, 1 none)
+        """
+        return decode_tables({name: table}, classes, image_size, fit=fit, folder=folder)[name]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Patches]) -> Patches:
+        """Concatenate patches of the same classes and size; places are dropped.
+
+        >>> pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+        >>> parts = [Patches(pixels, pixels[:, 0], [group], classes=("stroma",)) for group in "ab"]
+        >>> Patches.concatenate(parts).groups
+        ['a', 'b']
+        """
+        first, *others = parts
+        if any(patches.classes != first.classes for patches in others):
+            raise ValueError("patches of different classes cannot be put together; take them from one study")
+        return (
+            first
+            if not others
+            else cls(
+                images=torch.cat([patches.images for patches in parts]),
+                masks=torch.cat([patches.masks for patches in parts]),
+                groups=[group for patches in parts for group in patches.groups],
+                classes=first.classes,
+                mask_source=[source for patches in parts for source in patches.mask_source],
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __repr__(self) -> str:
+        height, width = self.images.shape[2:]
+        counts = Counter(self.mask_source)
+        masks = ", ".join(f"{counts[source]} {source}" for source in MASK_SOURCES if counts[source])
+        classes = ", ".join(self.classes)
+        return (
+            f"Patches({len(self)} of {height}×{width} px, {len(set(self.groups))} groups, "
+            f"classes {classes}, masks {masks})"
+        )
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes K."""
+        return len(self.classes)
+
+    @property
+    def is_annotated(self) -> Bool[Tensor, " n"]:
+        """Which patches a person annotated."""
+        return torch.tensor([source == "annotated" for source in self.mask_source], dtype=torch.bool)
 
     @property
     def has_mask(self) -> Bool[Tensor, " n"]:
-        """Which rows are annotated.
-
-        >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> masks = torch.stack([torch.zeros(8, 8), torch.full((8, 8), UNKNOWN)]).to(torch.uint8)
-        >>> Patches(pixels, masks, ["a", "b"]).has_mask
-        tensor([ True, False])
-        """
-        parts = self.masks.split(1024)  # the comparison of all masks at once would be as large as they are
-        return torch.cat([(part != UNKNOWN).flatten(1).any(1) for part in parts])
-
-    def select(self, rows: Sequence[int]) -> Patches:
-        """The given rows, in the given order.
-
-        >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> Patches(pixels, pixels[:, 0], ["a", "b"]).select([1]).groups
-        ['b']
-        """
-        rows = list(rows)
-        groups, places = [self.groups[row] for row in rows], self.places and self.places.select(rows)
-        return Patches(_gather(self.images, rows), _gather(self.masks, rows), groups, places)
+        """Which patches have a mask, whoever made it."""
+        return torch.tensor([source != "none" for source in self.mask_source], dtype=torch.bool)
 
     def annotated(self) -> Patches:
-        """The rows with a mask; these very tensors where all have one.
+        """Select the patches that a person annotated."""
+        return self._where(self.is_annotated)
+
+    def unannotated(self) -> Patches:
+        """Select the patches that nobody annotated; their masks may be predicted."""
+        return self._where(~self.is_annotated)
+
+    def with_masks(self) -> Patches:
+        """Select the patches that have a mask, whoever made it."""
+        return self._where(self.has_mask)
+
+    def select(self, rows: Sequence[int] | Tensor) -> Patches:
+        """Select patches by row, in the order of ``rows``, which may come twice.
 
         >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> masks = torch.stack([torch.zeros(8, 8), torch.full((8, 8), UNKNOWN)]).to(torch.uint8)
-        >>> Patches(pixels, masks, ["a", "b"]).annotated().groups
-        ['a']
+        >>> Patches(pixels, pixels[:, 0], ["a", "b"], classes=("stroma",)).select([1]).groups
+        ['b']
         """
-        has_mask = self.has_mask
-        return self if has_mask.all() else self.select(has_mask.nonzero().flatten().tolist())
+        rows = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+        return Patches(
+            images=_gather(self.images, rows),
+            masks=_gather(self.masks, rows),
+            groups=[self.groups[row] for row in rows],
+            classes=self.classes,
+            mask_source=[self.mask_source[row] for row in rows],
+            places=self.places and self.places.select(rows),
+        )
+
+    def by_group(self) -> dict[str, Int64[Tensor, " rows"]]:
+        """List the rows of each group, groups in the order in which they come.
+
+        >>> pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+        >>> Patches(pixels, pixels[:, 0], ["b", "a", "b"], classes=("stroma",)).by_group()
+        {'b': tensor([0, 2]), 'a': tensor([1])}
+        """
+        return rows_by_group(self.groups)
+
+    def of_groups(self, names: Collection[str]) -> Patches:
+        """Select the patches of some groups, in the order of the rows.
+
+        >>> pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+        >>> Patches(pixels, pixels[:, 0], ["b", "a", "b"], classes=("stroma",)).of_groups({"b"}).groups
+        ['b', 'b']
+        """
+        names = set(names)
+        return self.select([row for row, group in enumerate(self.groups) if group in names])
+
+    def split(self, test_fraction: float, seed: int) -> tuple[Patches, Patches]:
+        """Split by group into (train, test), as `sedm.data.splits.split_by_group` splits a table.
+
+        >>> pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+        >>> train, test = Patches(pixels, pixels[:, 0], list("aabc"), classes=("stroma",)).split(0.34, seed=0)
+        >>> train.groups, test.groups
+        (['a', 'a', 'b'], ['c'])
+        """
+        test_groups = draw_test_groups(self.groups, test_fraction, seed)
+        return self.of_groups(set(self.groups) - test_groups), self.of_groups(test_groups)
+
+    def hide_masks(self, n_annotated_groups: int, seed: int) -> Patches:
+        """Hide the masks of all groups but a seeded draw of ``n_annotated_groups`` that have some.
+
+        The draw is nested: the groups of a smaller count are among those of a larger one, at the same seed. Images are
+        shared, not copied.
+
+        Raises:
+            ValueError: fewer annotated groups than asked for.
+
+        >>> pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+        >>> Patches(pixels, pixels[:, 0], list("abc"), classes=("stroma",)).hide_masks(1, seed=0).mask_source
+        ['none', 'none', 'annotated']
+        """
+        groups = draw_groups(
+            (group for group, source in zip(self.groups, self.mask_source, strict=True) if source != "none"), seed
+        )
+        if not 0 <= n_annotated_groups <= len(groups):
+            raise ValueError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups have masks")
+        kept_groups = set(groups[:n_annotated_groups])
+        is_kept = torch.tensor([group in kept_groups for group in self.groups], dtype=torch.bool)
+        sources = [
+            source if group in kept_groups else "none"
+            for group, source in zip(self.groups, self.mask_source, strict=True)
+        ]
+        return replace(self, masks=self.masks.where(is_kept[:, None, None], UNKNOWN), mask_source=sources)
+
+    def _where(self, condition: Bool[Tensor, " n"]) -> Patches:
+        return self if condition.all() else self.select(condition.nonzero().flatten())
 
 
-def to_tensors(
-    table: Table, image_size: int | None = None, folder: str | Path | None = None, *, fit: str | None = None
-) -> Patches:
-    """Decode a table in one pass, resized to ``image_size`` pixels a side when given.
+def rows_by_group(groups: Sequence[str]) -> dict[str, Int64[Tensor, " rows"]]:
+    """List the rows of each group, groups in the order in which they come.
 
-    Images are reduced with Lanczos and masks with the nearest neighbour, so class indices stay class indices. A
-    table with all ``PLACE_COLUMNS`` filled gives ``places`` as well.
+    >>> rows_by_group(["b", "a", "b"])
+    {'b': tensor([0, 2]), 'a': tensor([1])}
+    """
+    rows: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    return {group: torch.tensor(members) for group, members in rows.items()}
 
-    Up to ``MEMORY_LIMIT`` bytes the tensors lie in memory. Larger ones are mapped from a temporary file: a batch
-    ``images[rows]`` reads its own pages only, and the system takes pages back when memory is short. The file has no
-    name and is freed with the tensors, even if the process is killed. It is not kept for the next run: what a cache
-    needs (a fingerprint, a check that it is whole, someone to delete it) costs more than decoding again.
 
-    Args:
-        folder: put the pixels into a file here, whatever their size; by default the system's temporary folder
-            (``TMPDIR``), which must lie on a disk.
-        fit: what becomes of images that are no squares, where there is an ``image_size``: "crop", "pad", "squeeze" or
-            "tile" (see ``sedm.data.reduce.FITS``). A picture in tiles gives several patches, one after the other, of
-            its group.
+def decode_tables(
+    tables: Mapping[str, Table],
+    classes: Sequence[str],
+    image_size: int | None = None,
+    *,
+    fit: str | None = None,
+    folder: str | Path | None = None,
+) -> dict[str, Patches]:
+    """Decode and check several tables by name, as `Patches.from_table` does one.
 
-    Raises:
-        PatchTableError: no rows, an unreadable picture, images of several sizes and no ``image_size``, or an image
-            that is no square and no ``fit``.
-        ValueError: no such fit, or a fit without ``image_size``.
-        OSError: no room for the pixels.
+    What 255 means in their masks is decided by all of them together.
 
     >>> from sedm.data.patch_table import from_arrays
-    >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
-    >>> to_tensors(from_arrays(pixels, [pixels[0, ..., 0], None], ["a", "b"]), image_size=4).masks[:, 0, 0]
-    tensor([  0, 255], dtype=torch.uint8)
+    >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    >>> tables = {name: from_arrays(pixels, [None], [name]) for name in ("train", "test")}
+    >>> {name: patches.groups for name, patches in decode_tables(tables, ("stroma", "tumour")).items()}
+    {'train': ['train'], 'test': ['test']}
     """
     if fit is not None and not image_size:
         raise ValueError(f"fit={fit!r} without image_size; give the side of the squares as well")
     fit_boxes((1, 1), fit, "table")  # a wrong word is met before the first picture is decoded
+    values = MaskValues(len(classes))
+    patches = {
+        name: _decode(table, tuple(classes), values, name, image_size, fit, folder) for name, table in tables.items()
+    }
+    values.refuse_black_and_white()
+    return patches
+
+
+def _decode(
+    table: Table,
+    classes: tuple[str, ...],
+    values: MaskValues,
+    name: str,
+    image_size: int | None,
+    fit: str | None,
+    folder: str | Path | None,
+) -> Patches:
     groups: list[str] = []
     parts: list[list[Box]] = []  # of each stored picture
     size = (image_size, image_size) if image_size else None
     # 1 byte in memory is the least that the file allows: 0 means no limit
-    options = {"max_size": MEMORY_LIMIT if folder is None else 1, "dir": folder}
+    limit = MEMORY_LIMIT if folder is None else 1
     try:
-        with tempfile.SpooledTemporaryFile(**options) as images, tempfile.SpooledTemporaryFile(**options) as masks:
-            for row, patch in enumerate(read_rows(table, "table", "decoding")):
-                image, mask = decode_pair(patch["image"], patch["mask"], f"row {row}")
+        with (
+            tempfile.SpooledTemporaryFile(max_size=limit, dir=folder) as images,
+            tempfile.SpooledTemporaryFile(max_size=limit, dir=folder) as masks,
+        ):
+            for row, patch in enumerate(read_rows(table, name, f"decoding {name}")):
+                where = f"{name}, row {row}"
+                image, mask = decode_pair(patch["image"], patch["mask"], where)
+                if mask is not None:
+                    values.add(mask, locate(patch["mask"], f"{where}, column 'mask'"))
                 size = size or image.size
                 if image.size != size and not image_size:
-                    raise PatchTableError(f"row {row}: an image of {image.size}, the first is {size}; give image_size")
-                where = locate(patch["image"], f"row {row}, column 'image'")
-                boxes = fit_boxes(image.size, fit, where) if image_size else [(0, 0, *size)]
-                group = name_group(patch["group"], f"row {row}, column 'group'")
+                    raise PatchTableError(f"{where}: an image of {image.size}, the first is {size}; give image_size")
+                picture = locate(patch["image"], f"{where}, column 'image'")
+                boxes = fit_boxes(image.size, fit, picture) if image_size else [(0, 0, *size)]
+                group = name_group(patch["group"], f"{where}, column 'group'")
                 for box in boxes:
                     images.write(cut_image(image, box, size).transpose(2, 0, 1).tobytes())
                     unknown = np.full(size[::-1], UNKNOWN, np.uint8)
@@ -141,11 +372,16 @@ def to_tensors(
                     groups.append(group)
                 parts.append(boxes)
             if size is None or not groups:
-                raise PatchTableError("the table has no rows")
+                raise PatchTableError(f"{name}: the table has no rows")
             shape = (len(groups), *size[::-1])
-            limit = options["max_size"]
-            pixels = _as_tensor(images, (shape[0], 3, *shape[1:]), limit)
-            return Patches(pixels, _as_tensor(masks, shape, limit), groups, _read_places(table, parts))
+            return Patches(
+                images=_as_tensor(images, (shape[0], 3, *shape[1:]), limit),
+                masks=_as_tensor(masks, shape, limit),
+                groups=groups,
+                classes=classes,
+                mask_source=_read_sources(table, parts),
+                places=_read_places(table, parts),
+            )
     except OSError as error:
         place = folder or tempfile.gettempdir()
         raise OSError(
@@ -153,9 +389,21 @@ def to_tensors(
         ) from error
 
 
+def _has_columns(table: Table, *names: str) -> bool:
+    return set(names) <= set(table.column_names or next(iter(table)))
+
+
+def _read_sources(table: Table, parts: list[list[Box]]) -> list[str]:
+    """Read who made the masks, from a pass over the table without its pictures; [] where it does not say."""
+    if not _has_columns(table, "mask_source"):
+        return []
+    rows = zip(table.select_columns(["mask_source"]), parts, strict=True)
+    return [row["mask_source"] for row, boxes in rows for _ in boxes]
+
+
 def _read_places(table: Table, parts: list[list[Box]]) -> Places | None:
-    """Where the patches lie, from a pass over the table without its pictures; None where it does not say."""
-    if not set(PLACE_COLUMNS) <= set(table.column_names or next(iter(table))):
+    """Read where the patches lie, from a pass over the table without its pictures; None where it does not say."""
+    if not _has_columns(table, *PLACE_COLUMNS):
         return None
     slides, corners, sides = [], [], []
     for row, boxes in zip(table.select_columns(list(PLACE_COLUMNS)), parts, strict=True):
@@ -170,7 +418,7 @@ def _read_places(table: Table, parts: list[list[Box]]) -> Places | None:
 
 
 def _as_tensor(file: tempfile.SpooledTemporaryFile, shape: tuple[int, ...], limit: int) -> Tensor:
-    """What was written to ``file``: read where it stayed in memory, mapped where it grew beyond ``limit``."""
+    """Read back what was written to ``file``: from memory, or mapped where it grew beyond ``limit``."""
     n_bytes = file.tell()
     if n_bytes > limit:
         file.flush()
@@ -182,20 +430,20 @@ def _as_tensor(file: tempfile.SpooledTemporaryFile, shape: tuple[int, ...], limi
 
 
 def _gather(pixels: Tensor, rows: list[int]) -> Tensor:
-    """``pixels[rows]``, mapped from a file where it is too large for memory."""
+    """Gather ``pixels[rows]``, mapped from a file where it is too large for memory."""
     if pixels[:1].numel() * len(rows) <= MEMORY_LIMIT or pixels.device.type != "cpu":
         return pixels[rows]
     with tempfile.SpooledTemporaryFile(MEMORY_LIMIT) as file:
-        for first in range(0, len(rows), 1024):
-            file.write(pixels[rows[first : first + 1024]].numpy().tobytes())
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            file.write(pixels[rows[first : first + ROWS_AT_ONCE]].numpy().tobytes())
         return _as_tensor(file, (len(rows), *pixels.shape[1:]), MEMORY_LIMIT)
 
 
 def data_checksum(*tables: Patches) -> str:
-    """Twelve hexadecimal digits that change with any pixel, mask or group of the tables.
+    """Compute twelve hexadecimal digits that change with any pixel, mask or group of the tables.
 
     >>> pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    >>> a, b = (Patches(pixels, pixels[:, 0], [group]) for group in "ab")
+    >>> a, b = (Patches(pixels, pixels[:, 0], [group], classes=("stroma",)) for group in "ab")
     >>> data_checksum(a) == data_checksum(a), data_checksum(a) == data_checksum(b)
     (True, False)
     """

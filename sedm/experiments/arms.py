@@ -1,7 +1,7 @@
-"""Which arms there are, and the units that come of them.
+"""Which arms there are, and the runs that come of them.
 
-An *arm* is a way to train a segmentation network; a *unit* is one arm for one draw of annotated groups and one seed of
-the network. `sedm.experiments.runs` runs them.
+An *arm* is a way to train a segmentation network; a *run* is one arm for one label subset and one seed of the network.
+`sedm.experiments.arm_runs` makes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Arm:
     share: float = 1.0  # of the synthetic pairs that is used
     augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
     unannotated: bool = False  # a mean teacher learns from the unannotated images
-    all_masks: bool = False  # of the training groups, instead of those of the draw
+    all_masks: bool = False  # of the training groups, instead of those of the label subset
     changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
 
 
@@ -43,7 +43,7 @@ ARMS = {
     "sedm_filtered": Arm("SEDM", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
     "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
     "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),
-    "sedm_pseudo_layouts": Arm("SEDM", "unannotated", augmented=True, changes={"arms": {"layouts": "pseudo-layouts"}}),
+    "sedm_pseudo_layouts": Arm("SEDM", "unannotated", augmented=True, changes={"arms": {"layouts": "predicted_masks"}}),
     "sedm_pseudo_labels": Arm("SEDM", "unannotated", pseudo_labels=True, augmented=True),
     "transductive": Arm("sees more", "transductive", augmented=True),
     "all_annotations": Arm("sees more", augmented=True, all_masks=True),
@@ -93,8 +93,8 @@ SWEEPS = {  # setting → value → what the arm is called
 EVERY_ARM = ARMS | {SWEEPS[setting][value]: arm for setting, arms in SWEPT.items() for value, arm in arms.items()}
 
 
-class Unit(NamedTuple):
-    """One arm for one draw and one seed of the network, which is that of ``config``."""
+class ArmRun(NamedTuple):
+    """One arm for one label subset and one seed of the network, which is that of ``config``."""
 
     arm: str
     config: Config
@@ -106,46 +106,46 @@ class Unit(NamedTuple):
         return f"{self.arm}-n{self.config.data.n_annotated_groups}-draw{self.draw}-seed{self.config.seed}"
 
 
-def list_units(
+def list_arm_runs(
     baseline: Config,
     arms: Sequence[str],
     n_annotated: Sequence[int] | None = None,
     draws: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
-) -> list[Unit]:
-    """Every arm for every count of annotated groups, draw and seed, those of the first seed first.
+) -> list[ArmRun]:
+    """List every arm for every count of annotated groups, label subset and seed, those of the first seed first.
 
-    What sees all masks is there once a seed: it depends neither on the draw nor on how many groups are annotated, and
-    its unit bears those of ``baseline``.
+    What sees all masks is there once a seed: it depends neither on the subset nor on how many groups are annotated, and
+    its run is named after those of ``baseline``.
 
     Args:
         n_annotated: counts of annotated groups; that of ``baseline`` when left out.
-        draws: numbers of draws; as many as ``baseline`` asks for when left out, from its seed on.
+        draws: numbers of label subsets; as many as ``baseline`` asks for when left out, from its seed on.
         seeds: of the networks; as many as ``baseline`` asks for when left out.
 
     Raises:
         ValueError: an unknown arm.
 
     >>> from sedm.config import build_config
-    >>> [unit.name for unit in list_units(build_config("tissue", "smoke"), ["real", "sedm"])]
+    >>> [run.name for run in list_arm_runs(build_config("tissue", "smoke"), ["real", "sedm"])]
     ['real-n2-draw0-seed0', 'sedm-n2-draw0-seed0']
     """
     n_annotated = n_annotated or [baseline.data.n_annotated_groups]
     draws = draws or range(baseline.seed, baseline.seed + baseline.arms.n_draws)
     seeds = range(baseline.segmentation.n_seeds) if seeds is None else seeds
-    units = {}
+    runs = {}
     for seed in seeds:
         for n, draw in ((n, draw) for n in n_annotated for draw in draws):
             for name in arms:
                 arm = EVERY_ARM[known_name("arm", name, EVERY_ARM)]
                 where = (baseline.data.n_annotated_groups, baseline.seed) if arm.all_masks else (n, draw)
-                unit = Unit(name, arm_config(baseline, arm, where[0], seed), where[1])
-                units.setdefault(unit.name, unit)
-    return list(units.values())
+                run = ArmRun(name, arm_config(baseline, arm, where[0], seed), where[1])
+                runs.setdefault(run.name, run)
+    return list(runs.values())
 
 
 def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Config:
-    """The settings of one unit."""
+    """Build the settings of one run."""
     arms = baseline.arms
     segmentation = {"n_steps": arms.n_steps, "batch_size": arms.batch_size}
     segmentation |= {"colour_jitter": arms.colour_jitter} if arm.augmented else {}

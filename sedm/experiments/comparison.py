@@ -1,7 +1,7 @@
-"""What the units of `runs` say together: the scores of arms by group, and their differences from a control.
+"""What the runs of `arm_runs` say together: the scores of arms by group, and their differences from a control.
 
-A group's score in an arm is the mean over draws and seeds. Intervals and tests run over groups; how much draws and
-seeds matter is told apart from them.
+A group's score in an arm is the mean over label subsets and seeds. Intervals and tests run over groups; how much
+subsets and seeds matter is told apart from them.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from pathlib import Path
 import pandas as pd
 
 from sedm.config import CONTROLS
-from sedm.experiments.units import read_units
+from sedm.experiments.runs import read_runs
 from sedm.group_statistics import compare_groups, holm, summarise_groups
 
-COMMAND = "sedm segment"  # writes the units
+COMMAND = "sedm segment"  # writes the runs
 COLUMNS = ["arm", "n_annotated", "draw", "seed", "split", "group", "iou", "dice"]
-BOUND = "all_annotations"  # sees all masks, whatever the draw
+BOUND = "all_annotations"  # sees all masks, whatever the label subset
 SIGNIFICANT = 0.05
 
 
-def read_scores(folder: str | Path, units: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a unit, split and group; columns as in ``COLUMNS``.
+def read_scores(folder: str | Path, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read the scores of finished runs: one row a run, split and group; columns as in ``COLUMNS``.
 
     Args:
-        units: the names of those to read, as `sedm.experiments.units.read_units` takes them.
+        units: the names of those to read, as `sedm.experiments.runs.read_units` takes them.
 
     Raises:
-        ValueError: no unit in ``folder``, or units of different data.
+        ValueError: no run in ``folder``, or runs of different data.
     """
     tables = []
-    for stored in read_units(folder, COMMAND, units):
-        unit = stored["values"]
-        facts = {key: unit[key] for key in COLUMNS[:4]}
-        for split, scores in unit["scores"].items():
+    for stored in read_runs(folder, COMMAND, names):
+        values = stored["values"]
+        facts = {key: values[key] for key in COLUMNS[:4]}
+        for split, scores in values["scores"].items():
             table = pd.DataFrame(scores, dtype=float).rename_axis("group").reset_index()
             tables.append(table.assign(split=split, **facts))
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
 def group_scores(scores: pd.DataFrame, n_annotated: int, split: str = "test", measure: str = "iou") -> pd.DataFrame:
-    """One row a group, one column an arm: means over draws and seeds; for one count of annotated groups.
+    """Average scores over label subsets and seeds: one row a group, one column an arm; for one count of annotations.
 
     >>> rows = [("real", 8, 0, seed, "test", "a", iou, iou) for seed, iou in enumerate((0.5, 0.7))]
     >>> group_scores(pd.DataFrame(rows, columns=COLUMNS), n_annotated=8).loc["a", "real"].round(2)
@@ -52,7 +52,7 @@ def group_scores(scores: pd.DataFrame, n_annotated: int, split: str = "test", me
 
 
 def strongest_control(scores: pd.DataFrame, n_annotated: int, among: Sequence[str] = CONTROLS) -> str:
-    """The control with the highest mean IoU on the *validation* groups: the test groups must not choose it.
+    """Name the control with the highest mean IoU on the *validation* groups: the test groups must not choose it.
 
     Raises:
         ValueError: none of them is there.
@@ -60,7 +60,7 @@ def strongest_control(scores: pd.DataFrame, n_annotated: int, among: Sequence[st
     means = group_scores(scores, n_annotated, "validation").mean()
     means = means[[arm for arm in among if arm in means]]
     if means.empty:
-        raise ValueError(f"no unit of {', '.join(among)} with {n_annotated} annotated groups")
+        raise ValueError(f"no run of {', '.join(among)} with {n_annotated} annotated groups")
     return str(means.idxmax())
 
 
@@ -74,7 +74,9 @@ def compare_arms(
     untested: Sequence[str] = (BOUND,),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row an arm, the best first: what `summarise_groups` and `compare_groups` with the control say, and more.
+    """Compare arms with a control: one row an arm, the best first.
+
+    Columns are those of `summarise_groups`, those of `compare_groups` with the control, and more.
 
     An arm is compared with the control on the draws and seeds that both have, `BOUND` on all of the control's.
     ``ci_low`` and ``ci_high`` belong to ``mean_difference``, ``mean_low`` and ``mean_high`` to ``mean``: intervals over
@@ -90,11 +92,11 @@ def compare_arms(
         seed: of the bootstraps.
 
     Raises:
-        ValueError: no unit of the control, or none of the draws and seeds of another arm.
+        ValueError: no run of the control, or none of the draws and seeds of another arm.
     """
     by_group, chosen = group_scores(scores, n_annotated, split, measure), _choose(scores, n_annotated, split)
     if control not in by_group:
-        raise ValueError(f"no unit of the control {control!r} with {n_annotated} annotated groups")
+        raise ValueError(f"no run of the control {control!r} with {n_annotated} annotated groups")
     rows, reference = {}, chosen[chosen["arm"] == control].set_index(["draw", "seed"])
     for arm in by_group:
         own = chosen[chosen["arm"] == arm].set_index(["draw", "seed"])
@@ -106,7 +108,7 @@ def compare_arms(
         }
         differences = (means - reference.groupby(["draw", "seed"])[measure].mean()).dropna()
         if differences.empty:
-            raise ValueError(f"no unit of {arm!r} has the draw and the seed of one of the control {control!r}")
+            raise ValueError(f"no run of {arm!r} has the draw and the seed of one of the control {control!r}")
         pair = own, reference
         if arm != BOUND:
             pair = [table[table.index.isin(differences.index)] for table in pair]
@@ -127,10 +129,10 @@ def compare_arms(
 def curve(
     scores: pd.DataFrame, points: Mapping[float | str, tuple[str, int]], split: str = "test", seed: int = 0
 ) -> pd.DataFrame:
-    """The mean IoU over groups with its interval: one row a point, columns ``mean, low, high``.
+    """Compute the mean IoU over groups with its interval: one row a point, columns ``mean, low, high``.
 
     Args:
-        points: where on the axis → (arm, count of annotated groups); points without a unit are left out.
+        points: where on the axis → (arm, count of annotated groups); points without a run are left out.
         seed: of the bootstraps.
 
     >>> rows = [("real", n, 0, 0, "test", group, n / 10, 0.0) for n in (4, 8) for group in "ab"]
@@ -147,7 +149,7 @@ def curve(
 
 
 def describe_finding(table: pd.DataFrame, control: str, arm: str, called: str = "the strongest control") -> str:
-    """One paragraph on what `compare_arms` found of ``arm``: mean, difference, spread between groups, and a verdict.
+    """Describe what `compare_arms` found of ``arm``: mean, difference, spread between groups, and a verdict.
 
     The verdict is that of the interval, where the adjusted p agrees at 0.05.
 
@@ -176,21 +178,21 @@ def describe_finding(table: pd.DataFrame, control: str, arm: str, called: str = 
     )
 
 
-def unit_facts(folder: str | Path, units: Sequence[str] | None = None) -> list[dict]:
-    """One entry a unit: arm, draw, seed, the test IoU of each group, and the run that made it.
+def run_facts(folder: str | Path, names: Sequence[str] | None = None) -> list[dict]:
+    """List the facts of each run: arm, draw, seed, the test IoU of each group, and the run that made it.
 
     Args:
-        units: as `read_scores` takes them.
+        names: as `read_scores` takes them.
 
     Raises:
         ValueError: as `read_scores`.
     """
     facts = []
-    for stored in read_units(folder, COMMAND, units):
-        unit, run = stored["values"], stored["run"]
-        kept = {key: unit[key] for key in (*COLUMNS[:4], "n_real", "n_synthetic", "data")}
+    for stored in read_runs(folder, COMMAND, names):
+        values, run = stored["values"], stored["run"]
+        kept = {key: values[key] for key in (*COLUMNS[:4], "n_real", "n_synthetic", "data")}
         kept |= {key: run.get(key) for key in ("commit", "device", "precision", "seconds")}
-        facts.append(kept | {"iou": unit["scores"]["test"]["iou"]})
+        facts.append(kept | {"iou": values["scores"]["test"]["iou"]})
     return facts
 
 

@@ -1,4 +1,4 @@
-"""Variants of the generator, each with one choice changed, and what `sedm.experiments.ablations` measured of them."""
+"""Variants of the generator, each with one choice changed, and what was measured of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from sedm.experiments.units import read_units
+from sedm.experiments.runs import read_runs
 
 COMMAND = "sedm ablate"
-ABLATIONS = {  # question → arm → what it changes, by section of the configuration
+VARIANTS = {  # question → variant → what it changes, by section of the configuration
     "baseline": {"baseline": {}},
     "style encoder": {
         "encoder_frozen": {"training": {"train_style_encoder": False}},
@@ -32,7 +32,7 @@ ABLATIONS = {  # question → arm → what it changes, by section of the configu
         "no_layout_dropout": {"training": {"layout_dropout": 0.0}},
     },
 }
-QUESTIONS = {arm: question for question, arms in ABLATIONS.items() for arm in arms}
+QUESTIONS = {arm: question for question, arms in VARIANTS.items() for arm in arms}
 
 EARLIER = {
     "retrieval_top1": "colour statistics, mean over images",
@@ -47,33 +47,35 @@ They took all images, also where there were more generated than real ones, and t
 
 
 class Measures(NamedTuple):
-    """What the finished units of a folder measured."""
+    """What the finished runs of a folder measured."""
 
-    units: pd.DataFrame  # one row a unit, indexed by (question, arm, seed); one column a measure
+    runs: pd.DataFrame  # one row a run, indexed by (question, arm, seed); one column a measure
     floors: pd.DataFrame  # the same of real images ("real") and of what knows nothing; one row each
     measured_on: dict[str, str]  # measure → the network or the statistics that it is taken on
 
 
 def read_measures(folder: str | Path) -> Measures:
-    """Read what the finished units of ``folder`` measured.
+    """Read what the finished runs of ``folder`` measured.
 
     Raises:
-        ValueError: no unit in ``folder``, or units of different data or measured in different ways.
+        ValueError: no run in ``folder``, or runs of different data or measured in different ways.
     """
-    units = [stored["values"] for stored in read_units(folder, COMMAND)]
-    measured_on = [unit.get("measured_on", EARLIER) for unit in units]
+    runs = [stored["values"] for stored in read_runs(folder, COMMAND)]
+    measured_on = [run.get("measured_on", EARLIER) for run in runs]
     if any(ways != measured_on[0] for ways in measured_on):
-        raise ValueError(f"{folder}: units measured on different networks; keep each kind in a folder of its own")
+        raise ValueError(f"{folder}: runs measured on different networks; keep each kind in a folder of its own")
     order = list(QUESTIONS)
-    units.sort(key=lambda unit: (order.index(unit["arm"]), unit["seed"]))
-    measures = pd.DataFrame([unit["measures"] for unit in units], dtype=float)
-    rows = [(QUESTIONS[unit["arm"]], unit["arm"], unit["seed"]) for unit in units]
+    runs.sort(key=lambda run: (order.index(run["arm"]), run["seed"]))
+    measures = pd.DataFrame([run["measures"] for run in runs], dtype=float)
+    rows = [(QUESTIONS[run["arm"]], run["arm"], run["seed"]) for run in runs]
     measures.index = pd.MultiIndex.from_tuples(rows, names=["question", "arm", "seed"])
-    return Measures(measures, pd.DataFrame(units[0]["floors"]).T.astype(float), measured_on[0])
+    return Measures(measures, pd.DataFrame(runs[0]["floors"]).T.astype(float), measured_on[0])
 
 
 def ablation_table(folder: str | Path) -> pd.DataFrame:
-    """One row an arm, indexed by (question, arm), below the floors; columns (measure, summary).
+    """Summarise the runs of a folder: one row a variant, indexed by (question, arm), below the floors.
+
+    Columns are (measure, summary).
 
     Summaries: ``mean`` over seeds; ``half_range``, half of what lies between the highest and the lowest seed;
     ``difference`` from the baseline, the mean over the seeds that both have. The column ``n_seeds`` counts.
@@ -81,17 +83,19 @@ def ablation_table(folder: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: as `read_measures`.
     """
-    found, floors, _ = read_measures(folder)
-    baseline = found.droplevel(["question", "arm"])[found.index.get_level_values("arm") == "baseline"]
+    measures, floors, _ = read_measures(folder)
+    baseline = measures.droplevel(["question", "arm"])[measures.index.get_level_values("arm") == "baseline"]
     summaries = {("real images", name): {"mean": row} for name, row in floors.iterrows()}
     n_seeds = {}
-    for arm, rows in found.groupby(level=["question", "arm"], sort=False):
+    for arm, rows in measures.groupby(level=["question", "arm"], sort=False):
         seeds = rows.droplevel(["question", "arm"])
         summaries[arm] = {"mean": seeds.mean(), "half_range": (seeds.max() - seeds.min()) / 2}
         if len(baseline):
             summaries[arm]["difference"] = (seeds - baseline).mean()
         n_seeds[arm] = len(seeds)
-    table = pd.concat({row: pd.DataFrame(one).stack() for row, one in summaries.items()}, axis=1).T.astype(float)
-    table = table.reindex(columns=found.columns, level=0)
+    table = pd.concat({row: pd.DataFrame(summary).stack() for row, summary in summaries.items()}, axis=1).T.astype(
+        float
+    )
+    table = table.reindex(columns=measures.columns, level=0)
     table["n_seeds", ""] = pd.Series(n_seeds)
     return table

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from sedm.data.label_maps import cohen_kappa, one_hot_maps
-from sedm.data.patches import Patches
+from sedm.data.patches import Patches, rows_by_group
 
 
 def agreement_beyond_chance(
@@ -38,7 +38,6 @@ def content_agreement(
     style_rows: Int[Tensor, "n k"],
     lenders: Patches,
     references: Patches,
-    n_classes: int,
 ) -> pd.DataFrame:
     """One row an image: Cohen's κ of its prediction with the masks of its own style images, and with others.
 
@@ -51,19 +50,21 @@ def content_agreement(
         style_rows: rows of ``lenders`` that lent the style of each image.
 
     >>> masks = torch.tensor([[[0, 0], [1, 1]], [[0, 1], [0, 1]]], dtype=torch.uint8)
-    >>> lenders, references = (Patches(torch.zeros(1, 3, 2, 2).byte(), one[None], ["a"]) for one in masks)
-    >>> content_agreement(masks[:1], ["a"], torch.tensor([[0]]), lenders, references, n_classes=2)
+    >>> lenders, references = (
+    ...     Patches(torch.zeros(1, 3, 2, 2).byte(), mask[None], ["a"], classes=("stroma", "tumour")) for mask in masks
+    ... )
+    >>> content_agreement(masks[:1], ["a"], torch.tensor([[0]]), lenders, references)
       group  own  others
     0     a  1.0     0.0
     """
     own, others = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
-    for name in dict.fromkeys(groups):
-        rows = [row for row, group in enumerate(groups) if group == name]
+    n_classes, reference_rows = references.n_classes, references.by_group()
+    for name, rows in rows_by_group(groups).items():
         lent, which = style_rows[rows].unique(return_inverse=True)
         of_lent = agreement_beyond_chance(predictions[rows], lenders.masks[lent], n_classes)
-        own[rows] = _mean(np.take_along_axis(of_lent, which.numpy(), axis=1))
-        never_lent = [row for row, group in enumerate(references.groups) if group == name]
-        others[rows] = _mean(agreement_beyond_chance(predictions[rows], references.masks[never_lent], n_classes))
+        own[rows.numpy()] = _mean(np.take_along_axis(of_lent, which.numpy(), axis=1))
+        never_lent = references.masks[reference_rows[name]]
+        others[rows.numpy()] = _mean(agreement_beyond_chance(predictions[rows], never_lent, n_classes))
     return pd.DataFrame({"group": list(groups), "own": own, "others": others})
 
 

@@ -1,12 +1,13 @@
 """The rows of the fidelity table, one function a question: a value, its 95 % interval, and what it was measured on.
 
-``found`` holds the patches "generated" and "real", equal numbers of each group.
+``compared`` holds the patches "generated" and "real", equal numbers of each group.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class Estimate(NamedTuple):
     measured_on: str
 
 
-def estimate_quality(found: dict[str, Patches], references: Patches, extractor: Extractor) -> Iterator[Estimate]:
+def estimate_quality(compared: dict[str, Patches], references: Patches, extractor: Extractor) -> Iterator[Estimate]:
     """How far images are from the references, as distributions."""
     measures = {
         "kernel_distance": kernel_distance,
@@ -49,7 +50,7 @@ def estimate_quality(found: dict[str, Patches], references: Patches, extractor: 
         "recall": lambda x, y: precision_recall(x, y)[1],
     }
     real, real_groups = extractor(references.images), np.array(references.groups)
-    for of, patches in found.items():
+    for of, patches in compared.items():
         features, groups = extractor(patches.images), np.array(patches.groups)
         names = sorted({*patches.groups, *references.groups})
         for measure, distance in measures.items():
@@ -64,24 +65,26 @@ def estimate_quality(found: dict[str, Patches], references: Patches, extractor: 
             yield Estimate(measure, of, value, *interval, len(groups), len(set(patches.groups)), extractor.name)
 
 
-def estimate_layout(found: dict[str, Patches], judge: UNet, classes: Sequence[str], seed: int) -> Iterator[Estimate]:
+def estimate_layout(compared: dict[str, Patches], judge: UNet, seed: int) -> Iterator[Estimate]:
     """How well the judge finds the layouts, all foreground classes together and every class alone."""
-    answers = {of: predict(judge, patches.images) for of, patches in found.items()}
-    layouts = {of: patches.masks for of, patches in found.items()}
-    answers["chance"], layouts["chance"] = answers["generated"], other_layouts(layouts["generated"], seed)
-    for of, answer in answers.items():
-        patches = found.get(of, found["generated"])
-        scores = score_groups(answer, layouts[of], patches.groups, len(classes)).set_index("group")
-        columns = {"layout_iou": "mean_iou", **{f"layout_iou_{name}": f"iou_{k}" for k, name in enumerate(classes)}}
+    answers = {of: predict(judge, patches.images) for of, patches in compared.items()}
+    answers["chance"] = answers["generated"]
+    generated = compared["generated"]
+    with_layouts = compared | {"chance": replace(generated, masks=other_layouts(generated.masks, seed))}
+    columns = {"layout_iou": "mean_iou"} | {
+        f"layout_iou_{name}": f"iou_{k}" for k, name in enumerate(generated.classes)
+    }
+    for of, patches in with_layouts.items():
+        scores = score_groups(answers[of], patches).set_index("group")
         for measure, column in columns.items():
-            yield _over_groups(measure, of, scores[column], len(patches.groups), "the judge's answers", seed)
+            yield _over_groups(measure, of, scores[column], len(patches), "the judge's answers", seed)
 
 
-def estimate_style(found: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
+def estimate_style(compared: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
     """Whether images have the colours of their group rather than those of others."""
     on, real, n_groups = "colour statistics", colour_statistics(references.images), len(set(references.groups))
-    for of, patches in found.items():
-        n, colours = len(patches.groups), colour_statistics(patches.images)
+    for of, patches in compared.items():
+        n, colours = len(patches), colour_statistics(patches.images)
         ranks = retrieve_groups(colours, patches.groups, real, references.groups).set_index("group")["rank"]
         for k in (1, 5):
             yield _over_groups(f"retrieval_top{k}", of, (ranks <= k).groupby(level=0).mean(), n, on, seed)
@@ -92,12 +95,12 @@ def estimate_style(found: dict[str, Patches], references: Patches, seed: int) ->
         yield from _own_and_others("colour_distance", of, distances, n, "mean L*a*b*", seed)
 
 
-def estimate_stains(found: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
+def estimate_stains(compared: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
     """Whether images have the stains of their group rather than those of others."""
-    for of, patches in found.items():
+    for of, patches in compared.items():
         tables = stain_angles(patches.images, patches.groups, references.images, references.groups)
         for stain, angles in tables.items():
-            yield from _own_and_others(f"{stain}_angle", of, angles, len(patches.groups), "stain vectors", seed)
+            yield from _own_and_others(f"{stain}_angle", of, angles, len(patches), "stain vectors", seed)
 
 
 def estimate_content(
@@ -106,15 +109,14 @@ def estimate_content(
     lenders: Patches,
     references: Patches,
     judge: UNet,
-    n_classes: int,
     seed: int,
 ) -> Iterator[Estimate]:
     """Whether the judge sees the content of the style images."""
     lent = style_rows.unique()
-    images = {"generated": (generated, style_rows), "copy": (lenders.select(lent.tolist()), lent[:, None])}
+    images = {"generated": (generated, style_rows), "copy": (lenders.select(lent), lent[:, None])}
     for of, (patches, rows) in images.items():
-        answer, n = predict(judge, patches.images), len(patches.groups)
-        kappa = content_agreement(answer, patches.groups, rows, lenders, references, n_classes).dropna()
+        answer, n = predict(judge, patches.images), len(patches)
+        kappa = content_agreement(answer, patches.groups, rows, lenders, references).dropna()
         kappa = kappa.assign(leakage=kappa["own"] - kappa["others"]).groupby("group").mean()
         scores = {("content_agreement", of): "own", ("content_leakage", of): "leakage"}
         if of == "generated":
@@ -123,11 +125,11 @@ def estimate_content(
             yield _over_groups(measure, whose, kappa[column], n, "the judge's answers", seed)
 
 
-def estimate_diversity(found: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
+def estimate_diversity(compared: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
     """How much colours vary, in standard deviations over the references."""
     on, scale = "colour statistics", colour_statistics(references.images).std(0) + 1e-12
-    for of, patches in found.items():
-        colours, groups, n = colour_statistics(patches.images) / scale, patches.groups, len(patches.groups)
+    for of, patches in compared.items():
+        colours, groups, n = colour_statistics(patches.images) / scale, patches.groups, len(patches)
         names, members = list(dict.fromkeys(groups)), np.array(groups)
 
         def of_kept(kept: Sequence[str], colours=colours, members=members) -> float:
@@ -154,7 +156,7 @@ def estimate_memorisation(
     nearest = NearestTraining(train.images, extractor)
     held_out = nearest(references.images)
     for of, patches in {"generated": generated, "real": lenders}.items():
-        table, n = nearest(patches.images), len(patches.groups)
+        table, n = nearest(patches.images), len(patches)
         for view, on in (("features", extractor.name), ("pixels", "1 − correlation of pixels")):
             distances = pd.Series(table[f"{view}_distance"].to_numpy(), patches.groups)
             yield _over_groups(f"nearest_{view}", of, distances.groupby(level=0).mean(), n, on, seed)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 from jaxtyping import Int
 from torch import Tensor
 
-from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches
 from sedm.fidelity.estimates import (
     estimate_content,
@@ -53,7 +50,6 @@ def fidelity_table(
     references: Patches,
     judge: UNet,
     extractor: Extractor,
-    classes: Sequence[str],
     *,
     style_rows: Int[Tensor, "n k"] | None = None,
     train: Patches | None = None,
@@ -89,7 +85,6 @@ def fidelity_table(
             harder.
         judge: a segmentation network that was trained on the real images of yet other groups.
         extractor: of the features that distances are measured on.
-        classes: their names, the background first.
         style_rows: rows of ``lenders`` that lent the style of each generated image; without them, content is left out.
         train: all that the generator was trained on; without it, memorisation is left out.
         stained: whether images show haematoxylin and eosin.
@@ -97,54 +92,50 @@ def fidelity_table(
 
     Raises:
         ValueError: a generated group without lenders or references, fewer than two groups, images of several sizes,
-            rows that ``lenders`` does not have, layouts that are all the same, masks or a judge of other classes, or a
-            held-out image in ``train``.
+            rows that ``lenders`` does not have, layouts that are all the same, patches or a judge of other classes, or
+            a held-out image in ``train``.
 
     >>> import torch
     >>> from sedm.fidelity.features import segmenter_extractor
     >>> images = torch.randint(256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    >>> patches = Patches(images, (images[:, 0] > 127).to(torch.uint8), list("abab") * 6)
+    >>> masks = (images[:, 0] > 127).to(torch.uint8)
+    >>> patches = Patches(images, masks, list("abab") * 6, classes=("background", "flower"))
     >>> generated, lenders, references, train = (patches.select(range(i, i + 6)) for i in (0, 6, 12, 18))
     >>> judge = UNet(2, (8, 16))
     >>> extractor = segmenter_extractor(judge, "nothing")
     >>> style_rows = torch.tensor([[0, 2], [1, 3]] * 3)
-    >>> options = {"style_rows": style_rows, "train": train}
     >>> table = fidelity_table(
-    ...     generated, lenders, references, judge, extractor, ("background", "flower"), **options
+    ...     generated, lenders, references, judge, extractor, style_rows=style_rows, train=train
     ... )
     >>> table.loc["retrieval_top1", "value"].index.tolist(), table.loc[("retrieval_top1", "chance"), "value"]
     (['generated', 'real', 'chance'], np.float64(0.5))
     """
-    _check(generated, lenders, references, judge, len(classes), style_rows, train)
-    rows, real_rows = _equal_rows(generated.groups, lenders.groups)
-    found = {"generated": generated.select(rows), "real": lenders.select(real_rows)}
+    _check(generated, lenders, references, judge, style_rows, train)
+    rows, real_rows = _equal_rows(generated, lenders)
+    compared = {"generated": generated.select(rows), "real": lenders.select(real_rows)}
     estimates = [
-        *estimate_quality(found, references, extractor),
-        *estimate_layout(found, judge, classes, seed),
-        *estimate_style(found, references, seed),
-        *(estimate_stains(found, references, seed) if stained else ()),
+        *estimate_quality(compared, references, extractor),
+        *estimate_layout(compared, judge, seed),
+        *estimate_style(compared, references, seed),
+        *(estimate_stains(compared, references, seed) if stained else ()),
     ]
     if style_rows is not None:
-        estimates += estimate_content(
-            found["generated"], style_rows[rows], lenders, references, judge, len(classes), seed
-        )
-    estimates += estimate_diversity(found, references, seed)
+        estimates += estimate_content(compared["generated"], style_rows[rows], lenders, references, judge, seed)
+    estimates += estimate_diversity(compared, references, seed)
     if train is not None:
         estimates += estimate_memorisation(generated, lenders, references, train, extractor, seed)
-    order = list(dict.fromkeys(one.measure for one in estimates))
-    estimates.sort(key=lambda one: (order.index(one.measure), OF.index(one.of)))
+    order = list(dict.fromkeys(estimate.measure for estimate in estimates))
+    estimates.sort(key=lambda estimate: (order.index(estimate.measure), OF.index(estimate.of)))
     return pd.DataFrame(estimates).set_index(["measure", "of"])
 
 
-def _equal_rows(first: Sequence[str], second: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Rows of both with equal numbers of each group: the first ones of it."""
-    chosen: tuple[list[int], list[int]] = [], []
-    for name in dict.fromkeys(first):
-        members = [[row for row, group in enumerate(groups) if group == name] for groups in (first, second)]
-        n = min(map(len, members))
-        for rows, own in zip(chosen, members, strict=True):
-            rows.extend(own[:n])
-    return chosen
+def _equal_rows(first: Patches, second: Patches) -> tuple[list[int], list[int]]:
+    """List rows of both with equal numbers of each group: the first ones of it."""
+    rows, other_rows = first.by_group(), second.by_group()
+    n_shared = {name: min(len(rows[name]), len(other_rows[name])) for name in rows}
+    return tuple(
+        [int(row) for name, n in n_shared.items() for row in members[name][:n]] for members in (rows, other_rows)
+    )
 
 
 def _check(
@@ -152,7 +143,6 @@ def _check(
     lenders: Patches,
     references: Patches,
     judge: UNet,
-    n_classes: int,
     style_rows: Tensor | None,
     train: Patches | None,
 ) -> None:
@@ -166,17 +156,22 @@ def _check(
     sizes = sorted({tuple(patches.images.shape[2:]) for patches in every})
     if len(sizes) > 1:
         raise ValueError(f"images of sizes {', '.join(map(str, sizes))}; decode all tables at one size")
-    n, n_lenders = len(generated.groups), len(lenders.groups)
+    n, n_lenders = len(generated), len(lenders)
     if style_rows is not None and (len(style_rows) != n or not ((style_rows >= 0) & (style_rows < n_lenders)).all()):
         raise ValueError(f"style_rows must be rows of the {n_lenders} lenders, for each of {n} generated images")
-    for what, patches in {"generated": generated, "lender": lenders, "reference": references}.items():
-        highest = int(patches.masks.where(patches.masks != UNKNOWN, 0).max())
-        if highest >= n_classes:
-            raise ValueError(f"a {what} mask holds {highest}, outside the classes 0..{n_classes - 1}")
+    for what, patches in {"lenders": lenders, "references": references}.items():
+        if patches.classes != generated.classes:
+            raise ValueError(
+                f"{what} of the classes {', '.join(patches.classes)}, generated images of "
+                f"{', '.join(generated.classes)}; take all from one study"
+            )
     if (generated.masks == generated.masks[:1]).all():
         raise ValueError("all layouts are the same; two or more are needed to tell what a wrong one scores")
-    if (answers := judge.head.out_channels) != n_classes:
-        raise ValueError(f"the judge tells {answers} classes apart, there are {n_classes}; train it on this study")
+    n_answers = judge.head.out_channels
+    if n_answers != generated.n_classes:
+        raise ValueError(
+            f"the judge tells {n_answers} classes apart, there are {generated.n_classes}; train it on this study"
+        )
     trained_on = {} if train is None else {image.numpy().tobytes(): row for row, image in enumerate(train.images)}
     for what, patches in {"lender": lenders, "reference": references}.items():
         for row, image in enumerate(patches.images):

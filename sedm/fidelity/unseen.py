@@ -37,7 +37,6 @@ class Unseen(NamedTuple):
     groups: list[str]  # in the style of these
     judge: UNet  # trained on real images of yet other groups; tells layouts, and nothing else
     extractor: Extractor  # of the features for distances; not the judge, whose answers are a score of their own
-    classes: Sequence[str]
 
     def style_rows(self, groups: Sequence[str], n_images: int) -> Int64[Tensor, "m n_images"]:
         """Find the rows of ``lenders`` that lend the style of each of ``groups``: the first ones of the group."""
@@ -45,24 +44,23 @@ class Unseen(NamedTuple):
 
     def measure(self, images: UInt8[Tensor, "n 3 h w"], **options) -> pd.DataFrame:
         """Measure images of ``layouts`` in the styles of ``groups``: `fidelity_table` with its keyword ``options``."""
-        generated = Patches(images, self.layouts, self.groups)
-        return fidelity_table(
-            generated, self.lenders, self.references, self.judge, self.extractor, self.classes, **options
-        )
+        sources = ["generated"] * len(images)
+        generated = Patches(images, self.layouts, self.groups, self.lenders.classes, mask_source=sources)
+        return fidelity_table(generated, self.lenders, self.references, self.judge, self.extractor, **options)
 
 
-def draw_unseen(test: Patches, judge: UNet, extractor: Extractor, classes: Sequence[str]) -> Unseen:
+def draw_unseen(test: Patches, judge: UNet, extractor: Extractor) -> Unseen:
     """Draw the ``N_GROUPS`` largest groups of ``test``, with ``N_LAYOUTS`` layouts for each.
 
     Raises:
         ValueError: fewer than two groups with two or more annotated images.
     """
     test = test.annotated()
-    sizes = {name: test.groups.count(name) for name in dict.fromkeys(test.groups)}
+    sizes = {name: len(rows) for name, rows in test.by_group().items()}
     names = sorted((name for name in sizes if sizes[name] > 1), key=lambda name: -sizes[name])[:N_GROUPS]
     if len(names) < 2:
         raise ValueError(f"{len(names)} test groups have two or more annotated images; two such groups are needed")
-    chosen = test.select([row for row, group in enumerate(test.groups) if group in names])
+    chosen = test.of_groups(names)
     lenders, references = (chosen.select(rows) for rows in split_halves(chosen.groups, seed=0))
     rows = []
     for index, name in enumerate(names):
@@ -70,7 +68,7 @@ def draw_unseen(test: Patches, judge: UNet, extractor: Extractor, classes: Seque
         order = torch.randperm(len(others), generator=seeded_generator("unseen layouts", 0, index))
         rows += [int(others[order[i % len(others)]]) for i in range(N_LAYOUTS)]
     groups = [name for name in names for _ in range(N_LAYOUTS)]
-    return Unseen(lenders, references, chosen.masks[rows], groups, judge, extractor, classes)
+    return Unseen(lenders, references, chosen.masks[rows], groups, judge, extractor)
 
 
 def measure_generator(pipeline: SEDMPipeline, config: Config, unseen: Unseen) -> dict[str, dict]:

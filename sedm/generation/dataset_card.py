@@ -17,6 +17,7 @@ TEMPLATE = Path(__file__).with_suffix(".md")
 COLUMNS = {
     "image": "the generated picture, RGB",
     "mask": "the layout it was made for: class indices",
+    "mask_source": '"generated": nobody annotated these masks',
     "group": "the group that lent its style, that of the largest weight where several did",
     "index": "number of the image; (seed, index) decides its noise, layout and style",
     "layout_id": "which layout",

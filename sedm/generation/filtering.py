@@ -23,8 +23,8 @@ from torch import nn
 from tqdm import tqdm
 
 from sedm.data.label_maps import confusion_matrices, intersection_over_union
-from sedm.data.patch_table import SHARD, UNKNOWN
-from sedm.data.patches import Patches, to_tensors
+from sedm.data.patch_table import SHARD
+from sedm.data.patches import Patches
 from sedm.runtime.files import replacing
 from sedm.segmentation.segmenter import predict
 
@@ -33,8 +33,10 @@ IMAGES_AT_ONCE = 256
 HARDEST_TO_EASIEST = 20  # how much oftener the hardest layout may come than the easiest; as in FreeMask
 
 
-def score_pairs(segmenter: nn.Module, patches: Patches, n_classes: int) -> pd.DataFrame:
-    """One row a pair: ``iou_0 … iou_<K−1>`` and ``accuracy``, each in [0, 1], of what is seen with the layout.
+def score_pairs(segmenter: nn.Module, patches: Patches) -> pd.DataFrame:
+    """Score how well images show their layouts: one row a pair.
+
+    Columns ``iou_0 … iou_<K−1>`` and ``accuracy``, each in [0, 1], of what is seen with the layout.
 
     A class that the layout does not hold has no score (NaN), whatever is seen: a single stray pixel would make it 0,
     and what is seen in a wrong place lowers the score of the class that belongs there. Pixels whose layout is UNKNOWN
@@ -43,19 +45,19 @@ def score_pairs(segmenter: nn.Module, patches: Patches, n_classes: int) -> pd.Da
     Args:
         segmenter: trained on real images only, as `sedm.segmentation.segmenter.train_segmenter` returns it.
         patches: images and the layouts they were made for.
-        n_classes: K.
 
     Raises:
-        ValueError: no pair, a pair without layout, a class outside 0…K−1, or a segmenter of another number of classes.
+        ValueError: no pair, a pair without layout, or a segmenter of another number of classes.
 
     >>> from sedm.segmentation.networks import UNet
     >>> masks = torch.tensor([0, 1]).repeat(32).view(1, 8, 8).byte()
-    >>> pair = Patches(torch.zeros(1, 3, 8, 8).byte(), masks, ["a"])
-    >>> score_pairs(UNet(n_classes=3, channels=(8, 16)), pair, n_classes=3).columns.tolist()
+    >>> pair = Patches(torch.zeros(1, 3, 8, 8).byte(), masks, ["a"], classes=("stroma", "epithelium", "lumen"))
+    >>> score_pairs(UNet(n_classes=3, channels=(8, 16)), pair).columns.tolist()
     ['iou_0', 'iou_1', 'iou_2', 'accuracy']
     """
-    _check_pairs(segmenter, patches, n_classes)
-    parts = torch.arange(len(patches.masks)).split(IMAGES_AT_ONCE)
+    _check_pairs(segmenter, patches)
+    n_classes = patches.n_classes
+    parts = torch.arange(len(patches)).split(IMAGES_AT_ONCE)
     tables = []
     for rows in tqdm(parts, "scoring pairs", unit="image", unit_scale=IMAGES_AT_ONCE, delay=1):
         predictions = predict(segmenter, patches.images[rows])
@@ -145,7 +147,7 @@ def filter_patches(
     shards = [path for path in folder.glob("*.parquet") if SHARD.search(path.stem)]
     if shards:
         raise ValueError(f"{folder}: holds {shards[0].name}, so {REPORT} would pass for a split; name another folder")
-    scores = score_pairs(segmenter, to_tensors(table), len(classes))
+    scores = score_pairs(segmenter, Patches.from_table(table, classes))
     decisions = keep_pairs(scores, percentile, classes)
     facts = table.remove_columns(["image", "mask"]).to_pandas()
     with replacing(folder / REPORT) as temporary:
@@ -189,16 +191,15 @@ def _check_percentile(percentile: float) -> None:
 
 
 @torch.no_grad()
-def _check_pairs(segmenter: nn.Module, patches: Patches, n_classes: int) -> None:
-    if len(patches.masks) == 0:
+def _check_pairs(segmenter: nn.Module, patches: Patches) -> None:
+    if len(patches) == 0:
         raise ValueError("no pairs to score")
     first = patches.images[:1].to(next(segmenter.parameters()).device, torch.float32) / 255
     n_outputs = segmenter.eval()(first).shape[1]
-    if n_outputs != n_classes:
-        raise ValueError(f"a segmenter of {n_outputs} classes for layouts of {n_classes}; take both from one study")
-    for row in (~patches.has_mask).nonzero().flatten().tolist():
+    if n_outputs != patches.n_classes:
+        raise ValueError(
+            f"a segmenter of {n_outputs} classes for layouts of {patches.n_classes}; take both from one study"
+        )
+    if not patches.has_mask.all():
+        row = int((~patches.has_mask).nonzero()[0])
         raise ValueError(f"row {row} has no layout; only images that were made for one can be scored")
-    for row, mask in enumerate(patches.masks):
-        highest = int(mask.where(mask != UNKNOWN, 0).max())
-        if highest >= n_classes:
-            raise ValueError(f"the layout of row {row} holds {highest}, outside the classes 0..{n_classes - 1}")

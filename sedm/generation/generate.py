@@ -20,7 +20,7 @@ from tqdm import tqdm
 from sedm.config import PRESETS, SamplingConfig, build_config, known_name
 from sedm.config.studies import STUDIES
 from sedm.data.patch_table import load_patches
-from sedm.data.patches import Patches, to_tensors
+from sedm.data.patches import Patches
 from sedm.generation.dataset_card import push_to_hub, write_card
 from sedm.generation.pairing import GivenLayouts, Pairing, mean_shares
 from sedm.generation.shards import (
@@ -112,7 +112,7 @@ def generate_patches(
 
 def embed_bank(pipeline: SEDMPipeline, patches: Patches, image_ids: Sequence[str] | None = None) -> StyleBank:
     """The styles of these images, ready to be lent; their ids are their row numbers when left out."""
-    ids = map(str, range(len(patches.groups))) if image_ids is None else image_ids
+    ids = map(str, range(len(patches))) if image_ids is None else image_ids
     return StyleBank(pipeline.embed(patches.images), patches.groups, list(ids), weights_hash(pipeline))
 
 
@@ -179,44 +179,46 @@ class _Source(NamedTuple):
 
     patches: Patches
     ids: list[str]  # of its rows
-    classes: list[str] | None  # of its images, where the study has any
+    image_classes: list[str] | None  # of whole images, where the study has any
 
 
-def _read_table(path: Path, given: argparse.Namespace, image_size: int) -> _Source:
-    study = STUDIES.get(given.study)
-    table = load_patches(path, given.split, study.group_column if study else "group")
-    patches, column = to_tensors(table, image_size), study and study.image_class
-    classes = list(map(str, table[column])) if column in table.column_names else None
-    return _Source(patches, [f"{path.stem}/{row}" for row in range(len(patches.groups))], classes)
+def _read_table(path: Path, options: argparse.Namespace, pipeline: SEDMPipeline) -> _Source:
+    study, of_model = STUDIES.get(options.study), pipeline.denoiser.config
+    classes = study.classes if study else [f"class {k}" for k in range(of_model.n_classes)]
+    table = load_patches(path, options.split, study.group_column if study else "group")
+    patches = Patches.from_table(table, classes, of_model.image_size, name=str(path))
+    column = study.image_class if study else ""
+    image_classes = list(map(str, table[column])) if column in table.column_names else None
+    return _Source(patches, [f"{path.stem}/{row}" for row in range(len(patches))], image_classes)
 
 
 def _read_layouts(
-    given: argparse.Namespace, image_size: int
+    options: argparse.Namespace, pipeline: SEDMPipeline
 ) -> tuple[LayoutPrior | GivenLayouts, dict[str, str] | None]:
-    """A fitted prior or the masks of a patch table, and their image classes by id."""
-    if (given.layouts / "layout_prior.safetensors").exists():
-        return load_prior(given.layouts), None
-    source = _read_table(given.layouts, given, image_size)
+    """Read a fitted prior, or the masks of a patch table and the image classes of their rows by id."""
+    if (options.layouts / "layout_prior.safetensors").exists():
+        return load_prior(options.layouts), None
+    source = _read_table(options.layouts, options, pipeline)
     rows = source.patches.has_mask.nonzero().flatten().tolist()
     ids = [source.ids[row] for row in rows]
-    classes = source.classes and {source.ids[row]: source.classes[row] for row in rows}
-    return GivenLayouts(source.patches.masks[rows], ids), classes
+    image_classes = source.image_classes and {source.ids[row]: source.image_classes[row] for row in rows}
+    return GivenLayouts(source.patches.masks[rows], ids), image_classes
 
 
-def _read_styles(given: argparse.Namespace, pipeline: SEDMPipeline, config: SamplingConfig) -> tuple[StyleBank, dict]:
-    """A stored style bank or that of a patch table, and what such a table tells a ``Pairing`` of its groups."""
-    if given.styles.suffix == ".safetensors":
-        return StyleBank.load(given.styles), {}
-    source = _read_table(given.styles, given, pipeline.denoiser.config.image_size)
+def _read_styles(options: argparse.Namespace, pipeline: SEDMPipeline, config: SamplingConfig) -> tuple[StyleBank, dict]:
+    """Read a stored style bank, or embed a patch table and list what it tells a ``Pairing`` of its groups."""
+    if options.styles.suffix == ".safetensors":
+        return StyleBank.load(options.styles), {}
+    source = _read_table(options.styles, options, pipeline)
     patches, of_groups = source.patches, None
     if config.pairing == "composition":
-        of_groups = mean_shares(patches, pipeline.denoiser.config.n_classes)
-    if config.pairing == "class" and source.classes:
+        of_groups = mean_shares(patches)
+    if config.pairing == "class" and source.image_classes:
         of_groups = {name: set() for name in patches.groups}
-        for name, image_class in zip(patches.groups, source.classes, strict=True):
+        for name, image_class in zip(patches.groups, source.image_classes, strict=True):
             of_groups[name].add(image_class)
-    annotated = {patches.groups[row] for row in patches.has_mask.nonzero().flatten().tolist()}
-    return embed_bank(pipeline, patches, source.ids), {"of_groups": of_groups, "annotated_groups": annotated}
+    annotated_groups = set(patches.annotated().groups)
+    return embed_bank(pipeline, patches, source.ids), {"of_groups": of_groups, "annotated_groups": annotated_groups}
 
 
 def _settings() -> list[dataclasses.Field]:
@@ -224,18 +226,19 @@ def _settings() -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(SamplingConfig) if field.name != "filter_percentile"]
 
 
-def _generate(given: argparse.Namespace) -> datasets.Dataset:
-    settings = build_config(given.study, given.preset).sampling if given.study else PRESETS[given.preset]["sampling"]
-    changes = {field.name: getattr(given, field.name) for field in _settings()}
+def _generate(options: argparse.Namespace) -> datasets.Dataset:
+    preset = options.preset
+    settings = build_config(options.study, preset).sampling if options.study else PRESETS[preset]["sampling"]
+    changes = {field.name: getattr(options, field.name) for field in _settings()}
     changes = {name: value for name, value in changes.items() if value is not None}
     config = dataclasses.replace(settings, **changes)
-    pipeline = SEDMPipeline.from_pretrained(given.model)
+    pipeline = SEDMPipeline.from_pretrained(options.model)
     pipeline.to(PartialState(cpu=pick_device().type == "cpu", timeout=LONGEST_WAIT).device)
-    layouts, of_layouts = _read_layouts(given, pipeline.denoiser.config.image_size)
-    styles, facts = _read_styles(given, pipeline, config)
+    layouts, of_layouts = _read_layouts(options, pipeline)
+    styles, facts = _read_styles(options, pipeline, config)
     pairing = Pairing(styles, config, of_layouts=of_layouts, **facts)
     return generate_patches(
-        pipeline, layouts, styles, config, given.seed, given.out, pairing=pairing, study=given.study
+        pipeline, layouts, styles, config, options.seed, options.out, pairing=pairing, study=options.study
     )
 
 
@@ -258,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for field in _settings():  # instead of those of the preset
         if field.name != "n_images":
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default))
-    given = parser.parse_args(arguments)
-    print(f"{given.out}: {len(_generate(given))} images")
-    if given.push_to and PartialState().is_main_process:
-        print(push_to_hub(given.out, given.push_to))
+    options = parser.parse_args(arguments)
+    print(f"{options.out}: {len(_generate(options))} images")
+    if options.push_to and PartialState().is_main_process:
+        print(push_to_hub(options.out, options.push_to))

@@ -223,16 +223,17 @@ class Pairing:
         return odds
 
 
-def mean_shares(patches: Patches, n_classes: int) -> dict[str, list[float]]:
-    """The mean share of each class in the masks of each group that has any; the masks may be predicted ones.
+def mean_shares(patches: Patches) -> dict[str, list[float]]:
+    """Compute the mean share of each class in the masks of each group that has any, also predicted ones.
 
     >>> masks = torch.tensor([[[0, 1]], [[1, 1]], [[255, 255]]], dtype=torch.uint8)
-    >>> mean_shares(Patches(masks[:, None].expand(3, 3, 1, 2), masks, ["a", "a", "b"]), n_classes=2)
+    >>> images = masks[:, None].expand(3, 3, 1, 2)
+    >>> mean_shares(Patches(images, masks, ["a", "a", "b"], classes=("stroma", "tumour")))
     {'a': [0.25, 0.75]}
     """
-    annotated = patches.annotated()
-    fractions = pd.DataFrame(class_fractions(annotated.masks, n_classes).double().numpy())
-    means = fractions.groupby(annotated.groups, sort=False).mean()
+    labelled = patches.with_masks()
+    fractions = pd.DataFrame(class_fractions(labelled.masks, patches.n_classes).double().numpy())
+    means = fractions.groupby(labelled.groups, sort=False).mean()
     return dict(zip(means.index, means.to_numpy().tolist(), strict=True))
 
 

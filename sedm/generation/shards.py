@@ -101,7 +101,7 @@ def generate_shard(
         every = _sample_micro_batch(pipeline, layouts, pairing, seed, first)
         rows += [row for row in every if row["index"] in indices]
     same = {"pairing": config.pairing, "seed": seed, "guidance_scale": config.guidance_scale}
-    same |= {"n_steps": config.n_steps, "model": model_name}
+    same |= {"n_steps": config.n_steps, "model": model_name, "mask_source": "generated"}
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     columns |= {name: [value] * len(rows) for name, value in same.items()}
     pictures = [torch.stack(columns.pop(name)).numpy() for name in ("image", "mask")]

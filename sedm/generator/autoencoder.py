@@ -135,7 +135,8 @@ def make_autoencoder(config: Config, patches: Patches, folder: str | Path) -> Au
 
     >>> from sedm.config import build_config
     >>> images, masks = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.uint8)
-    >>> make_autoencoder(build_config("tissue", "quick"), Patches(images, masks, ["a"]), "not/written") is None
+    >>> patches = Patches(images, masks, ["a"], classes=("stroma",))
+    >>> make_autoencoder(build_config("tissue", "quick"), patches, "not/written") is None
     True
     """
     if config.model.autoencoder == "own":

@@ -17,6 +17,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -24,13 +25,16 @@ from sedm.config import Config, TrainingConfig, build_config
 from sedm.data.augment import apply_symmetries, draw_exponents, draw_symmetries, recolour
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches
+from sedm.data.study_data import load_study
 from sedm.generator.autoencoder import encode_images, latent_shape, make_autoencoder
 from sedm.generator.denoiser import StyleDiffusion, build_model
 from sedm.generator.pipeline import SEDMPipeline, sample_images
 from sedm.generator.process import N_TIMES, Diffusion
 from sedm.runtime.files import replacing
+from sedm.runtime.hardware import pick_device
 from sedm.runtime.loop import make_accelerator, optimise
 from sedm.runtime.seeds import seeded_generator
+from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.styles.sampling import StyleSampler
 
 N_SHOWN = 8  # images on a sample sheet
@@ -39,12 +43,10 @@ N_SHOWN = 8  # images on a sample sheet
 def train_model(
     config: Config,
     patches: Patches,
-    n_classes: int,
     folder: str | Path,
     held_out: Collection[str],
     *,
     autoencoder=None,
-    annotated: Bool[Tensor, " n"] | None = None,
     initial: StyleDiffusion | None = None,
     progress: bool = True,
 ) -> StyleDiffusion:
@@ -56,10 +58,8 @@ def train_model(
 
     Args:
         patches: annotated and unannotated images; ``config.training.unannotated`` says what the latter do.
-        n_classes: layout values 0…n_classes−1.
         held_out: groups that must not be among ``patches``, such as those of the test split.
         autoencoder: the denoiser works on its latents; None for pixels.
-        annotated: which rows a person annotated, where masks of others were predicted (`predicted_masks`).
         initial: a model to go on from, of the same architecture; without it the weights are drawn.
         progress: show a bar with images/s, loss and time left.
 
@@ -68,21 +68,19 @@ def train_model(
         FloatingPointError: the loss diverged; the last checkpoint stays.
     """
     settings = config.training
-    annotated = patches.has_mask if annotated is None else annotated
-    check_training_data(config, patches, n_classes, held_out, annotated)
+    check_training_data(config, patches, held_out)
     if settings.unannotated == "left_out":
-        patches = patches.select(annotated.nonzero().flatten().tolist())
-        annotated = torch.ones(len(patches.groups), dtype=torch.bool)
+        patches = patches.annotated()
 
     accelerator, diffusion = make_accelerator(), Diffusion(config.model.objective)
     latents = None if autoencoder is None else encode_images(autoencoder, patches.images)
     shape = None if autoencoder is None else latent_shape(autoencoder, config.data.image_size)
-    model = build_model(config.model, n_classes, config.data.image_size, config.seed, shape)
+    model = build_model(config.model, patches.n_classes, config.data.image_size, config.seed, shape)
     if initial is not None:
         model.load_state_dict(initial.state_dict())
     model.style_encoder.requires_grad_(settings.train_style_encoder)
     sampler = StyleSampler(patches, settings.style_sampling, config.model.n_style_images)
-    pools = batch_pools(annotated, settings)
+    pools = batch_pools(patches.is_annotated, settings)
 
     def loss_of(network: StyleDiffusion, step: int) -> Tensor:
         generator = seeded_generator("training batch", config.seed, step, accelerator.process_index)
@@ -93,9 +91,9 @@ def train_model(
 
     def save_samples(n_steps: int) -> None:
         pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
-        save_sample_sheet(pipeline, patches, annotated, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
+        save_sample_sheet(pipeline, patches, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
 
-    fingerprint = run_fingerprint(config, patches, n_classes, annotated, latents, initial)
+    fingerprint = run_fingerprint(config, patches, latents, initial)
     options = {"progress": progress, "on_checkpoint": save_samples}
     optimise(accelerator, model, loss_of, settings, folder, fingerprint, **options)
     return model
@@ -148,14 +146,12 @@ def batch_pools(annotated: Bool[Tensor, " n"], settings: TrainingConfig) -> list
     return [(rows, count) for rows, count in pools if count]
 
 
-def check_training_data(
-    config: Config, patches: Patches, n_classes: int, held_out: Collection[str], annotated: Bool[Tensor, " n"]
-) -> None:
-    """None, when ``patches`` can train a model of this configuration.
+def check_training_data(config: Config, patches: Patches, held_out: Collection[str]) -> None:
+    """Refuse patches that cannot train a model of this configuration.
 
     Raises:
-        ValueError: a held-out group, another image size, no annotated image, a mask value outside the classes, or
-            an image without the pseudo-layout that the configuration asks for.
+        ValueError: a held-out group, another image size, no annotated image, or an image without the predicted mask
+            that the configuration asks for.
     """
     size = config.data.image_size
     leaked = sorted(set(patches.groups) & set(held_out))
@@ -165,35 +161,33 @@ def check_training_data(
         )
     if tuple(patches.images.shape[2:]) != (size, size):
         raise ValueError(f"images of {tuple(patches.images.shape[2:])} px, but data.image_size={size}")
-    if not annotated.any() and config.training.unannotated != "null_layout":
+    if not patches.is_annotated.any() and config.training.unannotated != "null_layout":
         raise ValueError(
             "no annotated image: layouts cannot be learned; give at least one group its masks, or pretrain without any "
             "by unannotated='null_layout'"
         )
-    if config.training.unannotated == "pseudo_layouts" and not patches.has_mask.all():
+    if config.training.unannotated == "predicted_masks" and not patches.has_mask.all():
         row = int((~patches.has_mask).nonzero()[0])
-        raise ValueError(
-            f"unannotated='pseudo_layouts', but row {row} has no mask; sedm.segmentation.predicted_masks predicts it"
-        )
-    for part in patches.masks.split(1024):  # a large table is mapped from a file: never all of it at once
-        known = part[part != UNKNOWN]
-        if len(known) and known.max() >= n_classes:
-            raise ValueError(f"a mask holds {known.max()}, which is outside the classes 0..{n_classes - 1}")
+        raise ValueError(f"unannotated='predicted_masks', but row {row} has no mask; train_generator predicts it")
 
 
 def run_fingerprint(
     config: Config,
     patches: Patches,
-    n_classes: int,
-    annotated: Bool[Tensor, " n"],
     latents: Tensor | None = None,
     initial: StyleDiffusion | None = None,
 ) -> str:
     """A hash of all that decides the trained weights: seed, settings, data, and the weights that they start from."""
-    decisive = [n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
+    decisive = [patches.n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
     digest = hashlib.sha256(json.dumps(decisive).encode())
     weights = [] if initial is None else [weight.cpu() for weight in initial.state_dict().values()]
-    for values in (patches.images, patches.masks, annotated, *([] if latents is None else [latents]), *weights):
+    for values in (
+        patches.images,
+        patches.masks,
+        patches.is_annotated,
+        *([] if latents is None else [latents]),
+        *weights,
+    ):
         digest.update(values.contiguous().numpy())
     digest.update("\n".join(patches.groups).encode())
     if patches.places is not None:  # they decide which images are nearby
@@ -202,17 +196,15 @@ def run_fingerprint(
     return digest.hexdigest()[:12]
 
 
-def save_sample_sheet(
-    pipeline: SEDMPipeline, patches: Patches, annotated: Bool[Tensor, " n"], config: Config, path: Path
-) -> None:
-    """A picture at ``path``: layouts in grey, below them images in the styles that their columns' bottom row shows.
+def save_sample_sheet(pipeline: SEDMPipeline, patches: Patches, config: Config, path: Path) -> None:
+    """Save a sheet of samples: layouts in grey, below them images in the styles that their columns' bottom row shows.
 
     Where nothing is annotated, all layouts are null, which is white. Layouts and styles belong to different images and
     stay the same from sheet to sheet, as does the noise.
     """
     from PIL import Image
 
-    generator = seeded_generator("sample sheet", config.seed)
+    generator, annotated = seeded_generator("sample sheet", config.seed), patches.is_annotated
     layout_rows, style_rows = (
         rows[torch.randperm(len(rows), generator=generator)].repeat(N_SHOWN)[:N_SHOWN]  # few rows are shown again
         for rows in ((annotated if annotated.any() else ~annotated).nonzero().flatten(), torch.arange(len(annotated)))
@@ -230,28 +222,44 @@ def save_sample_sheet(
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary)
 
 
-def _train_study(study_name: str, preset: str, data: str, seed: int, out: Path) -> None:
-    from sedm.config.studies import STUDIES
-    from sedm.data.patches import to_tensors
-    from sedm.data.sources import load_study
-    from sedm.data.splits import hide_annotations
-    from sedm.segmentation.predicted_masks import with_pseudo_layouts
+def train_generator(
+    config: Config,
+    patches: Patches,
+    folder: str | Path,
+    held_out: Collection[str],
+    *,
+    segmenter_folder: str | Path | None = None,
+    autoencoder: AutoencoderKL | None = None,
+    initial: StyleDiffusion | None = None,
+    progress: bool = True,
+) -> SEDMPipeline:
+    """Train a generator and all that it needs: an autoencoder and predicted masks, as the configuration asks for.
 
-    accelerator = make_accelerator()  # a precision that it does not know is refused before data are drawn
-    config, study = build_config(study_name, preset, seed), STUDIES[study_name]
-    tables = load_study(config, data)
-    seen = set(tables["train"]["group"][:])
-    held_out = {group for split in ("test", "shifted") if split in tables for group in tables[split]["group"][:]}
-    if study.kind == "tissue":  # natural images keep all their masks
-        tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
-    patches = to_tensors(tables["train"], config.data.image_size)
-    autoencoder = make_autoencoder(config, patches, out / "autoencoder")
-    held_out -= seen if study.shared_groups else set()
-    patches, annotated = with_pseudo_layouts(patches, config, len(study.classes), out)
-    options = {"autoencoder": autoencoder, "annotated": annotated}
-    model = train_model(config, patches, len(study.classes), out, held_out, **options)
-    if accelerator.is_main_process:
-        SEDMPipeline.from_model(model, autoencoder).save_pretrained(out / "model")
+    Everything trained is kept, and loaded when the same is asked for again; see `train_model`.
+
+    Args:
+        patches: annotated and unannotated images.
+        folder: receives what `train_model` writes.
+        held_out: groups that must not be among ``patches``, such as those of the test split.
+        segmenter_folder: keeps the network that predicts masks, which several generators may share; ``folder`` when
+            left out.
+        autoencoder: already trained, shared by several generators; where the configuration asks for one and there is
+            none, it is trained on ``patches`` and kept in ``folder/autoencoder``.
+        initial: a model to go on from, of the same architecture.
+        progress: show a bar with images/s, loss and time left.
+
+    Returns:
+        The pipeline, on the GPU where there is one.
+
+    Raises:
+        ValueError: see `check_training_data`.
+        FloatingPointError: a loss diverged; the last checkpoint stays.
+    """
+    if autoencoder is None:
+        autoencoder = make_autoencoder(config, patches, Path(folder) / "autoencoder")
+    labelled = with_predicted_masks(patches, config, segmenter_folder or folder)
+    model = train_model(config, labelled, folder, held_out, autoencoder=autoencoder, initial=initial, progress=progress)
+    return SEDMPipeline.from_model(model, autoencoder).to(pick_device())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -265,5 +273,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained pipeline")
-    given = parser.parse_args(arguments)
-    _train_study(given.study, given.preset, given.data, given.seed, given.out)
+    options = parser.parse_args(arguments)
+    accelerator = make_accelerator()  # a precision that it does not know is refused before data are drawn
+    config = build_config(options.study, options.preset, options.seed)
+    data = load_study(config, options.data)
+    patches = data.label_subset(config.data.n_annotated_groups, config.seed)
+    pipeline = train_generator(config, patches, options.out, data.held_out_groups)
+    if accelerator.is_main_process:
+        pipeline.save_pretrained(options.out / "model")

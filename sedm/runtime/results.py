@@ -41,6 +41,7 @@ class Results:
         figures: the committed folder; results of ``quick`` go to ``figures/<study>``, those of ``full`` to
             ``figures/<study>/full``.
         run: the run folder; other results go to ``run/figures``.
+        folder: receives values and figures whatever the preset.
 
     >>> import tempfile
     >>> from sedm.config import build_config
@@ -50,11 +51,12 @@ class Results:
     'run/figures/values_toy.json'
     """
 
-    def __init__(self, config: Config, figures: str | Path, run: str | Path):
+    def __init__(self, config: Config, figures: str | Path, run: str | Path, folder: str | Path | None = None):
         self.config = config
         self.private = Path(run) / "figures"
         committed = config.preset in FOLDERS
-        self.folder = Path(figures, config.study, FOLDERS[config.preset]) if committed else self.private
+        committed_folder = Path(figures, config.study, FOLDERS[config.preset]) if committed else self.private
+        self.folder = committed_folder if folder is None else Path(folder)
         self._drawn = {}  # name of each figure beside the values → hash of its bytes
         self._started = time.monotonic()
         self._commit = _commit()

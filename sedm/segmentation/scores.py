@@ -5,23 +5,19 @@ Images of one group (a patient, a species) are not independent, so their pixels 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Integer
 from torch import Tensor
 
 from sedm.data.label_maps import confusion_matrices, intersection_over_union
+from sedm.data.patches import Patches
 
 
-def score_groups(
-    predictions: Integer[Tensor, "n h w"],
-    masks: Integer[Tensor, "n h w"],
-    groups: Sequence[str],
-    n_classes: int,
-) -> pd.DataFrame:
-    """One row a group, sorted by name: ``group, n_images, iou_0 … iou_<K−1>, mean_iou``, and as much of Dice.
+def score_groups(predictions: Integer[Tensor, "n h w"], patches: Patches) -> pd.DataFrame:
+    """Score predictions against the masks of patches: one row a group, sorted by name.
+
+    Columns ``group, n_images, iou_0 … iou_<K−1>, mean_iou``, and as much of Dice.
 
     The intersection and union of a class are summed over a group's images before they are divided. A class
     that is neither in a group's masks nor in its predictions has no score there (NaN); one that is predicted
@@ -31,37 +27,35 @@ def score_groups(
 
     Args:
         predictions: class indices 0…K−1.
-        masks: class indices 0…K−1, or 255 where nobody annotated.
-        groups: the group of each image.
-        n_classes: K, at least 2, with class 0 as background.
+        patches: as many, with the masks to compare with.
 
     Raises:
         ValueError: nothing to score, shapes or lengths that differ, or values outside the classes.
 
     >>> import torch
-    >>> masks = torch.tensor([[[0, 1], [1, 1]], [[0, 0], [0, 0]]])
+    >>> masks = torch.tensor([[[0, 1], [1, 1]], [[0, 0], [0, 0]]], dtype=torch.uint8)
+    >>> images = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
+    >>> patches = Patches(images, masks, ["case-a", "case-b"], classes=("stroma", "tumour"))
     >>> predictions = torch.tensor([[[0, 0], [1, 1]], [[0, 0], [0, 0]]])
-    >>> score_groups(predictions, masks, ["case-a", "case-b"], n_classes=2).round(2).iloc[:, :5]
+    >>> score_groups(predictions, patches).round(2).iloc[:, :5]
         group  n_images  iou_0  iou_1  mean_iou
     0  case-a         1    0.5   0.67      0.67
     1  case-b         1    1.0    NaN       NaN
     """
-    if predictions.shape != masks.shape or len(groups) != len(masks) or masks.numel() == 0:
-        raise ValueError(
-            f"predictions {tuple(predictions.shape)}, masks {tuple(masks.shape)} and {len(groups)} groups; "
-            "expected as many of each, at least one, and masks as large as predictions"
-        )
-    if n_classes < 2:
-        raise ValueError(f"n_classes={n_classes}; a background and at least one foreground class are needed")
-    confusion = confusion_matrices(predictions, masks, n_classes)
+    if predictions.shape != patches.masks.shape or predictions.numel() == 0:
+        shapes = [tuple(maps.shape) for maps in (predictions, patches.masks)]
+        raise ValueError(f"predictions {shapes[0]} for masks {shapes[1]}; expected one for each, and at least one")
+    if patches.n_classes < 2:
+        raise ValueError(f"only the class {patches.classes[0]!r}; a background and a foreground class are needed")
+    confusion = confusion_matrices(predictions, patches.masks, patches.n_classes)
     rows = []
-    for group in sorted(set(groups)):
-        members = confusion[[name == group for name in groups]]
+    for group, group_rows in sorted(patches.by_group().items()):
+        members = confusion[group_rows.numpy()]
         iou = intersection_over_union(members.sum(axis=0))
         row = {"group": group, "n_images": int(members.any(axis=(1, 2)).sum())}
         for name, scores in (("iou", iou), ("dice", 2 * iou / (1 + iou))):
             foreground = scores[1:][~np.isnan(scores[1:])]
-            row |= {f"{name}_{k}": scores[k] for k in range(n_classes)}
+            row |= {f"{name}_{k}": scores[k] for k in range(patches.n_classes)}
             row[f"mean_{name}"] = foreground.mean() if len(foreground) else np.nan
         rows.append(row)
     return pd.DataFrame(rows)

@@ -38,7 +38,6 @@ STUDENT_JITTER = 0.3  # strength of the colour changes that the teacher is not s
 def train_segmenter(
     real: Patches,
     config: SegmentationConfig,
-    n_classes: int,
     seed: int,
     synthetic: Patches | None = None,
     unannotated: UInt8[Tensor, "n 3 h w"] | None = None,
@@ -46,34 +45,34 @@ def train_segmenter(
 ) -> nn.Module:
     """A trained network in evaluation mode, on the GPU where there is one.
 
-    Patches without any annotation are never drawn. With ``synthetic``, ``config.synthetic_fraction`` of every
+    Patches without a mask are never drawn. With ``synthetic``, ``config.synthetic_fraction`` of every
     batch (rounded to whole images) comes from it, so all arms take the same number of steps.
 
     Args:
-        real: images (n, 3, h, w) uint8; masks (n, h, w) uint8, class indices or UNKNOWN.
+        real: patches of which people annotated some; predicted masks among them are left out.
         seed: of the first weights and of every batch.
-        synthetic: more patches, of the same size.
+        synthetic: more patches, of the same size and classes, whoever made their masks.
         unannotated: images that a mean teacher learns from (`consistency_loss`), a batch of them every step; the
             network returned is then the teacher.
         progress: show a bar with images/s and the time left.
 
     Raises:
-        ValueError: no annotated patch, a mask value outside the classes, or patches of different size.
+        ValueError: no annotated patch, or patches of different size or classes.
         FloatingPointError: the loss is no longer finite.
 
     >>> images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
-    >>> patches = Patches(images, (images[:, 0] > 127).to(torch.uint8), list("aabb"))
+    >>> patches = Patches(images, (images[:, 0] > 127).to(torch.uint8), list("aabb"), classes=("dark", "light"))
     >>> config = SegmentationConfig(channels=(8, 16), n_steps=2, batch_size=4)
-    >>> network = train_segmenter(patches, config, n_classes=2, seed=0, progress=False)
+    >>> network = train_segmenter(patches, config, seed=0, progress=False)
     >>> predict(network, images).shape
     torch.Size([4, 16, 16])
     """
     from tqdm import tqdm
 
     device = pick_device()
-    sources = _sources(real, synthetic, config, n_classes)
+    sources = _sources(real, synthetic, config)
     sources = [(patches.images.to(device), patches.masks.to(device), n) for patches, n in sources]
-    network = build_segmenter(config, n_classes, seed).to(device, memory_format=torch.channels_last)
+    network = build_segmenter(config, real.n_classes, seed).to(device, memory_format=torch.channels_last)
     teacher = None if unannotated is None else AveragedModel(network, avg_fn=_follow, use_buffers=True).eval()
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warmup_cosine(step, config.n_steps))
@@ -99,22 +98,20 @@ def train_segmenter(
     return (network if teacher is None else teacher.module).eval()
 
 
-def kept_segmenter(
-    folder: Path, name: str, patches: Patches, config: SegmentationConfig, n_classes: int, seed: int
-) -> UNet:
+def kept_segmenter(folder: Path, name: str, patches: Patches, config: SegmentationConfig, seed: int) -> UNet:
     """A U-Net trained on ``patches``: the one kept in ``folder``, else it is trained and kept there.
 
     It judges or filters images, and its encoder's features measure them, so it is a U-Net whatever ``config.network``.
     """
     config = replace(config, network="unet")
-    key = hashlib.sha256(repr((config, n_classes, seed, data_checksum(patches))).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr((config, patches.n_classes, seed, data_checksum(patches))).encode()).hexdigest()[:12]
     path = folder / f"{name}-{key}.safetensors"
     if not path.exists():
-        weights = train_segmenter(patches, config, n_classes, seed, progress=False).state_dict()
+        weights = train_segmenter(patches, config, seed, progress=False).state_dict()
         with replacing(path) as temporary:
             save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, temporary)
     with torch.device("meta"):  # no first weights, so no random numbers
-        network = UNet(n_classes, config.channels)
+        network = UNet(patches.n_classes, config.channels)
     network.load_state_dict(load_file(path), assign=True)
     return network.to(pick_device()).eval()
 
@@ -230,28 +227,22 @@ def consistency_loss(
     return (found - wanted).square().sum(1).mean()
 
 
-def _sources(
-    real: Patches, synthetic: Patches | None, config: SegmentationConfig, n_classes: int
-) -> list[tuple[Patches, int]]:
-    """What a batch is drawn from: annotated patches, and how many of them a batch holds."""
+def _sources(real: Patches, synthetic: Patches | None, config: SegmentationConfig) -> list[tuple[Patches, int]]:
+    """List what a batch is drawn from: patches with masks, and how many of them a batch holds."""
     n_synthetic = 0 if synthetic is None else round(config.synthetic_fraction * config.batch_size)
-    named = [("real", real, config.batch_size - n_synthetic), ("synthetic", synthetic, n_synthetic)]
-    sources = []
-    for name, patches, n in named:
-        if n == 0:
-            continue
-        patches = patches.annotated()
-        if len(patches.masks) == 0:
-            raise ValueError(f"no {name} patch has a mask; at least one is needed to train on")
-        if patches.images.shape[2:] != patches.masks.shape[1:] or (
-            sources and patches.images.shape[2:] != sources[0][0].images.shape[2:]
-        ):
-            sizes = f"{tuple(patches.images.shape[2:])} images and {tuple(patches.masks.shape[1:])} masks"
-            raise ValueError(f"{name} patches are {sizes}; images, masks, real and synthetic must all be of one size")
-        highest = int(patches.masks.where(patches.masks != UNKNOWN, 0).max())
-        if highest >= n_classes:
-            raise ValueError(f"a {name} mask holds {highest}, outside the classes 0..{n_classes - 1}")
-        sources.append((patches, n))
+    n_real = config.batch_size - n_synthetic
+    sources = [(real.annotated(), n_real)] if n_real else []
+    if n_synthetic:
+        sources.append((synthetic.with_masks(), n_synthetic))
+    if any(len(patches) == 0 for patches, _ in sources):
+        name = "real patch was annotated" if n_real and len(sources[0][0]) == 0 else "synthetic patch has a mask"
+        raise ValueError(f"no {name}; at least one is needed to train on")
+    if n_synthetic and real.classes != synthetic.classes:
+        classes = [", ".join(patches.classes) for patches in (real, synthetic)]
+        raise ValueError(f"synthetic patches of the classes {classes[1]}, real ones of {classes[0]}; take one study")
+    if n_synthetic and real.images.shape[2:] != synthetic.images.shape[2:]:
+        sizes = [f"{height}×{width}" for height, width in (real.images.shape[2:], synthetic.images.shape[2:])]
+        raise ValueError(f"synthetic patches of {sizes[1]} px, real ones of {sizes[0]} px; decode both at one size")
     return sources
 
 

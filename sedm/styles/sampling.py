@@ -42,7 +42,8 @@ class StyleSampler:
         ValueError: unknown strategy, or ``nearby`` without places of the patches.
 
     >>> images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 16, 16).contiguous()
-    >>> sampler = StyleSampler(Patches(images, images[:, 0], ["a", "a", "b", "b"]), "same_group")
+    >>> patches = Patches(images, images[:, 0], groups=list("aabb"), classes=tuple("klmn"))
+    >>> sampler = StyleSampler(patches, "same_group")
     >>> sampler.draw_rows([0, 3], torch.Generator().manual_seed(0)).tolist()
     [[1], [2]]
     """

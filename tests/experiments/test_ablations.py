@@ -11,19 +11,19 @@ import pytest
 import torch
 from conftest import ROOT
 
-import sedm.experiments.ablations
+import sedm.experiments.variant_runs
 from sedm.__main__ import main
 from sedm.config import build_config, flatten
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import data_checksum
 from sedm.data.sources import load_study
-from sedm.experiments.ablations import (
+from sedm.experiments.variant_runs import (
     claim,
     list_units,
     load_material,
     run_units,
 )
-from sedm.experiments.units import finish_units
+from sedm.experiments.runs import finish_units
 from sedm.experiments.variants import ABLATIONS, EARLIER, QUESTIONS, ablation_table, read_measures
 from sedm.fidelity import SHORT_TITLES, segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen
@@ -39,7 +39,7 @@ def material(patches):
     test = patches._replace(masks=masks, groups=[f"unseen-{row // 4}" for row in range(16)])
     judge, other = (UNet(2, (8, 16)).eval() for _ in range(2))
     unseen = draw_unseen(test, judge, segmenter_extractor(other, "nothing"), ("stroma", "epithelium"))
-    return sedm.experiments.ablations.Material(patches, set(test.groups), unseen, data_checksum(patches))
+    return sedm.experiments.variant_runs.Material(patches, set(test.groups), unseen, data_checksum(patches))
 
 
 @pytest.fixture
@@ -56,19 +56,19 @@ def config(config):
 def untrained(monkeypatch):
     """Models are neither trained nor measured."""
     train = lambda config, *args, **options: build_model(config.model, 2, config.data.image_size, config.seed)  # noqa: E731
-    monkeypatch.setattr(sedm.experiments.ablations, "train_model", train)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "train_model", train)
     measured = {
         "measures": dict.fromkeys(SHORT_TITLES, 0.5),
         "floors": {},
         "measured_on": dict.fromkeys(SHORT_TITLES, "a network"),
     }
-    monkeypatch.setattr(sedm.experiments.ablations, "measure_generator", lambda *args: measured)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "measure_generator", lambda *args: measured)
 
 
 @pytest.fixture
 def prepared(monkeypatch, material):
     """Runs need no data of a study."""
-    monkeypatch.setattr(sedm.experiments.ablations, "load_material", lambda *args: material)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "load_material", lambda *args: material)
     return material
 
 
@@ -113,7 +113,7 @@ def test_an_unknown_arm_is_named_with_the_one_probably_meant(tmp_path, capsys):
 
 
 def test_a_dry_run_lists_the_units_and_touches_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sedm.experiments.ablations, "load_material", None)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "load_material", None)
     arguments = ["tissue", "--arms", "baseline", "left_out", "--seeds", "0", "7", "--n-steps", "9", "--dry-run"]
     assert main(["ablate", *arguments, "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
@@ -153,7 +153,7 @@ def test_a_unit_is_trained_measured_and_written_once(prepared, config, tmp_path,
     assert "2 units, 0 of them finished" in printed
     assert "[2/2] baseline-seed1: retrieval_top1 0." in printed
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(sedm.experiments.ablations, "load_material", None)  # nothing is read, nothing is trained
+    monkeypatch.setattr(sedm.experiments.variant_runs, "load_material", None)  # nothing is read, nothing is trained
     assert run_units(units, "", tmp_path / "runs", tmp_path / "out") == []
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert capsys.readouterr().out == "2 units, 2 of them finished\n"
@@ -163,13 +163,13 @@ def test_a_unit_is_trained_measured_and_written_once(prepared, config, tmp_path,
 @pytest.mark.parametrize("arm", ["left_out", "null_layout", "no_style", "cross_attention", "flow_objective"])
 def test_arms_run_from_data_to_file(prepared, config, tmp_path, monkeypatch, arm):
     asked = {}
-    train = sedm.experiments.ablations.train_model
+    train = sedm.experiments.variant_runs.train_model
 
     def spy(config, patches, n_classes, folder, held_out, *, annotated, **options):
         asked.update(masks=patches.masks, annotated=annotated, held_out=held_out)
         return train(config, patches, n_classes, folder, held_out, annotated=annotated, **options)
 
-    monkeypatch.setattr(sedm.experiments.ablations, "train_model", spy)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "train_model", spy)
     assert run_units(list_units(config, [arm], [0]), "", tmp_path / "runs", tmp_path / "out") == []
     assert len(list((tmp_path / "out").glob(f"values_{arm}-seed0.json"))) == 1
     assert asked["annotated"].tolist() == [True] * 8 + [False] * 8
@@ -183,17 +183,17 @@ def test_arms_run_from_data_to_file(prepared, config, tmp_path, monkeypatch, arm
 def test_an_interrupted_unit_goes_on(prepared, config, tmp_path, monkeypatch):
     units = list_units(config, ["baseline"], [0])
     assert run_units(units, "", tmp_path / "whole", tmp_path / "expected") == []
-    measure = sedm.experiments.ablations.measure_generator
+    measure = sedm.experiments.variant_runs.measure_generator
 
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sedm.experiments.ablations, "measure_generator", killed)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "measure_generator", killed)
     with pytest.raises(KeyboardInterrupt):
         run_units(units, "", tmp_path / "runs", tmp_path / "out")
     assert list((tmp_path / "out").glob("*")) == []
     written = (tmp_path / "runs" / "baseline-seed0" / "metrics.jsonl").stat().st_mtime_ns
-    monkeypatch.setattr(sedm.experiments.ablations, "measure_generator", measure)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "measure_generator", measure)
     assert run_units(units, "", tmp_path / "runs", tmp_path / "out") == []
     assert (tmp_path / "runs" / "baseline-seed0" / "metrics.jsonl").stat().st_mtime_ns == written  # not trained again
     name = "values_baseline-seed0.json"
@@ -210,14 +210,14 @@ def test_results_of_other_settings_are_left_alone(prepared, untrained, config, t
 
 
 def test_a_model_that_diverges_does_not_stop_the_others(prepared, untrained, config, tmp_path, monkeypatch, capsys):
-    train = sedm.experiments.ablations.train_model
+    train = sedm.experiments.variant_runs.train_model
 
     def diverging(config, *args, **options):
         if config.seed == 0:
             raise FloatingPointError("step 3: the loss is nan")
         return train(config, *args, **options)
 
-    monkeypatch.setattr(sedm.experiments.ablations, "train_model", diverging)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "train_model", diverging)
     units = list_units(config, ["baseline"], [0, 1])
     assert run_units(units, "", tmp_path / "runs", tmp_path / "out") == units[:1]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["values_baseline-seed1.json"]
@@ -261,8 +261,8 @@ def test_a_unit_that_another_process_finished_meanwhile_is_skipped(prepared, unt
         (tmp_path / "done").rename(tmp_path / "out")
         return prepared
 
-    monkeypatch.setattr(sedm.experiments.ablations, "load_material", load_while_another_finishes)
-    monkeypatch.setattr(sedm.experiments.ablations, "run_unit", None)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "load_material", load_while_another_finishes)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "run_unit", None)
     assert run_units(units, "", tmp_path / "runs", tmp_path / "out") == []
 
 
@@ -354,7 +354,7 @@ def test_files_that_do_not_say_what_they_measure_on_are_of_the_judge(results):
 
 
 def test_units_are_not_added_to_those_of_an_earlier_way_of_measuring(results, config, tmp_path, monkeypatch):
-    monkeypatch.setattr(sedm.experiments.ablations, "load_material", None)  # it is refused before anything is read
+    monkeypatch.setattr(sedm.experiments.variant_runs, "load_material", None)  # it is refused before anything is read
     out = results({("baseline", 0): {"kernel_distance": 0.6}})
     assert read_measures(out).measured_on is EARLIER
     with pytest.raises(ValueError, match="holds units of an earlier way of measuring; choose another folder"):
@@ -385,7 +385,7 @@ def drawn(monkeypatch, tables):
         assert (config.study, config.preset, config.seed, folder) == ("tissue", "smoke", 0, "")
         return dict(tables)
 
-    monkeypatch.setattr(sedm.experiments.ablations, "load_study", load)
+    monkeypatch.setattr(sedm.experiments.variant_runs, "load_study", load)
 
 
 @pytest.mark.slow
@@ -407,7 +407,7 @@ def test_the_data_of_a_study_are_split_and_hidden_as_it_says(tmp_path, drawn):
 
 
 def test_a_study_without_validation_groups_has_no_judge(tmp_path, monkeypatch):
-    monkeypatch.setattr(sedm.experiments.ablations, "load_study", lambda *args: {"train": None, "test": None})
+    monkeypatch.setattr(sedm.experiments.variant_runs, "load_study", lambda *args: {"train": None, "test": None})
     with pytest.raises(ValueError, match="the study 'flowers' has no validation groups to train a judge"):
         load_material(build_config("flowers", "smoke"), "", tmp_path)
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-import sedm.experiments.runs
+import sedm.experiments.arm_runs
 from sedm.__main__ import main
 from sedm.config import PRESETS, build_config, flatten
 from sedm.experiments.comparison import CONTROLS, read_scores
-from sedm.experiments.runs import (
+from sedm.experiments.arm_runs import (
     ARMS,
     EVERY_ARM,
     SWEEPS,
@@ -38,7 +38,7 @@ def smoke(monkeypatch, tissue):
     """The smallest tissue study, with an untrained generator for its one draw."""
     config = build_config("tissue", "smoke")
     config = replace(config, arms=replace(config.arms, n_steps=40))
-    monkeypatch.setattr(sedm.experiments.runs, "load_study_data", lambda *args: tissue)
+    monkeypatch.setattr(sedm.experiments.arm_runs, "load_study_data", lambda *args: tissue)
     generator = SEDMPipeline.from_model(build_model(config.model, 3, config.data.image_size, seed=0).eval())
     return config, tissue, {"n2-draw0": generator}
 
@@ -239,7 +239,7 @@ def test_units_of_other_data_or_another_generator_are_not_taken_for_these(smoke,
     second = trained()
     assert [one == two for one, two in zip(first, second, strict=True)] == [True, False]
     monkeypatch.setattr(
-        sedm.experiments.runs, "load_study_data", lambda *args: study._replace(checksum="of other tables")
+        sedm.experiments.arm_runs, "load_study_data", lambda *args: study._replace(checksum="of other tables")
     )
     with pytest.raises(ValueError, match="made with data = "):
         run_arms(config, units, *where, {"n2-draw0": other})

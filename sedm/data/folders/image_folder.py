@@ -56,7 +56,7 @@ def load_image_folder(
     >>> import tempfile
     >>> from PIL import Image
     >>> from sedm.data.patch_table import check_patches, load_patches, save_patches
-    >>> from sedm.data.patches import to_tensors
+    >>> from sedm.data.patches import Patches
     >>> from sedm.data.splits import split_by_group
     >>> folder = tempfile.TemporaryDirectory()
     >>> for kind, mode in (("images", "RGB"), ("masks", "L")):
@@ -68,7 +68,7 @@ def load_image_folder(
     >>> check_patches(table, n_classes=2, name=folder.name)
     >>> train, test = split_by_group(table, test_fraction=0.5, seed=0)
     >>> path = save_patches(train, Path(folder.name) / "tables" / "train.parquet")
-    >>> patches = to_tensors(load_patches(path, streaming=True), image_size=8)
+    >>> patches = Patches.from_table(load_patches(path, streaming=True), ("glass", "tissue"), image_size=8)
     >>> patches.images.shape, patches.masks.unique().tolist(), test["group"][:]
     (torch.Size([1, 3, 8, 8]), [1], ['case-7'])
     >>> folder.cleanup()

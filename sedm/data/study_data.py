@@ -1,0 +1,148 @@
+"""The data of a study: drawn on the fly, or read from parquet files that the user names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import datasets
+
+from sedm.config import Config
+from sedm.config.studies import STUDIES, Study
+from sedm.data.patch_table import PatchTableError, find_splits, load_patches
+from sedm.data.patches import Patches, data_checksum, decode_tables
+from sedm.data.splits import check_splits
+
+SPLITS = ("train", "validation", "test", "shifted")
+
+
+@dataclass(frozen=True, eq=False)
+class StudyData:
+    """The data of a study, decoded, with all masks there are.
+
+    Args:
+        study: what the data are for.
+        tables: the patch table of each split, which holds further columns.
+        patches: the decoded patches of each split: ``train``, ``test`` and, where there are such, ``validation``, which
+            trains the networks that measure fidelity, and ``shifted``, groups of another population, with other stains
+            or another scanner, which are only tested on.
+    """
+
+    study: Study
+    tables: dict[str, datasets.Dataset]
+    patches: dict[str, Patches]
+
+    @property
+    def train(self) -> Patches:
+        """The training split, with all its masks."""
+        return self.patches["train"]
+
+    @property
+    def test(self) -> Patches:
+        """The test split."""
+        return self.patches["test"]
+
+    @property
+    def validation(self) -> Patches:
+        """The validation split.
+
+        Raises:
+            ValueError: the study has none.
+        """
+        if "validation" not in self.patches:
+            raise ValueError("the study has no validation groups to train a judge of layouts on")
+        return self.patches["validation"]
+
+    @property
+    def held_out(self) -> dict[str, Patches]:
+        """All splits but the training one."""
+        return {split: patches for split, patches in self.patches.items() if split != "train"}
+
+    @property
+    def held_out_groups(self) -> set[str]:
+        """The groups that no generator may be trained on: those of which no image is in the training split.
+
+        In most studies these are all groups of the other splits. Where groups may be shared (photographs of one breed),
+        what is held out is the breeds that are new, not further photographs of the others.
+        """
+        return {group for patches in self.held_out.values() for group in patches.groups} - set(self.train.groups)
+
+    @cached_property
+    def checksum(self) -> str:
+        """Twelve hexadecimal digits that change with any pixel, mask or group."""
+        return data_checksum(*self.patches.values())
+
+    def label_subset(self, n_annotated_groups: int, seed: int) -> Patches:
+        """Return the training patches with the masks of ``n_annotated_groups`` groups only, drawn by ``seed``.
+
+        Natural images keep all their masks: there the question is the style of unseen groups, not the want of masks.
+        """
+        return self.train.hide_masks(n_annotated_groups, seed) if self.study.kind == "tissue" else self.train
+
+
+def load_study(config: Config, folder: str | Path = "") -> StudyData:
+    """Draw or read, check and decode the data of a study.
+
+    Args:
+        config: its study decides the source, its seed and data settings what an embedded study draws.
+        folder: parquet files of a study that is not embedded.
+
+    Raises:
+        ValueError: a folder for an embedded study, or none for another.
+        PatchTableError: the first fault of the tables.
+
+    >>> from sedm.config import build_config
+    >>> data = load_study(build_config("tissue", "smoke"))
+    >>> {split: len(patches) for split, patches in data.patches.items()}
+    {'train': 24, 'validation': 12, 'test': 18, 'shifted': 12}
+    """
+    study = STUDIES[config.study]
+    if not isinstance(folder, str | Path):
+        raise ValueError(f"data={folder!r}; give the folder as text, in quotes (papermill: -r data …)")
+    if study.embedded and folder:
+        raise ValueError(f"DATA={str(folder)!r}, but the study {config.study!r} is embedded: leave DATA out")
+    if not study.embedded and not folder:
+        raise ValueError(f"the study {config.study!r} needs DATA=<folder of its parquet files> (see data/README.md)")
+    if study.embedded:
+        tables = _draw(config)
+        names = {split: f"{config.study} {split}" for split in SPLITS}
+    else:
+        tables, names = _read(Path(folder), study.group_column)
+    if not study.shared_groups:
+        check_splits(tables)
+    named_tables = {names[split]: table for split, table in tables.items()}
+    decoded = decode_tables(named_tables, study.classes, config.data.image_size)
+    return StudyData(study, tables, {split: decoded[names[split]] for split in tables})
+
+
+def _draw(config: Config) -> dict[str, datasets.Dataset]:
+    from sedm.data.drawn.flowers import make_flowers
+    from sedm.data.drawn.tissue import make_tissue
+
+    make = {"tissue": make_tissue, "flowers": make_flowers}[config.study]
+    first = {"tissue": "first_patient", "flowers": "first_species"}[config.study]
+    sizes, splits, start = config.data, {}, 0
+    for split in SPLITS:
+        n_groups = getattr(sizes, f"n_{split}_groups")
+        options = {"image_size": sizes.image_size, "seed": config.seed, first: start}
+        if split == "shifted":
+            options["population"] = "shifted"
+        if n_groups:
+            splits[split] = make(n_groups, sizes.n_images_per_group, **options)
+        start += n_groups
+    return splits
+
+
+def _read(folder: Path, group_column: str) -> tuple[dict[str, datasets.Dataset], dict[str, str]]:
+    """Read the tables of a folder, and what to call each in messages."""
+    if not folder.is_dir():
+        raise PatchTableError(f"DATA={folder}: no such folder; expected train.parquet and test.parquet in it")
+    files_of_splits = find_splits(folder)
+    for split in ("train", "test"):
+        if split not in files_of_splits:
+            raise PatchTableError(f"{folder}: no {split}.parquet")
+    splits = [split for split in SPLITS if split in files_of_splits]
+    tables = {split: load_patches(folder, split, group_column) for split in splits}
+    names = {split: str(files[0] if len(files) == 1 else folder / split) for split, files in files_of_splits.items()}
+    return tables, names
