@@ -161,7 +161,7 @@ def stored_path(path: str | None, folder: str | Path) -> dict | None:
 
 
 def save_patches(table: Table, path: str | Path) -> Path:
-    """The path of the parquet file that now holds ``table``; written whole or not at all.
+    """Save a table as a parquet file, whole or not at all, and return its path.
 
     Pictures that a table keeps as paths are copied into the file, so it depends on no other.
 
@@ -315,7 +315,7 @@ def read_rows(table: Table, name: str, doing: str) -> Iterator[dict]:
 
 
 def _outside(present: list[int], n_classes: int) -> str:
-    """What is wrong with a mask of these values, and what would mend it."""
+    """Say what is wrong with a mask of these values, and what would mend it."""
     values = sorted({0, *present})
     index_of = {value: index for index, value in enumerate(values)}
     hint = ""
@@ -348,7 +348,7 @@ def _stream_rows(files: list[str], stored: datasets.Features, group_column: str)
 
 
 def _plain_row(values: dict, stored: datasets.Features, group_column: str, file: Path, row: int) -> dict:
-    """One row as a file stores it, with its paths as pictures and its group as text."""
+    """Read one row as a file stores it, with its paths as pictures and its group as text."""
     for column in ("image", "mask"):
         if stored[column] == TEXT:
             values[column] = stored_path(values[column], file.parent)

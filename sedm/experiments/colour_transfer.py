@@ -13,7 +13,7 @@ STRONGEST = 99.0  # percentile of a stain's amounts that is matched; the maximum
 
 
 def reinhard(images: UInt8[Tensor, "n 3 h w"], references: UInt8[Tensor, "m 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """The images with the mean and the standard deviation of L*, a* and b* that the references have, taken as one.
+    """Give images the mean and the standard deviation of L*, a* and b* that the references have, taken as one.
 
     Each image is shifted and stretched as a whole, channel by channel; what leaves the range of RGB is clipped.
 
@@ -33,7 +33,7 @@ def reinhard(images: UInt8[Tensor, "n 3 h w"], references: UInt8[Tensor, "m 3 h 
 
 
 def macenko(images: UInt8[Tensor, "n 3 h w"], references: UInt8[Tensor, "m 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """The images with the haematoxylin and eosin of the references, in colour and in strength.
+    """Give images the haematoxylin and eosin of the references, in colour and in strength.
 
     Both sides are taken as one slide each: the amounts of the two stains at every pixel are kept, scaled so that their
     99th percentiles agree, and drawn with the stain vectors of the references. Images come back unchanged where one
@@ -57,7 +57,7 @@ def macenko(images: UInt8[Tensor, "n 3 h w"], references: UInt8[Tensor, "m 3 h w
 
 
 def _amounts(images: Tensor, vectors: np.ndarray) -> np.ndarray:
-    """How much of each stain is at each pixel, (pixels, 2), least squares, never negative."""
+    """Solve for the amount of each stain at each pixel, (pixels, 2), by least squares, never negative."""
     return np.maximum(optical_density(images) @ np.linalg.pinv(vectors), 0)
 
 

@@ -39,7 +39,7 @@ def content_agreement(
     lenders: Patches,
     references: Patches,
 ) -> pd.DataFrame:
-    """One row an image: Cohen's κ of its prediction with the masks of its own style images, and with others.
+    """Compute Cohen's κ of each image's prediction with the masks of its own style images, and with others.
 
     ``own`` is the mean over the style images, ``others`` over the references of the same group, which never lent. A
     style image that leaves its content behind makes ``own`` the higher one; what all images of a group share, such as
@@ -69,7 +69,7 @@ def content_agreement(
 
 
 def other_layouts(layouts: UInt8[Tensor, "n h w"], seed: int) -> UInt8[Tensor, "n h w"]:
-    """For each layout another one of them, at random, that differs from it.
+    """Choose for each layout another one of them, at random, that differs from it.
 
     Raises:
         ValueError: all layouts are the same.
@@ -86,6 +86,6 @@ def other_layouts(layouts: UInt8[Tensor, "n h w"], seed: int) -> UInt8[Tensor, "
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Over each row's numbers; NaN where it has none."""
+    """Average each row's numbers; NaN where it has none."""
     numbers = ~np.isnan(values)
     return np.divide(np.nansum(values, 1), numbers.sum(1), out=np.full(len(values), np.nan), where=numbers.any(1))

@@ -42,7 +42,7 @@ class Estimate(NamedTuple):
 
 
 def estimate_quality(compared: dict[str, Patches], references: Patches, extractor: Extractor) -> Iterator[Estimate]:
-    """How far images are from the references, as distributions."""
+    """Estimate how far images are from the references, as distributions."""
     measures = {
         "kernel_distance": kernel_distance,
         "frechet_distance": frechet_distance,
@@ -66,7 +66,7 @@ def estimate_quality(compared: dict[str, Patches], references: Patches, extracto
 
 
 def estimate_layout(compared: dict[str, Patches], judge: UNet, seed: int) -> Iterator[Estimate]:
-    """How well the judge finds the layouts, all foreground classes together and every class alone."""
+    """Estimate how well the judge finds the layouts, all foreground classes together and every class alone."""
     answers = {of: predict(judge, patches.images) for of, patches in compared.items()}
     answers["chance"] = answers["generated"]
     generated = compared["generated"]
@@ -81,7 +81,7 @@ def estimate_layout(compared: dict[str, Patches], judge: UNet, seed: int) -> Ite
 
 
 def estimate_style(compared: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
-    """Whether images have the colours of their group rather than those of others."""
+    """Estimate whether images have the colours of their group rather than those of others."""
     on, real, n_groups = "colour statistics", colour_statistics(references.images), len(set(references.groups))
     for of, patches in compared.items():
         n, colours = len(patches), colour_statistics(patches.images)
@@ -96,7 +96,7 @@ def estimate_style(compared: dict[str, Patches], references: Patches, seed: int)
 
 
 def estimate_stains(compared: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
-    """Whether images have the stains of their group rather than those of others."""
+    """Estimate whether images have the stains of their group rather than those of others."""
     for of, patches in compared.items():
         tables = stain_angles(patches.images, patches.groups, references.images, references.groups)
         for stain, angles in tables.items():
@@ -111,7 +111,7 @@ def estimate_content(
     judge: UNet,
     seed: int,
 ) -> Iterator[Estimate]:
-    """Whether the judge sees the content of the style images."""
+    """Estimate whether the judge sees the content of the style images."""
     lent = style_rows.unique()
     images = {"generated": (generated, style_rows), "copy": (lenders.select(lent), lent[:, None])}
     for of, (patches, rows) in images.items():
@@ -126,7 +126,7 @@ def estimate_content(
 
 
 def estimate_diversity(compared: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
-    """How much colours vary, in standard deviations over the references."""
+    """Estimate how much colours vary, in standard deviations over the references."""
     on, scale = "colour statistics", colour_statistics(references.images).std(0) + 1e-12
     for of, patches in compared.items():
         colours, groups, n = colour_statistics(patches.images) / scale, patches.groups, len(patches)
@@ -152,7 +152,7 @@ def estimate_memorisation(
     extractor: Extractor,
     seed: int,
 ) -> Iterator[Estimate]:
-    """Whether images are nearer to training images than held-out real ones are."""
+    """Estimate whether images are nearer to training images than held-out real ones are."""
     nearest = NearestTraining(train.images, extractor)
     held_out = nearest(references.images)
     for of, patches in {"generated": generated, "real": lenders}.items():

@@ -29,12 +29,12 @@ class Extractor:
     read: Callable[[UInt8[Tensor, "n 3 h w"]], Float[np.ndarray, "n d"]]
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n d"]:
-        """The features of ``images``, double precision, one row an image."""
+        """Compute the features of ``images``, double precision, one row an image."""
         return self.read(images)
 
 
 def segmenter_extractor(network: UNet, trained_on: str) -> Extractor:
-    """The stages of a segmentation network's encoder; ``trained_on`` says in words what it was trained on."""
+    """Take features from the encoder of a segmentation network; ``trained_on`` says in words what it saw."""
     stages = [network.stem, *network.down]
     widths = tuple(stage[0].out_channels for stage in stages)
     name = f"encoder of a segmentation U-Net {widths} trained on {trained_on}"
@@ -45,7 +45,7 @@ def segmenter_extractor(network: UNet, trained_on: str) -> Extractor:
 def stage_features(
     network: nn.Module, stages: Iterable[nn.Module], images: UInt8[Tensor, "n 3 h w"], batch_size: int = 64
 ) -> Float[np.ndarray, "n d"]:
-    """The mean and the standard deviation over the picture of every channel that leaves each of the stages.
+    """Compute the mean and the standard deviation over the picture of every channel that leaves each stage.
 
     Args:
         network: takes images in [0, 1], such as a segmentation network; it is left in evaluation mode.

@@ -48,7 +48,7 @@ class NearestTraining:
         self._features, self._pixels = features / self._scale, _patterns(train)
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> pd.DataFrame:
-        """One row an image: ``features_distance, features_row, pixels_distance, pixels_row``.
+        """Find the nearest training image of each: ``features_distance, features_row, pixels_distance, pixels_row``.
 
         Rows are those of the training images. Features: root mean square difference, in standard deviations of the
         training images. Pixels: 1 − Pearson's correlation, mean over red, green and blue, 0 for a copy and about 1
@@ -73,7 +73,7 @@ class NearestTraining:
 def closer_than_held_out(
     distances: Float[np.ndarray, " n"], held_out: Float[np.ndarray, " m"]
 ) -> tuple[Bool[np.ndarray, " n"], float]:
-    """Which images are closer to training images than 99 % of held-out real ones, and the share expected of new ones.
+    """Tell which images are closer to training images than 99 % of held-out real ones, and the expected share.
 
     Precisely: closer than the k-th closest held-out image, k being 1 % of them, rounded up. Of images that are to
     training images what held-out ones are, k / (m + 1) are so close. Up to 100 held-out images that is: closer than
@@ -87,7 +87,7 @@ def closer_than_held_out(
 
 
 def _patterns(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n pixels"]:
-    """Pixels of which the product of two images is the mean correlation of their channels."""
+    """Scale pixels so that the product of two images is the mean correlation of their channels."""
     pixels = torch.cat([F.interpolate(one.float(), (SIZE, SIZE), mode="area") for one in images.split(1024)]).flatten(2)
     pixels = pixels - pixels.mean(2, keepdim=True)
     length = pixels.norm(dim=2, keepdim=True)

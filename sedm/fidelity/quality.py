@@ -14,7 +14,7 @@ N_NEIGHBOURS = 3  # of the manifolds of precision and recall, as in their source
 
 
 def kernel_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]) -> float:
-    """The unbiased squared maximum mean discrepancy of two sets of features: near 0, also below it, where they agree.
+    """Estimate the squared maximum mean discrepancy of two sets of features: near 0, also below it, where they agree.
 
     Its expectation does not depend on n and m, so a floor from other numbers of real images is a fair one.
 
@@ -36,7 +36,7 @@ def kernel_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray,
 
 
 def frechet_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]) -> float:
-    """The squared Fréchet distance of the Gaussians fitted to two sets of features; 0 where both are the same.
+    """Compute the squared Fréchet distance of the Gaussians fitted to two sets of features; 0 for the same set.
 
     Biased upwards, and strongly so with fewer images than features: compare only at equal n, and with a floor at that
     n. `kernel_distance` has no such bias.
@@ -60,7 +60,7 @@ def frechet_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray
 
 
 def precision_recall(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]) -> tuple[float, float]:
-    """The share of generated images among the real ones, and of real images among the generated ones.
+    """Compute the share of generated images among the real ones, and of real images among the generated ones.
 
     An image is among others when it lies as close to one of them as the third nearest of its own kind does. Precision
     falls when images look like no real one, recall when they leave out a part of what is real. Both depend on n and

@@ -28,7 +28,7 @@ def optical_density(images: UInt8[Tensor, "n 3 h w"]) -> Float64[np.ndarray, "pi
 
 
 def stain_vectors(images: UInt8[Tensor, "n 3 h w"]) -> Float[np.ndarray, "2 3"]:
-    """The optical density of haematoxylin and of eosin in red, green and blue, each of length 1.
+    """Estimate the optical density of haematoxylin and of eosin in red, green and blue, each of length 1.
 
     All images are taken as one. Light that passes a stain falls off as 10^(−density) (Beer and Lambert), so the
     densities of two stains span a plane, and their mixtures lie between them. Haematoxylin is the one that takes more
@@ -62,7 +62,7 @@ def stain_angles(
     real: UInt8[Tensor, "m 3 h w"],
     real_groups: list[str],
 ) -> dict[str, pd.DataFrame]:
-    """Degrees between the stains of a group's images and of real ones, for "haematoxylin" and "eosin".
+    """Measure the degrees between the stains of a group's images and of real ones, for "haematoxylin" and "eosin".
 
     Each table has one row a group of ``images``: ``own`` against the real images of that group, ``others`` the mean
     over the other groups.

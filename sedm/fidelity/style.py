@@ -30,7 +30,7 @@ def retrieve_groups(
     references: Float[np.ndarray, "m d"],
     reference_groups: list[str],
 ) -> pd.DataFrame:
-    """One row a query: its ``group``, the ``distance`` to that group's mean, and its ``rank`` among all groups.
+    """Rank groups by each query: its ``group``, the ``distance`` to that group's mean, and its ``rank`` among all.
 
     Each column is divided by its standard deviation over the references first. Rank 1 means: the query looks more
     like its own group than like any other.
@@ -56,7 +56,7 @@ def retrieve_groups(
 
 
 def retrieve_one_left_out(values: Float[np.ndarray, "n d"], groups: list[str]) -> pd.DataFrame:
-    """As ``retrieve_groups`` of the rows among themselves, each row left out of its own group's mean.
+    """Retrieve groups as ``retrieve_groups`` does, of the rows among themselves, each left out of its group's mean.
 
     Rows that are alone in their group have nothing to be retrieved by, and are left out of the table.
 
@@ -94,7 +94,7 @@ def style_agreement(
     real: Float[np.ndarray, "m 6"],
     real_groups: list[str],
 ) -> pd.DataFrame:
-    """One row a group that is in both: its mean colour statistics, ``generated_mean_l``… and ``real_mean_l``….
+    """Average the colour statistics of each group that is in both: ``generated_mean_l``… and ``real_mean_l``….
 
     >>> style_agreement(np.ones((2, 6)), ["a", "a"], np.zeros((1, 6)), ["a"])["generated_mean_l"].tolist()
     [1.0]
@@ -108,7 +108,7 @@ def style_agreement(
 
 
 def style_correlation(agreement: pd.DataFrame) -> pd.Series:
-    """Spearman's rank correlation over groups, of generated with real, for each colour statistic.
+    """Compute Spearman's rank correlation over groups, of generated with real, for each colour statistic.
 
     >>> values = np.arange(18.0).reshape(3, 6)
     >>> style_correlation(style_agreement(values, list("abc"), 2 * values, list("abc"))).min().round(6)
@@ -137,7 +137,7 @@ def intraclass_correlation(values: Float[np.ndarray, " n"], groups: list[str]) -
 
 
 def own_and_others(distances: pd.DataFrame) -> pd.DataFrame:
-    """One row a group: its distance to itself (``own``), and the mean over all other groups (``others``).
+    """Split distances by group: that to itself (``own``), and the mean over all other groups (``others``).
 
     Args:
         distances: one row a group, one column a group; every row's group has a column.
@@ -169,7 +169,7 @@ def colour_distances(
 
 
 def spread_within(values: Float[np.ndarray, "n d"], groups: list[str]) -> pd.Series:
-    """The mean distance between two images of each group; NaN for a group of one.
+    """Compute the mean distance between two images of each group; NaN for a group of one.
 
     >>> spread_within(np.array([[0.0], [2.0], [7.0]]), ["a", "a", "b"]).tolist()
     [2.0, nan]
@@ -180,7 +180,7 @@ def spread_within(values: Float[np.ndarray, "n d"], groups: list[str]) -> pd.Ser
 
 
 def spread_between(values: Float[np.ndarray, "n d"], groups: list[str]) -> float:
-    """The mean distance between the means of two groups; NaN for a single group.
+    """Compute the mean distance between the means of two groups; NaN for a single group.
 
     Means of few images lie apart by chance already: compare at equal numbers of images a group.
 

@@ -59,7 +59,7 @@ def write_card(folder: str | Path, study: str = "") -> Path:
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api=None) -> str:
-    """The address of the data set ``repo_id`` of the Hugging Face Hub, which now holds this table and its card.
+    """Push this table and its card to the data set ``repo_id`` of the Hugging Face Hub; return its address.
 
     Nothing in sedm calls this unasked. Private unless told otherwise: layouts may be real masks.
 

@@ -1,4 +1,4 @@
-"""Filtering: synthetic pairs whose image does not show its layout are dropped or made to count less.
+"""Filtering: synthetic pairs whose image does not show its layout are dropped.
 
 A segmentation network that was trained on real images only says what it sees in each synthetic image, and that is
 compared with the layout. Pairs are judged class by class, against the other pairs that have the class, because a small
@@ -122,7 +122,7 @@ def keep_pairs(scores: pd.DataFrame, percentile: float, classes: Sequence[str]) 
 def filter_patches(
     table: datasets.Dataset, segmenter: nn.Module, percentile: float, classes: Sequence[str], folder: str | Path
 ) -> datasets.Dataset:
-    """The rows of a synthetic patch table that `keep_pairs` keeps; the table itself stays as it is.
+    """Keep the rows of a synthetic patch table that `keep_pairs` keeps; the table itself stays as it is.
 
     ``folder/filter.parquet`` has a row for every pair, also those dropped: all columns of the table but the pictures,
     those of `score_pairs` and those of `keep_pairs`.

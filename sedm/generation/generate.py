@@ -57,13 +57,13 @@ def generate_patches(
     replace_stale: bool = False,
     progress: bool = True,
 ) -> datasets.Dataset:
-    """A synthetic patch table of ``config.n_images``, whose groups are those that lent the style.
+    """Generate a synthetic patch table of ``config.n_images``, whose groups are those that lent the style.
 
     Image i takes layout i of ``layouts`` and the style of the groups that ``pairing`` finds for it, all decided by
     (seed, i). Its bytes depend on nothing else but model and configuration, on one kind of machine. Another
-    ``micro_batch`` or number of threads may round differently; seen: not one grey level (the `full` model in float32,
-    1, 4 and 16 images a batch, 1 and 2 threads). Under a launcher every process makes its share of the shards. Finished
-    shards in ``folder`` are not made again.
+    ``micro_batch`` or number of threads may round differently; no grey level differed in a trial of the `full` model in
+    float32 with 1, 4 and 16 images a batch on 1 and 2 threads. Under a launcher every process makes its share of the
+    shards. Finished shards in ``folder`` are not made again.
 
     Args:
         layouts: a prior of `sedm.layouts`, or masks to be used as they are.
@@ -111,7 +111,7 @@ def generate_patches(
 
 
 def embed_bank(pipeline: SEDMPipeline, patches: Patches, image_ids: Sequence[str] | None = None) -> StyleBank:
-    """The styles of these images, ready to be lent; their ids are their row numbers when left out."""
+    """Embed images so that their styles can be lent; their ids are their row numbers when left out."""
     ids = map(str, range(len(patches))) if image_ids is None else image_ids
     return StyleBank(pipeline.embed(patches.images), patches.groups, list(ids), weights_hash(pipeline))
 
@@ -124,15 +124,17 @@ def check_inputs(
     pairing: Pairing,
     model_name: str,
 ) -> None:
-    """None, when layouts, styles, their pairing and the model fit each other.
+    """Refuse layouts, styles, a pairing and a model that do not fit each other.
 
     Raises:
         ValueError: says what does not.
     """
     size, n_classes = pipeline.denoiser.config.image_size, pipeline.denoiser.config.n_classes
-    found, wanted = styles.embeddings.shape[1], pipeline.style_encoder.config.model.style_dim
-    if found != wanted:
-        raise ValueError(f"style embeddings of length {found}; this model's have {wanted}, so embed the images with it")
+    length, model_length = styles.embeddings.shape[1], pipeline.style_encoder.config.model.style_dim
+    if length != model_length:
+        raise ValueError(
+            f"style embeddings of length {length}; this model's have {model_length}, so embed the images with it"
+        )
     if styles.model not in ("", model_name):
         raise ValueError(f"the styles were embedded by the model {styles.model}, not by {model_name}; embed them again")
     if pairing.bank is not styles or pairing.config != config:
@@ -146,7 +148,8 @@ def check_inputs(
         )
     if isinstance(layouts, GivenLayouts):
         highest = layouts.masks.flatten(1).amax(1)
-        for row in (highest >= n_classes).nonzero().flatten().tolist():
+        if (highest >= n_classes).any():
+            row = int((highest >= n_classes).nonzero()[0])
             raise ValueError(
                 f"layout {layouts.ids[row]!r} holds {highest[row]}, outside the classes 0..{n_classes - 1} of this "
                 "model; give fully annotated masks of the study it was trained on"
@@ -158,7 +161,7 @@ def check_inputs(
 
 
 def _decisive(layouts, styles: StyleBank, config: SamplingConfig, pairing: Pairing, seed: int, model_name: str) -> dict:
-    """All that decides the bytes of the shards."""
+    """List all that decides the bytes of the shards."""
     settings = {field.name: getattr(config, field.name) for field in _settings()}
     given = isinstance(layouts, GivenLayouts)
     of_layouts = (layouts.masks, layouts.weights) if given else (layouts.sample(4, seed=seed),)
@@ -222,7 +225,7 @@ def _read_styles(options: argparse.Namespace, pipeline: SEDMPipeline, config: Sa
 
 
 def _settings() -> list[dataclasses.Field]:
-    """What decides the images; filtering comes after them."""
+    """List the settings that decide the images; filtering comes after them."""
     return [field for field in dataclasses.fields(SamplingConfig) if field.name != "filter_percentile"]
 
 

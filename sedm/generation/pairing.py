@@ -58,16 +58,16 @@ class GivenLayouts:
         return tuple(self.masks.shape[1:])
 
     def draw_rows(self, n: int, *, seed: int, first: int = 0) -> list[int]:
-        """Which of the layouts the images ``first``…``first + n − 1`` of this seed get."""
+        """Choose which of the layouts the images ``first``…``first + n − 1`` of this seed get."""
         generators = (seeded_generator("given layout", seed, index) for index in range(first, first + n))
         return [int(torch.multinomial(self.weights, 1, generator=one)) for one in generators]
 
     def sample(self, n: int, *, seed: int, first: int = 0) -> UInt8[Tensor, "n h w"]:
-        """The layouts of the images ``first``…``first + n − 1`` of this seed."""
+        """Draw the layouts of the images ``first``…``first + n − 1`` of this seed."""
         return self.masks[self.draw_rows(n, seed=seed, first=first)]
 
     def sample_ids(self, n: int, *, seed: int, first: int = 0) -> list[str]:
-        """The names of those layouts."""
+        """Name the layouts that `sample` draws."""
         return [self.ids[row] for row in self.draw_rows(n, seed=seed, first=first)]
 
 
@@ -78,7 +78,7 @@ class StyleChoice(NamedTuple):
     weights: list[float]  # one a row, sum 1; alike within a group
 
     def group_weights(self, bank: StyleBank) -> dict[str, float]:
-        """The weight of each group, in the order of the rows.
+        """Sum the weights of each group, in the order of the rows.
 
         >>> bank = StyleBank(torch.eye(3), ["a", "a", "b"], ["0", "1", "2"])
         >>> StyleChoice([2, 2, 0, 1], [0.375, 0.375, 0.125, 0.125]).group_weights(bank)
@@ -147,7 +147,7 @@ class Pairing:
         return [self.groups, self._of_groups, self._of_layouts]
 
     def check_layouts(self, layout_ids: Sequence[str]) -> None:
-        """None, when styles can be found for all these layouts.
+        """Refuse layouts for which no style can be found.
 
         Raises:
             ValueError: one whose image class is not known, for ``class``.
@@ -157,7 +157,7 @@ class Pairing:
             raise ValueError(f"layout {missing[0]!r} has no image class in of_layouts; pairing='class' needs it")
 
     def choose(self, seed: int, index: int, layout: UInt8[Tensor, "h w"], layout_id: str = "") -> StyleChoice:
-        """Whose style image ``index`` of this seed gets, when it shows ``layout``.
+        """Choose whose style image ``index`` of this seed gets, when it shows ``layout``.
 
         Raises:
             ValueError: a layout whose image class is not known, for ``class``.
@@ -238,7 +238,7 @@ def mean_shares(patches: Patches) -> dict[str, list[float]]:
 
 
 def _lenders(bank: StyleBank, config: SamplingConfig, annotated_groups: Collection[str] | None) -> list[str]:
-    """The groups that may lend their style."""
+    """List the groups that may lend their style."""
     sources = config.style_sources
     if not bank.groups:
         raise ValueError("the style bank is empty; embed the images of at least one group")
@@ -254,5 +254,5 @@ def _lenders(bank: StyleBank, config: SamplingConfig, annotated_groups: Collecti
 
 
 def _listed(facts: str | Collection) -> list:
-    """Shares in their order, or image classes in one that does not change from process to process."""
+    """List shares in their order, or image classes in an order that is the same in every process."""
     return [facts] if isinstance(facts, str) else sorted(facts) if isinstance(facts, Set) else list(facts)

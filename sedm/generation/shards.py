@@ -27,7 +27,7 @@ SPLIT, CLAIM = "train", "generation.json"
 
 
 def shard_ranges(folder: str | Path, n_images: int, n_shard: int) -> dict[Path, range]:
-    """The files of a table and the images in each.
+    """List the files of a table and the images in each.
 
     >>> {path.name: list(indices) for path, indices in shard_ranges("synthetic", 5, 3).items()}
     {'train-00000-of-00002.parquet': [0, 1, 2], 'train-00001-of-00002.parquet': [3, 4]}
@@ -40,7 +40,7 @@ def shard_ranges(folder: str | Path, n_images: int, n_shard: int) -> dict[Path, 
 
 
 def claim_folder(folder: Path, configuration: dict, replace_stale: bool = False, write: bool = True) -> None:
-    """None, when ``folder`` is new, holds shards of this very configuration, or its stale ones were deleted.
+    """Claim ``folder`` for a configuration; it may hold shards of this very one, and no others.
 
     Args:
         replace_stale: delete shards of another configuration; those of unknown origin are never deleted.
@@ -71,7 +71,7 @@ def claim_folder(folder: Path, configuration: dict, replace_stale: bool = False,
 
 
 def save_shard(table: datasets.Dataset, path: Path) -> None:
-    """None, after the shard was written whole.
+    """Write a shard, whole or not at all.
 
     Raises:
         OSError: the disk is full; says what to do. Nothing half-written remains.
@@ -95,7 +95,7 @@ def generate_shard(
     indices: range,
     model_name: str,
 ) -> datasets.Dataset:
-    """Images ``indices`` of the synthetic table; they are the same in whatever shard they are asked for."""
+    """Generate the images ``indices`` of the synthetic table; they are the same in any shard."""
     config, rows = pairing.config, []
     for first in range(indices[0] - indices[0] % config.micro_batch, indices[-1] + 1, config.micro_batch):
         every = _sample_micro_batch(pipeline, layouts, pairing, seed, first)
@@ -145,14 +145,14 @@ def text_hash(text: str) -> str:
 
 
 def layout_ids(layouts: LayoutPrior | GivenLayouts, n: int, *, seed: int, first: int = 0) -> list[str]:
-    """The names of the layouts of images ``first``…``first + n − 1``; those of a prior have numbers."""
+    """Name the layouts of images ``first``…``first + n − 1``; those of a prior have numbers."""
     if isinstance(layouts, GivenLayouts):
         return layouts.sample_ids(n, seed=seed, first=first)
     return [f"{seed}-{index}" for index in range(first, first + n)]
 
 
 def _sample_micro_batch(pipeline, layouts, pairing: Pairing, seed: int, first: int) -> list[dict]:
-    """Rows first…first + micro_batch − 1 of the table, beyond its end as well."""
+    """Sample rows first…first + micro_batch − 1 of the table, beyond its end as well."""
     config, bank = pairing.config, pairing.bank
     n, indices = config.micro_batch, range(first, first + config.micro_batch)
     masks, ids = layouts.sample(n, seed=seed, first=first), layout_ids(layouts, n, seed=seed, first=first)

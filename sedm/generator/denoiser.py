@@ -84,7 +84,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
 
 def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[Tensor, "batch k h w"]:
-    """The layout as n_classes + 1 channels of 0 and 1; the last one marks ``UNKNOWN`` pixels.
+    """Write the layout as n_classes + 1 channels of 0 and 1; the last one marks ``UNKNOWN`` pixels.
 
     >>> one_hot_layout(torch.tensor([[[0, 1, UNKNOWN]]], dtype=torch.uint8), n_classes=2)[0, :, 0]
     tensor([[1., 0., 0.],
@@ -111,7 +111,7 @@ class StyleDiffusion(nn.Module):
         style_images: Float[Tensor, "batch n 3 height width"],
         drop_style: Bool[Tensor, " batch"],
     ) -> Float[Tensor, "batch c s s"]:
-        """The denoiser's answers; rows marked in ``drop_style`` see the null style instead of their own."""
+        """Denoise a batch in the styles of images; rows marked in ``drop_style`` see the null style."""
         style = self.style_encoder(style_images)
         style = torch.where(drop_style[:, None, None], self.denoiser.null_style.to(style.dtype), style)
         return self.denoiser(x_t, t, layout, style)

@@ -55,13 +55,13 @@ class SEDMPipeline(DiffusionPipeline):
 
     @classmethod
     def from_model(cls, model, autoencoder: AutoencoderKL | VQModel | None = None) -> SEDMPipeline:
-        """The pipeline of a trained ``StyleDiffusion``, with the autoencoder whose latents it was trained on."""
+        """Build the pipeline of a trained ``StyleDiffusion``, with the autoencoder whose latents it was trained on."""
         scheduler = Diffusion(model.denoiser.config.model.objective).solver()
         return cls(model.style_encoder, model.denoiser, scheduler, autoencoder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs) -> SEDMPipeline:
-        """The pipeline that ``save_pretrained`` wrote to ``folder``; reads safetensors only.
+        """Load the pipeline that ``save_pretrained`` wrote to ``folder``; read safetensors only.
 
         Raises:
             ValueError: a folder without a model, or with one of another library or another version's architecture.
@@ -102,7 +102,7 @@ class SEDMPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def embed(self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 256) -> Float[Tensor, "n dim"]:
-        """One style embedding an image, on the CPU."""
+        """Embed the style of each image, on the CPU."""
         embeddings = [
             self.style_encoder.embed(chunk.to(self.device, self.style_encoder.dtype) / 127.5 - 1).float().cpu()
             for chunk in images.split(batch_size)
@@ -159,7 +159,7 @@ class SEDMPipeline(DiffusionPipeline):
         output_type: str = "pil",
         before_step: Callable[[], None] | None = None,
     ) -> ImagePipelineOutput:
-        """One image a layout: ``.images`` is a list of pictures (``pil``) or uint8 (batch, 3, h, w) (``pt``).
+        """Sample one image a layout: ``.images`` is a list of pictures (``pil``) or uint8 (batch, 3, h, w) (``pt``).
 
         Calls from several threads do not disturb each other: each has a scheduler of its own.
 
@@ -236,7 +236,7 @@ class SEDMPipeline(DiffusionPipeline):
 
 
 def noise_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
-    """One generator an image: image i of a seed starts from the same noise in any batch.
+    """Make one generator an image: image i of a seed starts from the same noise in any batch.
 
     >>> len(noise_generators(seed=0, indices=range(3)))
     3
@@ -253,7 +253,7 @@ def sample_images(
     indices: Sequence[int] | None = None,
     progress: bool = True,
 ) -> UInt8[Tensor, "n 3 h w"]:
-    """Images for any number of layouts, sampled in micro-batches, with a bar of images/s and time left.
+    """Sample images for any number of layouts, in micro-batches, with a bar of images/s and time left.
 
     Args:
         config: its steps, guidance and micro-batch are used.
@@ -280,7 +280,7 @@ def sample_crossing(
     config: SamplingConfig,
     seed: int,
 ) -> UInt8[Tensor, "n m 3 h w"]:
-    """Every layout in every style."""
+    """Sample every layout in every style."""
     every_layout = layouts.repeat(len(styles), 1, 1)
     every_style = styles.repeat_interleave(len(layouts), dim=0)
     images = sample_images(pipeline, every_layout, every_style, config, seed)

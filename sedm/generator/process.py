@@ -76,7 +76,7 @@ class Diffusion:
     def target(
         self, x_0: Float[Tensor, "batch c h w"], noise: Float[Tensor, "batch c h w"], t: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch c h w"]:
-        """What the network should answer for x_t."""
+        """Compute what the network should answer for x_t."""
         alpha, sigma = self._at(t)
         match self.objective:
             case "x_0":
@@ -91,7 +91,7 @@ class Diffusion:
     def to_x_0(
         self, output: Float[Tensor, "batch c h w"], x_t: Float[Tensor, "batch c h w"], t: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch c h w"]:
-        """The clean image that the network's answer stands for."""
+        """Compute the clean image that the network's answer stands for."""
         alpha, sigma = self._at(t)
         match self.objective:
             case "x_0":
@@ -104,7 +104,7 @@ class Diffusion:
                 return x_t - sigma * output
 
     def loss_weights(self, t: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """The weight of each item's squared error, see above.
+        """Compute the weight of each item's squared error, see above.
 
         >>> Diffusion("x_0").loss_weights(torch.tensor([0, 500, 999]))
         tensor([5.0000, 1.9696, 1.0000])

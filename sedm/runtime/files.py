@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to ``path`` when the block ends well and removed when it does not.
+    """Give a temporary name beside ``path``, renamed to ``path`` when the block ends well, else removed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ PRECISIONS = ("", "float32", "bfloat16")
 
 
 def pick_device() -> torch.device:
-    """The GPU where there is one, else the CPU.
+    """Pick the GPU where there is one, else the CPU.
 
     >>> pick_device().type in {"cuda", "cpu"}
     True

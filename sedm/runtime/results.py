@@ -62,7 +62,7 @@ class Results:
         self._commit = _commit()
 
     def save_figure(self, figure: Figure, name: str, *, shows_data: bool) -> Path:
-        """The path of ``fig_<name>.png``.
+        """Save a figure as ``fig_<name>.png`` and return its path.
 
         Args:
             shows_data: whether real pixels or masks can be seen in it.
@@ -77,7 +77,7 @@ class Results:
         return path
 
     def save_values(self, name: str, values: dict) -> Path:
-        """The path of ``values_<name>.json``: the values, and the run that made them."""
+        """Save values and the run that made them as ``values_<name>.json``; return its path."""
         path = self.folder / f"values_{name}.json"
         with replacing(path) as temporary:
             temporary.write_text(json.dumps({"values": _plain(values), "run": self._provenance()}, indent=1) + "\n")
@@ -99,7 +99,7 @@ class Results:
 
 
 def _plain(value):
-    """``value`` with tuples as lists, numpy and torch numbers as Python's, and what is not finite as null."""
+    """Turn tuples into lists, numbers of numpy and torch into Python's, and what is not finite into null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -115,7 +115,7 @@ def _plain(value):
 
 @cache  # the code that runs is that of the beginning, whatever is checked out meanwhile
 def _commit() -> str:
-    """The commit of the code, with ``+changes`` when the library differs from it; ``unknown`` outside a checkout."""
+    """Name the commit of the code, with ``+changes`` when the library differs; ``unknown`` outside a checkout."""
     root = Path(__file__).parent
 
     def git(*arguments: str) -> str:

@@ -8,7 +8,7 @@ import torch
 
 
 def seeded_generator(purpose: str, seed: int, *indices: int) -> torch.Generator:
-    """The random numbers of one thing, independent of those of any other.
+    """Make the random numbers of one thing, independent of those of any other.
 
     All words are hashed together, so the 5th layout and the 5th style of a seed share nothing, and neither do
     seed 0, index 1 and seed 1, index 0.

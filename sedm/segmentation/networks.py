@@ -17,7 +17,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # wh
 
 
 def build_segmenter(config: SegmentationConfig, n_classes: int, seed: int) -> nn.Module:
-    """The network that ``config.network`` names, whose first weights depend on the seed alone.
+    """Build the network that ``config.network`` names; its first weights depend on the seed alone.
 
     Raises:
         ValueError: an unknown name, or a folder without a whole SegFormer.
@@ -56,7 +56,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(channels[0], n_classes, kernel_size=1)
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
-        """The logits of each class at each pixel, for images in [0, 1]."""
+        """Compute the logits of each class at each pixel, for images in [0, 1]."""
         features = [self.stem(2 * images - 1)]
         for block in self.down:
             features.append(block(F.max_pool2d(features[-1], 2)))
@@ -105,7 +105,7 @@ class SegFormer(nn.Module):
             raise ValueError(f"network={name!r}: {len(missing)} weights are missing, such as {missing[0]}")
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
-        """The logits of each class at each pixel, for images in [0, 1]."""
+        """Compute the logits of each class at each pixel, for images in [0, 1]."""
         mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         logits = self.network(pixel_values=(images - mean) / std).logits
         return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
