@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -60,8 +61,8 @@ class Patches:
         masks: class indices; UNKNOWN where nobody knows, and everywhere where there is no mask.
         groups: the unit that shares a style, of each patch.
         classes: names of the mask values 0…K−1; class 0 is the background.
-        mask_source: one of ``MASK_SOURCES`` a patch. When left out, masks are annotated, and a patch of which no pixel
-            is known has none.
+        mask_source: one of ``MASK_SOURCES`` a patch; "annotated" when left out. A patch of which no pixel is known has
+            "none", whatever is given.
         places: where the patches were cut, if known.
 
     Raises:
@@ -102,11 +103,12 @@ class Patches:
                 value = int(part[row][known[row]].max())
                 raise ValueError(f"the mask of row {first + row} holds {value}, outside the classes 0..{n_classes - 1}")
             is_known += known.flatten(1).any(1).tolist()
-        if not self.mask_source:
-            object.__setattr__(self, "mask_source", ["annotated" if known else "none" for known in is_known])
-        unknown_sources = set(self.mask_source) - set(MASK_SOURCES)
-        if unknown_sources:
-            raise ValueError(f"mask source {min(unknown_sources)!r}; choose one of {', '.join(MASK_SOURCES)}")
+        for row, source in enumerate(self.mask_source):
+            if source not in MASK_SOURCES:
+                raise ValueError(f"row {row}, mask source {source!r}; choose one of {', '.join(MASK_SOURCES)}")
+        sources = self.mask_source or ["annotated"] * n
+        sources = [source if known else "none" for source, known in zip(sources, is_known, strict=True)]
+        object.__setattr__(self, "mask_source", sources)
 
     @classmethod
     def from_table(
@@ -165,12 +167,13 @@ class Patches:
         first, *others = parts
         if any(patches.classes != first.classes for patches in others):
             raise ValueError("patches of different classes cannot be put together; take them from one study")
+        n = sum(map(len, parts))
         return (
             first
             if not others
             else cls(
-                images=torch.cat([patches.images for patches in parts]),
-                masks=torch.cat([patches.masks for patches in parts]),
+                images=_join((patches.images for patches in parts), (n, *first.images.shape[1:])),
+                masks=_join((patches.masks for patches in parts), (n, *first.masks.shape[1:])),
                 groups=[group for patches in parts for group in patches.groups],
                 classes=first.classes,
                 mask_source=[source for patches in parts for source in patches.mask_source],
@@ -284,11 +287,9 @@ class Patches:
             raise ValueError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups have masks")
         kept_groups = set(groups[:n_annotated_groups])
         is_kept = torch.tensor([group in kept_groups for group in self.groups], dtype=torch.bool)
-        sources = [
-            source if group in kept_groups else "none"
-            for group, source in zip(self.groups, self.mask_source, strict=True)
-        ]
-        return replace(self, masks=self.masks.where(is_kept[:, None, None], UNKNOWN), mask_source=sources)
+        parts = zip(self.masks.split(ROWS_AT_ONCE), is_kept.split(ROWS_AT_ONCE), strict=True)
+        visible = (masks.where(kept[:, None, None], UNKNOWN) for masks, kept in parts)
+        return replace(self, masks=_join(visible, tuple(self.masks.shape)))
 
     def _where(self, condition: Bool[Tensor, " n"]) -> Patches:
         return self if condition.all() else self.select(condition.nonzero().flatten())
@@ -379,7 +380,7 @@ def _decode(
                 masks=_as_tensor(masks, shape, limit),
                 groups=groups,
                 classes=classes,
-                mask_source=_read_sources(table, parts),
+                mask_source=_read_sources(table, parts, name),
                 places=_read_places(table, parts),
             )
     except OSError as error:
@@ -393,12 +394,18 @@ def _has_columns(table: Table, *names: str) -> bool:
     return set(names) <= set(table.column_names or next(iter(table)))
 
 
-def _read_sources(table: Table, parts: list[list[Box]]) -> list[str]:
+def _read_sources(table: Table, parts: list[list[Box]], name: str) -> list[str]:
     """Read who made the masks, from a pass over the table without its pictures; [] where it does not say."""
     if not _has_columns(table, "mask_source"):
         return []
-    rows = zip(table.select_columns(["mask_source"]), parts, strict=True)
-    return [row["mask_source"] for row, boxes in rows for _ in boxes]
+    sources = []
+    for row, (patch, boxes) in enumerate(zip(table.select_columns(["mask_source"]), parts, strict=True)):
+        source = patch["mask_source"]
+        if source not in MASK_SOURCES:
+            choices = ", ".join(MASK_SOURCES)
+            raise PatchTableError(f"{name}, row {row}, column 'mask_source': {source!r}; choose one of {choices}")
+        sources += [source] * len(boxes)
+    return sources
 
 
 def _read_places(table: Table, parts: list[list[Box]]) -> Places | None:
@@ -433,10 +440,18 @@ def _gather(pixels: Tensor, rows: list[int]) -> Tensor:
     """Gather ``pixels[rows]``, mapped from a file where it is too large for memory."""
     if pixels[:1].numel() * len(rows) <= MEMORY_LIMIT or pixels.device.type != "cpu":
         return pixels[rows]
+    parts = (pixels[rows[first : first + ROWS_AT_ONCE]] for first in range(0, len(rows), ROWS_AT_ONCE))
+    return _join(parts, (len(rows), *pixels.shape[1:]))
+
+
+def _join(parts: Iterable[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Join parts of pixels, mapped from a file where they are too large for memory."""
+    if math.prod(shape) <= MEMORY_LIMIT:
+        return torch.cat(list(parts))
     with tempfile.SpooledTemporaryFile(MEMORY_LIMIT) as file:
-        for first in range(0, len(rows), ROWS_AT_ONCE):
-            file.write(pixels[rows[first : first + ROWS_AT_ONCE]].numpy().tobytes())
-        return _as_tensor(file, (len(rows), *pixels.shape[1:]), MEMORY_LIMIT)
+        for part in parts:
+            file.write(part.contiguous().numpy())
+        return _as_tensor(file, shape, MEMORY_LIMIT)
 
 
 def data_checksum(*tables: Patches) -> str:

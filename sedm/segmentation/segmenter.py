@@ -103,7 +103,7 @@ def kept_segmenter(folder: Path, name: str, patches: Patches, config: Segmentati
 
     It judges or filters images, and its encoder's features measure them, so it is a U-Net whatever ``config.network``.
     """
-    config = replace(config, network="unet")
+    config, patches = replace(config, network="unet"), patches.annotated()  # nothing else decides the weights
     key = hashlib.sha256(repr((config, patches.n_classes, seed, data_checksum(patches))).encode()).hexdigest()[:12]
     path = folder / f"{name}-{key}.safetensors"
     if not path.exists():
