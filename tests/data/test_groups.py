@@ -1,5 +1,6 @@
 """A patient is one patient in all tables, whatever tool wrote its name; and nobody else is taken for it."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import datasets
@@ -8,11 +9,12 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import CLASSES
 
+from sedm.data.hub import load_hub_dataset
 from sedm.data.patch_table import PatchTableError, check_patches, encode, from_arrays, load_patches, save_patches
-from sedm.data.patches import to_tensors
-from sedm.data.sources import load_hub_dataset
-from sedm.data.splits import check_splits, hide_annotations, split_by_group
+from sedm.data.patches import Patches
+from sedm.data.splits import check_splits, split_by_group
 
 PICTURE = encode(np.zeros((8, 8, 3), np.uint8))
 MASK = encode(np.ones((8, 8), np.uint8))
@@ -136,8 +138,9 @@ def test_two_spellings_of_one_number_are_refused_wherever_groups_are_split(names
     assert fault(check_splits, tables) == f"splits train, test: {words}"
     images = patches.images[:2].permute(0, 2, 3, 1).numpy()
     table = from_arrays(images, patches.masks[:2].numpy(), names)
-    for call, further in ((split_by_group, (0.5, 0)), (hide_annotations, (1, 0))):
-        message = fault(call, table, *further)
+    named = replace(patches.select(range(2)), groups=list(names))
+    for call in (lambda: split_by_group(table, 0.5, 0), lambda: named.split(0.5, 0), lambda: named.hide_masks(1, 0)):
+        message = fault(call)
         assert message.startswith("the table: groups ")
         assert message.endswith("look like one; write its name alike everywhere")
 
@@ -157,7 +160,7 @@ def test_groups_of_a_table_in_memory_are_text_and_none_is_empty(patches, tmp_pat
     assert "row 1, column 'group': empty" in fault(from_arrays, images, masks, ["a", None, "b"])
     numbers = table.remove_columns("group").add_column("group", [0, 1, 2])  # group 0 is a group
     check_patches(numbers, n_classes=2)
-    assert to_tensors(numbers).groups == ["0", "1", "2"]
+    assert Patches.from_table(numbers, CLASSES).groups == ["0", "1", "2"]
     assert loaded(save_patches(numbers, tmp_path / "train.parquet"), "table") == ["0", "1", "2"]
 
 
@@ -213,9 +216,8 @@ def test_streams_are_checked_against_each_other_but_not_split(table, tmp_path):
     stream = load_patches(path, streaming=True)
     assert "group 'group-0' is in two splits" in fault(check_splits, {"train": stream, "test": table})
     check_splits({"train": stream.take(4), "test": stream.skip(4)})
-    words = "a stream cannot be split or hidden by group; load the table without streaming=True"
+    words = "a stream cannot be split by group; load the table without streaming=True"
     assert fault(split_by_group, stream, 0.5, 0) == words
-    assert fault(hide_annotations, stream, 1, 0) == words
 
 
 def test_a_data_set_is_not_streamed_and_says_what_is(table, tmp_path):

@@ -5,11 +5,12 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import CLASSES
 from PIL import Image
 
+from sedm.data.hub import load_hub_dataset
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, encode, load_patches, save_patches
-from sedm.data.patches import to_tensors
-from sedm.data.sources import load_hub_dataset
+from sedm.data.patches import Patches
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (3, 16, 12, 3), dtype=np.uint8)
@@ -35,7 +36,7 @@ def stored(folder, image=PICTURES, mask=LABELS, name="train"):
 
 def is_the_table(table) -> bool:
     check_patches(table, n_classes=2)
-    patches = to_tensors(table)
+    patches = Patches.from_table(table, CLASSES)
     expected = MASKS.copy()
     expected[1] = UNKNOWN
     return np.array_equal(patches.images.permute(0, 2, 3, 1), IMAGES) and np.array_equal(patches.masks, expected)
@@ -147,7 +148,7 @@ def test_a_column_that_holds_no_pictures_is_named_with_its_row(tmp_path, columns
 def test_values_of_arrays_are_translated(tmp_path):
     labels = np.where(MASKS == 1, 1000, -1)
     loaded = load_hub_dataset(stored(tmp_path, mask=nested(labels)), mask_values={-1: 255, 1000: 1})
-    assert np.array_equal(to_tensors(loaded).masks[0], np.where(MASKS[0] == 1, 1, UNKNOWN))
+    assert np.array_equal(Patches.from_table(loaded, CLASSES).masks[0], np.where(MASKS[0] == 1, 1, UNKNOWN))
     message = fault(load_hub_dataset, stored(tmp_path, mask=nested(labels)), mask_values={(0, 0, 0): 1})
     assert "row 0, column 'mask': an array of one channel, but mask_values names colours; name its values" in message
 
@@ -166,7 +167,7 @@ def test_a_table_without_masks_says_what_reads_it(tmp_path):
     message = fault(load_patches, path)
     expected = "no column 'mask'; it has image, group; load_hub_dataset(…, mask_column=None) reads images that nobody"
     assert message == f"{path}: {expected} annotated"
-    assert not to_tensors(load_hub_dataset(path, mask_column=None)).has_mask.any()
+    assert not Patches.from_table(load_hub_dataset(path, mask_column=None), CLASSES).has_mask.any()
 
 
 def test_splits_are_read_together_or_in_part(tmp_path):

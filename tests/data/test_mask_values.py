@@ -3,11 +3,13 @@
 import datasets
 import numpy as np
 import pytest
+from conftest import CLASSES
 from PIL import Image
 
+from sedm.data.folders.image_folder import load_image_folder
+from sedm.data.hub import load_hub_dataset
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, from_arrays, load_patches, save_patches
-from sedm.data.patches import to_tensors
-from sedm.data.sources import load_hub_dataset, load_image_folder
+from sedm.data.patches import Patches
 
 TRUTH = np.zeros((16, 16), np.uint8)
 TRUTH[2:9, 4:13] = 1
@@ -47,7 +49,7 @@ def folder_of(tmp_path):
 
 def masks_of(table) -> np.ndarray:
     check_patches(table, n_classes=2)
-    return to_tensors(table).masks.numpy()
+    return Patches.from_table(table, CLASSES).masks.numpy()
 
 
 # --------------------------------------------------------------------------------------------- values and colours
@@ -195,7 +197,7 @@ def test_pixels_that_nobody_knows_are_accepted(tmp_path, n_classes):
     for streaming in (False, True):
         again = load_patches(path, streaming=streaming)
         check_patches(again, n_classes)
-        patches = to_tensors(again)
+        patches = Patches.from_table(again, list(map(str, range(n_classes))))
         assert np.array_equal(patches.masks[0], PARTLY)
         assert patches.has_mask.tolist() == [True, False, True, False]
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from conftest import CLASSES
 from PIL import Image
 
+from sedm.data.folders.image_folder import load_image_folder
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, from_arrays
-from sedm.data.patches import to_tensors
+from sedm.data.patches import Patches
 from sedm.data.pictures import decode_mask
-from sedm.data.sources import load_image_folder
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -62,13 +63,13 @@ def with_files(image: bytes = b"", mask: bytes = b"") -> datasets.Dataset:
 def image_of(table) -> np.ndarray:
     """The one image of a checked table, (h, w, 3)."""
     check_patches(table, n_classes=2)
-    return to_tensors(table).images[0].permute(1, 2, 0).numpy()
+    return Patches.from_table(table, CLASSES).images[0].permute(1, 2, 0).numpy()
 
 
 def mask_of(table) -> np.ndarray:
     """The one mask of a checked table."""
     check_patches(table, n_classes=2)
-    return to_tensors(table).masks[0].numpy()
+    return Patches.from_table(table, CLASSES).masks[0].numpy()
 
 
 # ------------------------------------------------------------------------------------------------ files of images
@@ -89,7 +90,7 @@ def test_a_file_of_several_pages_or_frames_is_refused(file, n_frames, column):
     table = with_files(**{column: file})
     end = f"row 0, column {column!r}: {n_frames} frames or pages; save the one that is meant as a file of its own"
     assert fault(check_patches, table, 2, "mine") == f"mine, {end}"
-    assert fault(to_tensors, table) == end
+    assert fault(Patches.from_table, table, CLASSES, name="mine") == f"mine, {end}"
 
 
 def test_the_file_with_several_pages_is_named(tmp_path):
@@ -120,7 +121,7 @@ def test_a_photo_with_a_preview_in_its_file_is_the_photo():
 def test_an_image_with_a_pixel_that_is_not_opaque_is_refused(file):
     end = "row 0, column 'image': transparent pixels; save it without an alpha channel"
     assert fault(check_patches, with_files(file), 2, "mine") == f"mine, {end}"
-    assert fault(to_tensors, with_files(file)) == end
+    assert fault(Patches.from_table, with_files(file), CLASSES, name="mine") == f"mine, {end}"
 
 
 GREY = PIXELS[..., :1].repeat(3, axis=2)
@@ -185,12 +186,13 @@ def test_a_mask_of_one_channel_is_its_values_or_indices(file):
 def test_a_mask_that_is_not_plainly_class_indices_is_refused(file, words):
     table = with_files(mask=file)
     assert fault(check_patches, table, 2, "mine").startswith(f"mine, row 0, column 'mask': {words}")
-    assert fault(to_tensors, table).startswith(f"row 0, column 'mask': {words}")
+    assert fault(Patches.from_table, table, CLASSES).startswith(f"table, row 0, column 'mask': {words}")
 
 
 def test_a_mask_is_never_resized_to_fit_another_image():
     table = with_files(mask=content(MASK[:8]))
-    assert fault(to_tensors, table, 8).startswith("row 0, column 'mask': size 16×8, but the image is 16×16")
+    message = fault(Patches.from_table, table, CLASSES, 8)
+    assert message.startswith("table, row 0, column 'mask': size 16×8, but the image is 16×16")
 
 
 def test_a_picture_that_is_gone_is_named(tmp_path):
@@ -212,7 +214,7 @@ def test_masks_of_any_type_of_whole_numbers_are_stored_exactly(kind):
     masks = (MASKS % 3).astype(kind) if kind in (np.int8, bool) else MASKS.astype(kind)
     table = from_arrays(STACK, masks, ["a", "b"])
     check_patches(table, n_classes=3)
-    assert np.array_equal(to_tensors(table).masks, masks.astype(np.uint8))
+    assert np.array_equal(Patches.from_table(table, ("dark", "light", "bright")).masks, masks.astype(np.uint8))
     assert table[0]["mask"].mode == "L"
 
 
@@ -222,7 +224,7 @@ def test_masks_of_any_type_of_whole_numbers_are_stored_exactly(kind):
     ids=["nested lists", "a list of arrays", "one channel", "tensor", "pictures"],
 )
 def test_masks_in_every_usual_container_are_stored_exactly(masks):
-    assert np.array_equal(to_tensors(from_arrays(STACK, masks, ["a", "b"])).masks, MASKS)
+    assert np.array_equal(Patches.from_table(from_arrays(STACK, masks, ["a", "b"]), CLASSES).masks, MASKS)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_an_array_that_holds_no_class_indices_is_refused(mask, words):
 def test_images_in_every_usual_container_are_stored_exactly(images, expected):
     table = from_arrays(images, [None, None], ["a", "b"])
     check_patches(table, n_classes=2)
-    assert np.array_equal(to_tensors(table).images.permute(0, 2, 3, 1), expected)
+    assert np.array_equal(Patches.from_table(table, CLASSES).images.permute(0, 2, 3, 1), expected)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +304,7 @@ def test_columns_of_other_lengths_are_named():
 def test_without_any_mask_the_column_still_holds_pictures():
     table = from_arrays(STACK, [None, None], ["a", "b"])
     assert table.features["mask"] == datasets.Image()
-    assert not to_tensors(table).has_mask.any()
+    assert not Patches.from_table(table, CLASSES).has_mask.any()
 
 
 def test_a_table_of_lists_is_not_taken_for_one_of_pictures():

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sedm.data.folders.image_folder import load_image_folder
 from sedm.data.patch_table import UNKNOWN, PatchTableError, from_arrays
-from sedm.data.patches import to_tensors
+from sedm.data.patches import Patches
 from sedm.data.reduce import FITS, fit_boxes, reduce_image
-from sedm.data.sources import load_image_folder
 from sedm.demo.uploads import LAYOUT_FITS, read_layout, read_style_image, read_style_images
 
 Y, X = np.mgrid[:48, :64]
+CLASSES = ("ground", "disc")
 DISC = ((X - 31.5) ** 2 + (Y - 23.5) ** 2 < 20**2).astype(np.uint8)  # 40 px wide and high
 PLACE = np.stack([4 * X, 4 * Y, 0 * X], axis=2).astype(np.uint8)  # a picture that tells where a pixel was
 
@@ -27,7 +28,7 @@ def fault(call, *arguments, **options) -> str:
 
 def patches_of(image, mask, size, fit):
     """(images, masks) of a table of one picture, channels last."""
-    patches = to_tensors(from_arrays([image], [mask], ["a"]), size, fit=fit)
+    patches = Patches.from_table(from_arrays([image], [mask], ["a"]), (*CLASSES, "other"), size, fit=fit)
     return patches.images.permute(0, 2, 3, 1).numpy(), patches.masks.numpy()
 
 
@@ -124,15 +125,15 @@ def test_tiles_keep_the_group_the_annotation_and_the_place_of_their_picture():
         "microns_per_pixel": [2.0, 2.0, 0.5],
     }
     table = from_arrays([PLACE, square, PLACE.swapaxes(0, 1)], [DISC, None, DISC.T], ["a", "b", "c"], **places)
-    patches = to_tensors(table, 16, fit="tile")
+    patches = Patches.from_table(table, CLASSES, 16, fit="tile")
     assert patches.groups == ["a", "a", "b", "c", "c"]
     assert patches.has_mask.tolist() == [True, True, False, True, True]
     assert patches.places.slides == ["s", "s", "t", "u", "u"]
     assert patches.places.corners.tolist() == [[100, 50], [132, 50], [0, 0], [7, 9], [7, 17]]
     assert patches.places.sides.tolist() == [96, 96, 96, 24, 24]
-    padded = to_tensors(table.select([0]), 16, fit="pad").places
+    padded = Patches.from_table(table.select([0]), CLASSES, 16, fit="pad").places
     assert (padded.corners.tolist(), padded.sides.tolist()) == ([[100, 34]], [128])
-    cropped = to_tensors(table.select([0]), 16, fit="crop").places
+    cropped = Patches.from_table(table.select([0]), CLASSES, 16, fit="crop").places
     assert (cropped.corners.tolist(), cropped.sides.tolist()) == ([[116, 50]], [96])
 
 
@@ -142,13 +143,13 @@ def test_without_a_choice_a_picture_that_is_no_square_is_named(tmp_path):
         path.parent.mkdir(parents=True)
         Image.fromarray(array).save(path)
     choices = "fit='crop', fit='pad', fit='squeeze', fit='tile'"
-    expected = f"row 1, column 'image' ({path}): 64×48 px is no square; choose one of {choices}"
-    assert fault(to_tensors, load_image_folder(tmp_path), 32) == expected
-    assert to_tensors(load_image_folder(tmp_path), 32, fit="crop").images.shape == (2, 3, 32, 32)
+    expected = f"table, row 1, column 'image' ({path}): 64×48 px is no square; choose one of {choices}"
+    assert fault(Patches.from_table, load_image_folder(tmp_path), CLASSES, 32) == expected
+    assert Patches.from_table(load_image_folder(tmp_path), CLASSES, 32, fit="crop").images.shape == (2, 3, 32, 32)
 
 
 def test_without_a_size_pictures_stay_as_they_are():
-    patches = to_tensors(from_arrays([PLACE], [DISC], ["a"]))
+    patches = Patches.from_table(from_arrays([PLACE], [DISC], ["a"]), CLASSES)
     assert np.array_equal(patches.images[0].permute(1, 2, 0), PLACE)
     assert np.array_equal(patches.masks[0], DISC)
 
@@ -156,9 +157,9 @@ def test_without_a_size_pictures_stay_as_they_are():
 def test_an_impossible_choice_is_refused_before_anything_is_decoded():
     table = from_arrays([PLACE], [DISC], ["a"]).select([])
     with pytest.raises(ValueError, match="fit='cropp'; choose one of crop, pad, squeeze, tile"):
-        to_tensors(table, 32, fit="cropp")
+        Patches.from_table(table, CLASSES, 32, fit="cropp")
     with pytest.raises(ValueError, match="fit='crop' without image_size"):
-        to_tensors(table, fit="crop")
+        Patches.from_table(table, CLASSES, fit="crop")
 
 
 # ---------------------------------------------------------------------------------------------------- on the page
@@ -170,15 +171,15 @@ def test_the_page_fits_pictures_as_the_library_does(fit):
     uploaded = read_style_images(file_of(PLACE), "mine.png", 32, fit)
     assert np.array_equal(uploaded.permute(0, 2, 3, 1), images)
     if fit in LAYOUT_FITS:
-        assert np.array_equal(read_layout(file_of(DISC), "mine.png", ("ground", "disc"), 32, fit), masks[0])
+        assert np.array_equal(read_layout(file_of(DISC), "mine.png", CLASSES, 32, fit), masks[0])
 
 
 def test_the_page_crops_when_nothing_else_is_chosen():
     images, masks = patches_of(PLACE, DISC, 32, "crop")
     assert np.array_equal(read_style_image(file_of(PLACE), "mine.png", 32).permute(1, 2, 0), images[0])
-    assert np.array_equal(read_layout(file_of(DISC), "mine.png", ("ground", "disc"), 32), masks[0])
+    assert np.array_equal(read_layout(file_of(DISC), "mine.png", CLASSES, 32), masks[0])
 
 
 def test_a_layout_is_never_in_tiles():
     with pytest.raises(ValueError, match="fit='tile'; a layout is one picture, choose one of crop, pad, squeeze"):
-        read_layout(file_of(DISC), "mine.png", ("ground", "disc"), 32, "tile")
+        read_layout(file_of(DISC), "mine.png", CLASSES, 32, "tile")

@@ -11,14 +11,16 @@ from PIL import Image
 import sedm.data.archives.prepare as data_main
 from sedm.config import build_config
 from sedm.data.archives.prepare import main
-from sedm.data.folders.image_folder import save_image_folder
+from sedm.data.folders.image_folder import load_image_folder, save_image_folder
+from sedm.data.hub import load_hub_dataset
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
-from sedm.data.patches import to_tensors
-from sedm.data.sources import load_hub_dataset, load_image_folder, load_study
+from sedm.data.patches import Patches
+from sedm.data.study_data import load_study
 
 TRUTH = np.zeros((16, 16), np.uint8)  # of the masks below
 TRUTH[2:9, 4:13] = 1
 TRUTH[10:, :3] = 2
+CLASSES = ("stroma", "epithelium", "lumen")
 COLOURS = np.array([(0, 0, 0), (255, 0, 0), (0, 128, 255)], np.uint8)
 BY_COLOUR = {(0, 0, 0): 0, (255, 0, 0): 1, (0, 128, 255): 2}
 
@@ -70,7 +72,7 @@ def test_sub_folders_are_groups_and_a_missing_mask_is_null(folder, patches):
     loaded = load_image_folder(folder)
     assert loaded["file_name"][:] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
     assert loaded["group"][:] == ["a", "a", "b", "b"]
-    tensors = to_tensors(loaded)
+    tensors = Patches.from_table(loaded, CLASSES)
     assert tensors.images.equal(patches.images[[0, 1, 4, 5]])
     assert tensors.masks[:3].equal(patches.masks[[0, 1, 4]])
     assert (tensors.masks[3] == UNKNOWN).all()
@@ -85,10 +87,10 @@ def test_metadata_decides_the_groups_whatever_its_order(folder):
 
 def test_a_table_saved_from_an_image_folder_holds_the_pictures_themselves(folder, tmp_path):
     loaded = load_image_folder(folder)
-    before = to_tensors(loaded)
+    before = Patches.from_table(loaded, CLASSES)
     path = save_patches(loaded, tmp_path / "train.parquet")
     shutil.rmtree(folder)
-    after = to_tensors(load_patches(path))
+    after = Patches.from_table(load_patches(path), CLASSES)
     assert after.images.equal(before.images)
     assert after.masks.equal(before.masks)
 
@@ -110,7 +112,7 @@ def test_names_of_masks_and_further_columns_come_from_the_metadata(folder, patch
     assert loaded.column_names == ["image", "mask", "group", "file_name", "stain"]
     assert loaded["group"][:] == ["008", "007", "008", "007"]  # names, not numbers
     assert loaded["stain"][:] == ["second", "", "", "first"]
-    tensors = to_tensors(loaded)
+    tensors = Patches.from_table(loaded, CLASSES)
     assert tensors.masks[:3].equal(patches.masks[[4, 1, 0]])
     assert tensors.has_mask.tolist() == [True, True, True, False]
 
@@ -140,30 +142,33 @@ def test_every_usual_form_of_mask_gives_the_same_classes(masked, tmp_path, mask,
     put(path, mask)
     loaded = load_image_folder(folder, mask_values)
     check_patches(loaded, n_classes=3)
-    assert np.array_equal(to_tensors(loaded).masks[0], TRUTH)
+    assert np.array_equal(Patches.from_table(loaded, CLASSES).masks[0], TRUTH)
     saved = save_patches(loaded, tmp_path / "train.parquet")
     shutil.rmtree(folder)
-    assert np.array_equal(to_tensors(load_patches(saved)).masks[0], TRUTH)
+    assert np.array_equal(Patches.from_table(load_patches(saved), CLASSES).masks[0], TRUTH)
 
 
 def test_black_and_white_masks_need_no_translation(masked):
     put(masked[1], Image.fromarray(TRUTH == 1))
     assert Image.open(masked[1]).mode == "1"
     check_patches(load_image_folder(masked[0]), n_classes=2)
-    assert np.array_equal(to_tensors(load_image_folder(masked[0])).masks[0], TRUTH == 1)
+    assert np.array_equal(Patches.from_table(load_image_folder(masked[0]), CLASSES).masks[0], TRUTH == 1)
 
 
 def test_several_values_may_mean_one_class_and_null_masks_stay_null(folder, patches):
     loaded = load_image_folder(folder, {0: 3, 1: 3})
-    assert to_tensors(loaded).masks[:, 0, 0].tolist() == [3, 3, 3, UNKNOWN]
     assert loaded.column_names == ["image", "mask", "group", "file_name"]
-    assert to_tensors(loaded).images.equal(patches.images[[0, 1, 4, 5]])
+    decoded = Patches.from_table(loaded, (*CLASSES, "artefact"))
+    assert decoded.masks[:, 0, 0].tolist() == [3, 3, 3, UNKNOWN]
+    assert decoded.images.equal(patches.images[[0, 1, 4, 5]])
 
 
 def test_changed_mask_files_are_read_anew(masked):
     for value in (0, 255):
         put(masked[1], np.full((16, 16), value, np.uint8))
-        assert to_tensors(load_image_folder(masked[0], {0: 0, 255: 1})).masks.unique().tolist() == [value // 255]
+        assert Patches.from_table(load_image_folder(masked[0], {0: 0, 255: 1}), CLASSES).masks.unique().tolist() == [
+            value // 255
+        ]
 
 
 # ---------------------------------------------------------------------------------- faults of image folders
@@ -219,7 +224,7 @@ def test_deep_or_float_files_are_named(masked, kind, array, suffix):
     shutil.rmtree(folder / kind, ignore_errors=True)
     put(mask, TRUTH) if kind == "images" else None
     path = put(folder / kind / "a" / f"0{suffix}", array)
-    for call, further in ((check_patches, (3,)), (to_tensors, ())):
+    for call, further in ((check_patches, (3,)), (Patches.from_table, (CLASSES,))):
         message = fault(call, load_image_folder(folder), *further)
         assert f"row 0, column '{kind[:-1]}' ({path}): 16 bits or floats" in message
     if kind == "masks":
@@ -301,7 +306,7 @@ def test_a_data_set_under_any_names_becomes_a_patch_table(renamed, patches, tmp_
         source = tmp_path / "train.parquet" if form == "file" else tmp_path
     loaded = load_hub_dataset(source, "photo", "annotation", "tree")
     assert loaded.column_names == ["image", "mask", "block", "group"]
-    tensors = to_tensors(loaded)
+    tensors = Patches.from_table(loaded, CLASSES)
     assert tensors.images.equal(patches.images)
     assert tensors.masks.equal(patches.masks)
     assert tensors.groups == [name for name in ("oak", "elm", "fig", "yew") for _ in range(4)]
@@ -312,8 +317,8 @@ def test_masks_of_a_data_set_are_translated(renamed, patches, tmp_path):
     renamed.to_parquet(tmp_path / "train.parquet")
     loaded = load_hub_dataset(tmp_path, "photo", "annotation", "tree", mask_values={0: 2, 1: 0})
     expected = patches.masks.where(patches.masks == UNKNOWN, 2 - 2 * patches.masks)
-    assert to_tensors(loaded).masks.equal(expected)
-    assert to_tensors(loaded).images.equal(patches.images)
+    assert Patches.from_table(loaded, CLASSES).masks.equal(expected)
+    assert Patches.from_table(loaded, CLASSES).images.equal(patches.images)
     assert "row 0, column 'mask': value 1 is not" in fault(
         load_hub_dataset, tmp_path, "photo", "annotation", "tree", mask_values={0: 0}
     )
@@ -327,7 +332,7 @@ def test_a_folder_of_pictures_in_classes_is_a_data_set_too(tmp_path):
     assert loaded["mask"][:] == [None, None]
     path = save_patches(loaded, tmp_path / "train.parquet")
     shutil.rmtree(tmp_path / "oak")
-    assert to_tensors(load_patches(path)).images.unique().tolist() == [3]
+    assert Patches.from_table(load_patches(path), CLASSES).images.unique().tolist() == [3]
 
 
 def test_without_groups_it_says_what_there_is_and_what_to_do(renamed, tmp_path):
@@ -367,7 +372,7 @@ def test_without_network_a_name_of_the_hub_is_one_sentence(monkeypatch):
 def test_a_table_written_as_a_folder_comes_back_as_it_was(folder, tmp_path):
     table = load_image_folder(folder)
     again = load_image_folder(save_image_folder(table, tmp_path / "copy"))
-    before, after = to_tensors(table, 16), to_tensors(again, 16)
+    before, after = Patches.from_table(table, CLASSES, 16), Patches.from_table(again, CLASSES, 16)
     order = sorted(range(len(table)), key=lambda row: (table[row]["group"], row))
     assert after.images.equal(before.images[order])
     assert after.masks.equal(before.masks[order])

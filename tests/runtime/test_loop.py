@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from launching import finish, kill, start
+from sedm.data.sources import load_study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.testing import assert_close
 
 from sedm.config import TrainingConfig, build_config
 from sedm.data.patch_table import save_patches
-from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.training import main

@@ -31,8 +31,8 @@ from sedm.data.archives.download import DownloadError, RemoteFile, fetch, figsha
 from sedm.data.archives.prepare import main as make_tables
 from sedm.data.patch_table import PatchTableError, check_patches, load_patches
 from sedm.data.reduce import reduce_mask
-from sedm.data.sources import load_study
 from sedm.data.splits import check_splits
+from sedm.data.study_data import load_study
 
 CONTENT = random.Random(0).randbytes(600_000)
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
@@ -759,8 +759,8 @@ def test_prepared_biopsies_are_the_study_ebhi(tree, tmp_path):
     assert names(tmp_path / "first") == ["README.md", "test.parquet", "train.parquet", "validation.parquet"]
     for name in names(tmp_path / "first"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
-    splits = load_study(build_config("ebhi", "smoke"), tmp_path / "first")
-    assert {split: len(set(table["group"])) for split, table in splits.items()} == {
+    data = load_study(build_config("ebhi", "smoke"), tmp_path / "first")
+    assert {split: len(set(patches.groups)) for split, patches in data.patches.items()} == {
         "train": 24,
         "validation": 6,
         "test": 12,

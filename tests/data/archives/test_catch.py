@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from drawn_slides import write_pyramid
 
+from sedm.config.studies import STUDIES
 from sedm.data.archives import catch
 from sedm.data.archives.catch import make_catch, prepare
 from sedm.data.archives.catch_slides import TUMOURS, Sampling
 from sedm.data.archives.prepare import main
 from sedm.data.patch_table import PatchTableError, load_patches
-from sedm.data.patches import to_tensors
+from sedm.data.patches import Patches
 
 SMALL = Sampling(n_patches_per_slide=2, patch_size=16, microns_per_pixel=8.0, annotated_per_type=1)
 
@@ -69,7 +70,7 @@ def fault(call, *arguments, error=PatchTableError, **options) -> str:
 
 
 def tensors(tables):
-    return {split: to_tensors(table) for split, table in tables.items()}
+    return {split: Patches.from_table(table, STUDIES["catch"].classes) for split, table in tables.items()}
 
 
 def test_all_slides_without_resolution_are_counted_before_any_is_cut(tmp_path, uncut):
@@ -149,7 +150,9 @@ def test_the_card_tells_what_each_slide_shows_and_what_its_scanner_left_out(tmp_
     assert all("% pen" in line for line in unannotated)
     assert all(("25.0 % left out" in line) == ("MCT" in line) for line in unannotated)
     for path in paths.values():
-        assert to_tensors(load_patches(path)).images.min() > 10  # nothing black was cut
+        assert (
+            Patches.from_table(load_patches(path), STUDIES["catch"].classes).images.min() > 10
+        )  # nothing black was cut
 
 
 def test_the_command_line_hands_resolution_and_tissue_settings_on(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from PIL import Image
 from sedm import load_image_folder
 from sedm.data.folders.image_folder import save_image_folder
 from sedm.data.patch_table import PatchTableError, from_arrays
-from sedm.data.patches import to_tensors
+from sedm.data.patches import Patches
 
 
 @pytest.fixture
@@ -91,16 +91,16 @@ def test_links_to_folders_are_followed_and_end(make, tmp_path):
 def test_a_mask_may_add_a_word_to_the_name_of_its_picture(make, kind, name):
     folder = make("images/case-0/x.jpg", f"{kind}/case-0/{name}", "images/case-1/y.jpg")
     assert rows(folder) == [("case-0/x.jpg", "case-0", True), ("case-1/y.jpg", "case-1", False)]
-    assert to_tensors(load_image_folder(folder)).masks[0].unique().tolist() == [1]
+    assert Patches.from_table(load_image_folder(folder), list("abcd")).masks[0].unique().tolist() == [1]
 
 
 def test_masks_beside_pictures_without_groups_need_only_the_metadata(make):
     folder = make("images/a.png", "images/a_mask.png", "images/b.png", "masks/b_mask.png")
     (folder / "metadata.csv").write_text("file_name;group\na.png;p1\nb.png;p2")
     assert rows(folder) == [("a.png", "p1", True), ("b.png", "p2", True)]
-    assert to_tensors(load_image_folder(folder)).masks[:, 0, 0].tolist() == [1, 3]
+    assert Patches.from_table(load_image_folder(folder), list("abcd")).masks[:, 0, 0].tolist() == [1, 3]
     (folder / "metadata.csv").write_text("file_name;group;mask_file_name\na.png;p1;b_mask.png\n.\\b.png;p2;a_mask.png")
-    assert to_tensors(load_image_folder(folder)).masks[:, 0, 0].tolist() == [3, 1]
+    assert Patches.from_table(load_image_folder(folder), list("abcd")).masks[:, 0, 0].tolist() == [3, 1]
 
 
 def test_a_mask_in_the_list_of_pictures_is_named_with_its_line(make):
@@ -268,7 +268,7 @@ def save_and_read(folder, groups):
     masks = [None if row % 3 == 0 else mask for row, mask in enumerate(pixels)]
     save_image_folder(from_arrays(np.stack([pixels] * 3, axis=-1), masks, groups), folder)
     table = load_image_folder(folder)
-    patches = to_tensors(table)
+    patches = Patches.from_table(table, list(map(str, range(len(groups)))))
     values = patches.images[:, 0, 0, 0].tolist()
     assert sorted(values) == list(range(len(groups)))
     assert patches.has_mask.tolist() == [value % 3 != 0 for value in values]

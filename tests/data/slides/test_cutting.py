@@ -25,7 +25,7 @@ from sedm.data.archives.catch_slides import (
     split_slides,
 )
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches
-from sedm.data.patches import to_tensors
+from sedm.data.patches import Patches
 from sedm.data.slides.annotations import Polygon, contains, rasterise, read_polygons, topmost
 from sedm.data.slides.cutting import Slide, Tissue, find_tissue, otsu_threshold, sample_patches, sample_positions
 from sedm.data.splits import check_splits
@@ -715,7 +715,9 @@ def test_prepare_writes_the_same_tables_and_a_data_card_again_and_again(catch_fo
         ]  # fmt: skip
     for split, path in paths.items():
         assert path.read_bytes() == (folders[0] / path.name).read_bytes()
-        stored, made = to_tensors(load_patches(path)), to_tensors(tables[split])
+        stored, made = (
+            Patches.from_table(table, CLASS_SETS["tumour"][0]) for table in (load_patches(path), tables[split])
+        )
         assert stored.images.equal(made.images)
         assert stored.masks.equal(made.masks)
         assert stored.groups == made.groups
