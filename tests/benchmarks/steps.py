@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from sedm.data.sources import load_study
 from torch import Tensor
 from tqdm import tqdm
 
 from sedm.config import PRESETS, build_config
 from sedm.config.studies import STUDIES
 from sedm.data.patches import to_tensors
+from sedm.data.sources import load_study
 from sedm.data.splits import hide_annotations
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen, values_of

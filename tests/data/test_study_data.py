@@ -381,10 +381,10 @@ def test_a_table_written_as_a_folder_comes_back_as_it_was(folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_embedded_tissue_has_a_shifted_population_of_other_patients():
-    tables = load_study(build_config("tissue", "smoke"))
-    assert set(tables["shifted"]["population"][:]) == {"shifted"}
-    assert set(tables["test"]["population"][:]) == {"source"}
-    assert not set(tables["shifted"]["group"][:]) & set(tables["train"]["group"][:])
+    data = load_study(build_config("tissue", "smoke"))
+    assert set(data.tables["shifted"]["population"][:]) == {"shifted"}
+    assert set(data.tables["test"]["population"][:]) == {"source"}
+    assert not set(data.patches["shifted"].groups) & set(data.train.groups)
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,20 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
-from sedm.data.sources import load_study
 
 import sedm.experiments.variant_runs
 from sedm.__main__ import main
 from sedm.config import build_config, flatten
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import data_checksum
-from sedm.experiments.runs import finish_units
+from sedm.data.sources import load_study
 from sedm.experiments.variant_runs import (
     claim,
     list_units,
     load_material,
     run_units,
 )
+from sedm.experiments.runs import finish_units
 from sedm.experiments.variants import ABLATIONS, EARLIER, QUESTIONS, ablation_table, read_measures
 from sedm.fidelity import SHORT_TITLES, segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen

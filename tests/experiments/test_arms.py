@@ -9,6 +9,7 @@ import torch
 import sedm.experiments.arm_runs
 from sedm.__main__ import main
 from sedm.config import PRESETS, build_config, flatten
+from sedm.experiments.comparison import CONTROLS, read_scores
 from sedm.experiments.arm_runs import (
     ARMS,
     EVERY_ARM,
@@ -18,7 +19,6 @@ from sedm.experiments.arm_runs import (
     run_arms,
     synthetic_pairs,
 )
-from sedm.experiments.comparison import CONTROLS, read_scores
 from sedm.experiments.subsets import STYLES, TRANSFERS, Draw, load_study_data
 from sedm.generator.denoiser import build_model
 from sedm.generator.pipeline import SEDMPipeline

@@ -41,7 +41,7 @@ def colour_blocks(n, seed, size=16):
         image[:] = ground
         image[:, row : row + size // 2, column : column + size // 2] = square
     masks = torch.full((n, size, size), UNKNOWN, dtype=torch.uint8)
-    return Patches(images, masks, [f"group-{row}" for row in range(n)])
+    return Patches(images, masks, [f"group-{row}" for row in range(n)], classes=("ground", "square"))
 
 
 def floats(images):
@@ -354,7 +354,7 @@ def test_another_seed_configuration_or_data_trains_anew(config, tmp_path, monkey
     config, patches = {
         "seed": (replace(config, seed=1), patches),
         "settings": (changed(config, kl_weight=0.1), patches),
-        "image": (config, patches._replace(images=images)),
+        "image": (config, replace(patches, images=images)),
         "clipping": (replace(config, training=replace(config.training, max_grad_norm=0.1)), patches),
     }[change]
     calls = count_steps(monkeypatch)

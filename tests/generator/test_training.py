@@ -22,8 +22,8 @@ from sedm.styles.sampling import StyleSampler
 WEIGHT_DECAY = 0.01  # AdamW's own
 
 
-def train(config, patches, folder, n_classes=2, **options):
-    return train_model(config, patches, n_classes, folder, held_out=(), progress=False, **options)
+def train(config, patches, folder, **options):
+    return train_model(config, patches, folder, held_out=(), progress=False, **options)
 
 
 def changed(config, **settings):
@@ -278,7 +278,7 @@ def test_the_loss_falls(config, patches, tmp_path):
         model=ModelConfig((16, 32), unshuffle=1, style_dim=8, style_channels=(8, 8)),
     )
     flat = patches.images[:, :, :1, :1].expand_as(patches.images).contiguous()
-    train(config, patches._replace(images=flat), tmp_path)
+    train(config, replace(patches, images=flat), tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 60
     assert np.mean(losses[-6:]) < 0.5 * np.mean(losses[:6])
@@ -292,7 +292,7 @@ AS_THEY_ARE = {"symmetries": "none", "colour_jitter": 0.0}
 def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
     settings = changed(config, batch_size=32, style_dropout=0.5, layout_dropout=0.0, **AS_THEY_ARE).training
     sampler, diffusion = StyleSampler(patches, "multi", 2), Diffusion("x_0")
-    pools, generator = batch_pools(patches.has_mask, settings), torch.Generator().manual_seed(0)
+    pools, generator = batch_pools(patches.is_annotated, settings), torch.Generator().manual_seed(0)
     given, x_0 = training_batch(patches, None, pools, sampler, diffusion, settings, generator)
     x_t, t, layout, style_images, dropped = given
     alpha, sigma = (values[t][:, None, None, None] for values in (diffusion.alphas, diffusion.sigmas))
@@ -311,7 +311,7 @@ def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
 
 def test_style_images_are_of_the_target_s_group(config, patches):
     settings = changed(config, layout_dropout=0.0, **AS_THEY_ARE).training
-    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.has_mask, settings)
+    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.is_annotated, settings)
     arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
     (_, _, layout, style_images, _), _ = training_batch(*arguments)
     whole = ((style_images + 1) * 127.5).round().to(torch.uint8)
@@ -325,7 +325,7 @@ def test_style_images_are_of_the_target_s_group(config, patches):
 def draw_batch(config, patches, **settings):
     """The clean images, layouts, style images and dropped styles of a large batch."""
     settings = changed(config, batch_size=256, layout_dropout=0.0, **settings).training
-    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.has_mask, settings)
+    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.is_annotated, settings)
     arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
     (_, _, layout, style_images, dropped), x_0 = training_batch(*arguments)
     return x_0, layout, style_images, dropped
@@ -336,7 +336,7 @@ def test_image_and_layout_are_seen_under_the_same_symmetry(config, patches, kind
     drawn = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.5  # without any symmetry of its own
     masks = drawn.to(torch.uint8).expand(16, -1, -1).contiguous()
     images = (255 * masks)[:, None].expand(-1, 3, -1, -1).contiguous()
-    patches = patches._replace(images=images, masks=masks)
+    patches = replace(patches, images=images, masks=masks)
     x_0, layout, style_images, _ = draw_batch(config, patches, symmetries=kind, colour_jitter=0.0)
     assert_close(x_0[:, 0], layout * 2.0 - 1)
     assert len(layout.unique(dim=0)) == n_views
@@ -348,7 +348,7 @@ def test_image_and_layout_are_seen_under_the_same_symmetry(config, patches, kind
 
 def test_an_image_and_what_lends_its_style_are_recoloured_alike(config, patches):
     flat = torch.full_like(patches.images, 100)
-    patches = patches._replace(images=flat)
+    patches = replace(patches, images=flat)
     x_0, _, style_images, dropped = draw_batch(config, patches, colour_jitter=0.3, style_dropout=0.5)
     assert_close(style_images, x_0[:, None].expand_as(style_images))
     exponents = torch.log((x_0[:, :, 0, 0] + 1) / 2) / math.log(100 / 255)
@@ -363,7 +363,7 @@ def test_an_image_and_what_lends_its_style_are_recoloured_alike(config, patches)
 
 def test_dropped_layouts_are_wholly_unknown_and_as_many_as_asked(config, patches):
     settings = changed(config, batch_size=200, annotated_fraction=1.0, layout_dropout=0.3).training
-    pools = batch_pools(patches.has_mask, settings)
+    pools = batch_pools(patches.is_annotated, settings)
     sampler, generator = StyleSampler(patches, "multi", 2), torch.Generator().manual_seed(0)
     (_, _, layout, _, _), _ = training_batch(patches, None, pools, sampler, Diffusion("x_0"), settings, generator)
     unknown = (layout == UNKNOWN).flatten(1)
@@ -372,7 +372,7 @@ def test_dropped_layouts_are_wholly_unknown_and_as_many_as_asked(config, patches
 
 
 def test_annotated_images_keep_their_share_of_a_batch(config, patches):
-    pools = batch_pools(patches.has_mask, changed(config, batch_size=8, annotated_fraction=0.75).training)
+    pools = batch_pools(patches.is_annotated, changed(config, batch_size=8, annotated_fraction=0.75).training)
     assert [(rows.tolist(), count) for rows, count in pools] == [(list(range(8)), 6), (list(range(8, 16)), 2)]
     everything = batch_pools(torch.ones(8, dtype=torch.bool), config.training)
     assert [(rows.tolist(), count) for rows, count in everything] == [(list(range(8)), 8)]
@@ -384,26 +384,31 @@ def test_left_out_images_change_nothing(config, patches, tmp_path):
     other = patches.images.clone()
     other[8:] = 255 - other[8:]
     first = train(config, patches, tmp_path / "a")
-    assert same_weights(first, train(config, patches._replace(images=other), tmp_path / "b"))
+    assert same_weights(first, train(config, replace(patches, images=other), tmp_path / "b"))
     assert not same_weights(first, train(changed(config, unannotated="null_layout"), patches, tmp_path / "c"))
 
 
+def with_empty_predictions(patches):
+    """The same patches with a mask of the background alone where nobody annotated."""
+    sources = ["annotated" if annotated else "predicted" for annotated in patches.is_annotated]
+    return replace(patches, masks=patches.masks.where(patches.masks != UNKNOWN, 0), mask_source=sources)
+
+
 @pytest.mark.slow
-def test_pseudo_layouts_train_in_their_own_share_of_a_batch(config, patches, tmp_path, monkeypatch):
-    config, seen = changed(config, unannotated="pseudo_layouts", layout_dropout=0.0), []
+def test_predicted_masks_train_in_their_own_share_of_a_batch(config, patches, tmp_path, monkeypatch):
+    config, seen = changed(config, unannotated="predicted_masks", layout_dropout=0.0), []
 
     def recorded(*arguments):
         seen.append(training_batch(*arguments))
         return seen[-1]
 
     monkeypatch.setattr(sedm.generator.training, "training_batch", recorded)
-    predicted = patches.masks.where(patches.masks != UNKNOWN, torch.zeros_like(patches.masks))
-    train(config, patches._replace(masks=predicted), tmp_path, annotated=patches.has_mask)
+    train(config, with_empty_predictions(patches), tmp_path)
     for (_, _, layout, _, _), _ in seen:
         assert not (layout == UNKNOWN).any()
         assert (layout[4:] == 0).all()  # the second half: rows that nobody annotated
         assert (layout[:4] == 1).any()
-    with pytest.raises(ValueError, match=r"row 8 has no mask; sedm\.segmentation\.predicted_masks predicts it"):
+    with pytest.raises(ValueError, match="row 8 has no mask; train_generator predicts it"):
         train(config, patches, tmp_path / "incomplete")
 
 
@@ -508,9 +513,9 @@ def test_another_seed_configuration_or_data_starts_anew(config, patches, tmp_pat
         "seed": (replace(config, seed=1), patches),
         "training": (changed(config, style_dropout=0.2), patches),
         "model": (replace(config, model=replace(config.model, style_dim=9)), patches),
-        "image": (config, patches._replace(images=images)),
-        "mask": (config, patches._replace(masks=masks)),
-        "groups": (config, patches._replace(groups=["group-1", *patches.groups[1:]])),
+        "image": (config, replace(patches, images=images)),
+        "mask": (config, replace(patches, masks=masks)),
+        "groups": (config, replace(patches, groups=["group-1", *patches.groups[1:]])),
     }[change]
     calls = count_batches(monkeypatch)
     train(config, patches, tmp_path)
@@ -519,10 +524,10 @@ def test_another_seed_configuration_or_data_starts_anew(config, patches, tmp_pat
 
 @pytest.mark.slow
 def test_other_rows_that_count_as_annotated_start_anew(config, patches, tmp_path, monkeypatch):
-    predicted = patches._replace(masks=patches.masks.where(patches.masks != UNKNOWN, 0))
-    train(config, predicted, tmp_path, annotated=patches.has_mask)
+    predicted = with_empty_predictions(patches)
+    train(config, predicted, tmp_path)
     calls = count_batches(monkeypatch)
-    train(config, predicted, tmp_path, annotated=~patches.has_mask)
+    train(config, replace(predicted, mask_source=predicted.mask_source[::-1]), tmp_path)
     assert len(calls) == 6
 
 
@@ -530,7 +535,7 @@ def test_other_rows_that_count_as_annotated_start_anew(config, patches, tmp_path
 def test_another_number_of_classes_starts_anew(config, patches, tmp_path, monkeypatch):
     train(config, patches, tmp_path)
     calls = count_batches(monkeypatch)
-    train(config, patches, tmp_path, n_classes=3)
+    train(config, replace(patches, classes=("stroma", "tumour", "lumen")), tmp_path)
     assert len(calls) == 6
 
 
@@ -575,11 +580,11 @@ def test_images_of_another_size_are_refused(config, patches, tmp_path):
 
 def test_a_held_out_group_never_trains(config, patches, tmp_path):
     with pytest.raises(ValueError, match="group 'group-3' is held out for testing"):
-        train_model(config, patches, 2, tmp_path, held_out={"group-3", "group-9"}, progress=False)
+        train_model(config, patches, tmp_path, held_out={"group-3", "group-9"}, progress=False)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("unannotated", ["pseudo_layouts", "left_out"])
+@pytest.mark.parametrize("unannotated", ["predicted_masks", "left_out"])
 def test_data_without_any_annotation_are_refused(config, patches, tmp_path, unannotated):
     config = replace(config, training=replace(config.training, unannotated=unannotated))
     with pytest.raises(ValueError, match="no annotated image"):
@@ -594,16 +599,8 @@ def test_a_model_can_be_pretrained_without_any_mask_and_gone_on_from(config, pat
     assert sheet.stat().st_size > 100
     still = replace(config, training=replace(config.training, learning_rate=1e-30))
     options = {"held_out": set(), "progress": False}
-    tuned = train_model(still, patches, 2, tmp_path / "tuned", initial=pretrained, **options)
-    fresh = train_model(still, patches, 2, tmp_path / "tuned", **options)
+    tuned = train_model(still, patches, tmp_path / "tuned", initial=pretrained, **options)
+    fresh = train_model(still, patches, tmp_path / "tuned", **options)
     weights = pretrained.state_dict()
     assert all(torch.allclose(weight, weights[name], atol=1e-6) for name, weight in tuned.state_dict().items())
     assert not all(torch.allclose(weight, weights[name], atol=1e-6) for name, weight in fresh.state_dict().items())
-
-
-def test_a_mask_value_outside_the_classes_is_refused(config, patches, tmp_path):
-    masks = patches.masks.clone()
-    masks[4, 2, 2] = 2
-    with pytest.raises(ValueError, match=r"a mask holds 2, which is outside the classes 0\.\.1"):
-        train(config, patches._replace(masks=masks), tmp_path)
-    assert not list(tmp_path.iterdir())

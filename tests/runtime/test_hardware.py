@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from sedm.config import SegmentationConfig, build_config
-from sedm.data.drawn.tissue import make_tissue
-from sedm.data.patches import to_tensors
+from sedm.data.drawn.tissue import CLASSES, make_tissue
+from sedm.data.patches import Patches
 from sedm.generator.pipeline import noise_generators
 from sedm.runtime.hardware import autocast_dtype, pick_device
 from sedm.runtime.results import Results
@@ -83,11 +83,11 @@ def test_sampling_differs_by_rounding(monkeypatch, pipeline):
 
 @pytest.mark.slow
 def test_a_segmentation_network_learns_as_much(monkeypatch):
-    patches = to_tensors(make_tissue(3, 6, image_size=32, seed=0))
+    patches = Patches.from_table(make_tissue(3, 6, image_size=32, seed=0), CLASSES)
     config = SegmentationConfig(channels=(8, 16), n_steps=60, batch_size=8)
 
     def share_right():
-        network = train_segmenter(patches, config, n_classes=3, seed=0, progress=False)
+        network = train_segmenter(patches, config, seed=0, progress=False)
         return (predict(network, patches.images) == patches.masks).float().mean().item()
 
     whole, half = precisions(monkeypatch, share_right)

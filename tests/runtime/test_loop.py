@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 import torch
 from launching import finish, kill, start
-from sedm.data.sources import load_study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.testing import assert_close
 
 from sedm.config import TrainingConfig, build_config
-from sedm.data.patch_table import save_patches
-from sedm.data.splits import hide_annotations
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.training import main
 from sedm.runtime.loop import EXPLOSION, WINDOW, Checkpoints, load_raw_weights, make_accelerator, optimise
@@ -213,7 +210,7 @@ generator = torch.Generator().manual_seed(0)
 images = torch.randint(0, 256, (12, 3, 16, 16), generator=generator).to(torch.uint8)
 masks = torch.randint(0, 2, (12, 16, 16), generator=generator).to(torch.uint8)
 masks[6:] = UNKNOWN
-patches = Patches(images, masks, [f"group-{row // 3}" for row in range(12)])
+patches = Patches(images, masks, [f"group-{row // 3}" for row in range(12)], classes=("stroma", "tumour"))
 config = build_config("tissue", "smoke")
 config = replace(
     config,
@@ -222,7 +219,7 @@ config = replace(
     training=TrainingConfig(n_steps=24, batch_size=4, warmup_steps=2, checkpoint_every=3, unannotated="null_layout"),
 )
 folder = Path(sys.argv[1])
-model = train_model(config, patches, 2, folder, held_out=(), progress=False)
+model = train_model(config, patches, folder, held_out=(), progress=False)
 torch.save(model.state_dict(), folder / f"weights-{os.environ.get('RANK', 0)}.pt")
 """
 
@@ -340,19 +337,14 @@ def test_what_two_processes_trained_by_hand_is_what_the_notebook_finds(tmp_path,
     trained = {path: path.read_bytes() for path in (folder / "training").glob("checkpoint-*")}
     assert trained
     if study == "tissue":  # as notebook 02 leaves them
-        config = build_config(study, "smoke")
-        tables = load_study(config)
-        tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
-        for split, table in tables.items():
-            save_patches(table, folder / "tables" / f"{split}.parquet")
-        mark_ready("02_layout_priors", config, folder)
+        mark_ready("02_layout_priors", build_config(study, "smoke"), folder)
     monkeypatch.setattr("sedm.generator.training.training_batch", lambda *_: pytest.fail("it was trained again"))
     code = [cell for cell in json.loads(name.read_text())["cells"] if cell["cell_type"] == "code"]
-    (last,) = (index for index, cell in enumerate(code) if "train_model(" in "".join(cell["source"]))
+    (last,) = (index for index, cell in enumerate(code) if "train_generator(" in "".join(cell["source"]))
     known = {}
     for cell in code[: last + 1]:
         exec("".join(cell["source"]), known)
         if "parameters" in cell["metadata"].get("tags", []):
             known |= {"preset": "smoke", "runs": str(tmp_path), "figures": str(tmp_path / "figures")}
-    assert known["model"] is not None
+    assert known["pipeline"] is not None
     assert {path: path.read_bytes() for path in (folder / "training").glob("checkpoint-*")} == trained

@@ -64,7 +64,7 @@ def test_a_study_or_preset_that_is_no_name_ends_in_one_sentence(unchecked, name)
 
 @pytest.mark.parametrize("folder", [202411, ["tables"]])
 def test_a_data_folder_that_is_no_text_ends_in_one_sentence(unchecked, folder):
-    from sedm.data.sources import load_study
+    from sedm.data.study_data import load_study
 
     with pytest.raises(ValueError, match=r"^data=.*; give the folder as text, in quotes"):
         load_study(build_config("ebhi", "smoke"), folder)

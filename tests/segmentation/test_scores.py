@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from sedm.data.patches import Patches
 from sedm.segmentation.scores import score_groups
+
+
+def with_masks(masks, groups, n_classes=2) -> Patches:
+    """Black images with these masks."""
+    images = torch.zeros(len(masks), 3, *masks.shape[1:], dtype=torch.uint8)
+    return Patches(images, masks.to(torch.uint8), groups, tuple("abcdef"[:n_classes]))
 
 
 def iou_by_loops(predictions, masks, k):
@@ -33,7 +40,7 @@ def test_iou_is_the_one_counted_pixel_by_pixel(dtype):
     masks[torch.rand(6, 7, 5, generator=generator) < 0.2] = 255
     masks[masks == 3] = 0
     groups = ["b", "a", "b", "c", "a", "b"]
-    table = score_groups(predictions.to(dtype), masks.to(dtype), groups, n_classes=5)
+    table = score_groups(predictions.to(dtype), with_masks(masks, groups, n_classes=5))
     assert table["group"].tolist() == ["a", "b", "c"]
     assert table["n_images"].tolist() == [2, 3, 1]
     for row in table.to_dict("records"):
@@ -51,15 +58,15 @@ def test_iou_is_the_one_counted_pixel_by_pixel(dtype):
 def test_pixels_are_pooled_within_a_group():
     masks = torch.tensor([[[1, 1, 1, 1]], [[1, 0, 0, 0]]])
     predictions = torch.tensor([[[1, 1, 1, 1]], [[0, 0, 0, 0]]])
-    assert score_groups(predictions, masks, ["a", "a"], 2)["mean_iou"].tolist() == [0.8]  # not (1 + 0) / 2
-    assert score_groups(predictions, masks, ["a", "b"], 2)["mean_iou"].tolist() == [1.0, 0.0]
+    assert score_groups(predictions, with_masks(masks, ["a", "a"]))["mean_iou"].tolist() == [0.8]  # not (1 + 0) / 2
+    assert score_groups(predictions, with_masks(masks, ["a", "b"]))["mean_iou"].tolist() == [1.0, 0.0]
 
 
 def test_foreground_nowhere_is_left_out_and_foreground_invented_scores_zero():
     masks = torch.zeros(2, 3, 3, dtype=torch.long)
     predictions = masks.clone()
     predictions[1, 0, 0] = 1
-    left_out, invented = score_groups(predictions, masks, ["a", "b"], 2)["mean_iou"]
+    left_out, invented = score_groups(predictions, with_masks(masks, ["a", "b"]))["mean_iou"]
     assert math.isnan(left_out)
     assert invented == 0
 
@@ -72,35 +79,29 @@ def test_pixels_that_nobody_knows_count_neither_for_nor_against(guess):
     predictions = torch.full_like(masks, guess)
     predictions[0, :2] = masks[0, :2]
     predictions[0, 0, 0] = 0
-    row = score_groups(predictions, masks, ["a"], 2).iloc[0]
+    row = score_groups(predictions, with_masks(masks, ["a"])).iloc[0]
     assert (row["iou_1"], row["iou_0"]) == (3 / 4, 4 / 5)
     assert row["dice_1"] == pytest.approx(6 / 7)
 
 
 def test_a_group_that_nobody_annotated_has_no_score_and_no_images():
     masks = torch.full((1, 3, 3), 255)
-    row = score_groups(torch.zeros_like(masks), masks, ["a"], 2).iloc[0]
+    row = score_groups(torch.zeros_like(masks), with_masks(masks, ["a"])).iloc[0]
     assert row["n_images"] == 0
     assert row[["iou_0", "iou_1", "mean_iou"]].isna().all()
 
 
 @pytest.mark.parametrize(
-    ("predictions", "masks", "groups", "n_classes", "message"),
+    ("predictions", "patches", "message"),
     [
-        (torch.zeros(0, 2, 2), torch.zeros(0, 2, 2), [], 2, "at least one"),
-        (torch.zeros(1, 2, 2), torch.zeros(1, 2, 3), ["a"], 2, r"\(1, 2, 2\).*\(1, 2, 3\)"),
-        (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), ["a", "b"], 2, "2 groups"),
-        (
-            torch.zeros(1, 2, 2),
-            torch.full((1, 2, 2), 2),
-            ["a"],
-            2,
-            r"masks hold 2, outside the classes 0\.\.1",
-        ),
-        (torch.full((1, 2, 2), 255), torch.zeros(1, 2, 2), ["a"], 2, "predictions hold 255"),
-        (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), ["a"], 1, "n_classes=1"),
+        (torch.zeros(0, 2, 2), with_masks(torch.zeros(0, 2, 2), []), "at least one"),
+        (torch.zeros(1, 2, 2), with_masks(torch.zeros(1, 2, 3), ["a"]), r"\(1, 2, 2\).*\(1, 2, 3\)"),
+        (torch.zeros(1, 2, 2), with_masks(torch.zeros(2, 2, 2), ["a", "b"]), r"\(1, 2, 2\).*\(2, 2, 2\)"),
+        (torch.full((1, 2, 2), 2), with_masks(torch.zeros(1, 2, 2), ["a"]), r"predictions hold 2, .* 0\.\.1"),
+        (torch.full((1, 2, 2), 255), with_masks(torch.zeros(1, 2, 2), ["a"]), "predictions hold 255"),
+        (torch.zeros(1, 2, 2), with_masks(torch.zeros(1, 2, 2), ["a"], 1), "only the class 'a'; a background and a"),
     ],
 )
-def test_bad_input_ends_in_one_sentence(unchecked, predictions, masks, groups, n_classes, message):
+def test_bad_input_ends_in_one_sentence(unchecked, predictions, patches, message):
     with pytest.raises(ValueError, match=message):
-        score_groups(predictions.long(), masks.long(), groups, n_classes)
+        score_groups(predictions.long(), patches)

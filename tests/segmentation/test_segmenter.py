@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import CLASSES
 from torch.optim.swa_utils import AveragedModel
 
 import sedm.segmentation.segmenter
@@ -18,6 +19,7 @@ from sedm.segmentation.segmenter import (
     _sources,
     augment,
     consistency_loss,
+    kept_segmenter,
     predict,
     segmentation_loss,
     train_segmenter,
@@ -34,29 +36,25 @@ def squares(n=24, seed=0, size=16, contrast=100):
         row, column = torch.randint(size - 6, (2,), generator=generator).tolist()
         mask[row : row + 6, column : column + 6] = 1
     images = 60 + contrast * masks[:, None] + torch.randint(40, (n, 3, size, size), generator=generator)
-    return Patches(images.to(torch.uint8), masks, [f"case-{i % 3}" for i in range(n)])
+    return Patches(images.to(torch.uint8), masks, [f"case-{i % 3}" for i in range(n)], CLASSES)
 
 
 def shuffled(patches):
     """The same images, each with the mask of another."""
-    return patches._replace(masks=patches.masks.roll(1, dims=0))
+    return replace(patches, masks=patches.masks.roll(1, dims=0))
 
 
 def unannotated(patches):
-    return patches._replace(masks=torch.full_like(patches.masks, UNKNOWN))
-
-
-def joined(first, second):
-    return Patches(*map(torch.cat, zip(first[:2], second[:2], strict=True)), first.groups + second.groups)
+    return replace(patches, masks=torch.full_like(patches.masks, UNKNOWN), mask_source=[])
 
 
 def train(real, config=CONFIG, seed=0, **more):
-    return train_segmenter(real, config, n_classes=2, seed=seed, progress=False, **more)
+    return train_segmenter(real, config, seed=seed, progress=False, **more)
 
 
 def score(network, contrast=100):
     test = squares(seed=1, contrast=contrast)
-    table = score_groups(predict(network, test.images), test.masks, test.groups, n_classes=2)
+    table = score_groups(predict(network, test.images), test)
     return table["mean_iou"].mean()
 
 
@@ -91,8 +89,43 @@ def test_every_weight_moves():
 
 def test_unannotated_patches_are_never_drawn():
     config = replace(CONFIG, n_steps=3)
-    with_more = joined(squares(), unannotated(squares(seed=5)))
+    with_more = Patches.concatenate([squares(), unannotated(squares(seed=5))])
     assert same_weights(train(squares(), config), train(with_more, config))
+
+
+def test_predicted_masks_are_never_drawn_as_real():
+    """Whoever made them, and however wrong they are; as synthetic patches they are drawn."""
+    config = replace(CONFIG, n_steps=3)
+    alone = train(squares(), config)
+    for source in ("predicted", "generated"):
+        others = replace(shuffled(squares(seed=5)), mask_source=[source] * 24)
+        assert same_weights(alone, train(Patches.concatenate([squares(), others]), config))
+        with pytest.raises(ValueError, match="no real patch was annotated"):
+            train(others, config)
+        told = train(squares(), config, synthetic=others)
+        assert not same_weights(alone, told)
+        assert same_weights(
+            told, train(squares(), config, synthetic=Patches.concatenate([others, unannotated(others)]))
+        )
+
+
+def test_a_kept_network_is_found_again_by_what_it_was_trained_on(tmp_path):
+    """Its own predictions change nothing, since nobody is trained on them; masks that people drew do."""
+    config, files = replace(CONFIG, n_steps=2), []
+    some = Patches.concatenate([squares(n=8), unannotated(squares(n=4, seed=5))])
+    predicted = replace(
+        some, masks=some.masks.where(some.masks != UNKNOWN, 1), mask_source=["annotated"] * 8 + ["predicted"] * 4
+    )
+    drawn = replace(predicted, mask_source=["annotated"] * 12)
+    networks = []
+    for patches in (some, predicted, drawn):
+        networks.append(kept_segmenter(tmp_path, "judge", patches, config, seed=0))
+        files.append(len(list(tmp_path.iterdir())))
+    assert files == [1, 1, 2]
+    assert same_weights(networks[0], networks[1])
+    assert same_weights(networks[1], train(some, config))
+    assert same_weights(networks[2], train(drawn, config))
+    assert not same_weights(networks[0], networks[2])
 
 
 @pytest.mark.slow
@@ -103,8 +136,8 @@ def test_unannotated_pixels_teach_nothing():
     wrong[:, :, 8:] = 1 - wrong[:, :, 8:]
     hidden = real.masks.clone()
     hidden[:, :, 8:] = UNKNOWN
-    assert score(train(real._replace(masks=hidden))) > 0.9
-    assert score(train(real._replace(masks=wrong))) < 0.5
+    assert score(train(replace(real, masks=hidden))) > 0.9
+    assert score(train(replace(real, masks=wrong))) < 0.5
 
 
 @pytest.mark.slow
@@ -121,9 +154,10 @@ def test_synthetic_patches_are_drawn_by_their_fraction():
 @pytest.mark.parametrize(("fraction", "n_synthetic"), [(0.8, 19), (0.65, 16), (0.01, 0), (1.0, 24)])
 def test_a_batch_holds_the_rounded_number_of_synthetic_patches(fraction, n_synthetic):
     config = SegmentationConfig(batch_size=24, synthetic_fraction=fraction)
-    real = Patches(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8, dtype=torch.uint8), ["a"] * 3)
-    white = real._replace(images=real.images + 255, masks=real.masks + 1)
-    sources = [(patches.images, patches.masks, n) for patches, n in _sources(real, white, config, n_classes=2)]
+    pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    real = Patches(pixels, pixels[:, 0], ["a"] * 3, CLASSES)
+    white = replace(real, images=real.images + 255, masks=real.masks + 1)
+    sources = [(patches.images, patches.masks, n) for patches, n in _sources(real, white, config)]
     images, masks = _batch(sources, 0.0, torch.Generator().manual_seed(0))
     assert images.shape == (24, 3, 8, 8)
     assert (images.mean((1, 2, 3)) == 1).sum() == n_synthetic == masks.flatten(1).any(1).sum()
@@ -198,18 +232,13 @@ def test_any_image_size_runs(height, width):
 @pytest.mark.parametrize(
     ("real", "synthetic", "message"),
     [
-        (unannotated(squares()), None, "no real patch has a mask"),
+        (unannotated(squares()), None, "no real patch was annotated"),
         (squares(), unannotated(squares()), "no synthetic patch has a mask"),
-        (squares(), squares(size=24), "synthetic patches are .24, 24."),
+        (squares(), squares(size=24), "synthetic patches of 24×24 px, real ones of 16×16 px"),
         (
-            squares()._replace(masks=squares(size=24).masks),
-            None,
-            "real patches are .16, 16. images and .24, 24. masks",
-        ),
-        (
-            squares()._replace(masks=squares().masks * 2),
-            None,
-            r"a real mask holds 2, outside the classes 0\.\.1",
+            squares(),
+            replace(squares(), classes=("stroma", "lumen")),
+            "synthetic patches of the classes stroma, lumen, real ones of stroma, tumour; take one study",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import CLASSES
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import ndimage, stats
@@ -16,7 +17,7 @@ from torch.testing import assert_close
 from sedm.config import STYLE_SAMPLING
 from sedm.data.augment import AffineRange, warp
 from sedm.data.patch_table import from_arrays
-from sedm.data.patches import PLACE_COLUMNS, Patches, Places, to_tensors
+from sedm.data.patches import PLACE_COLUMNS, Patches, Places
 from sedm.styles.bank import StyleBank, draw_style_rows
 from sedm.styles.sampling import StyleSampler
 
@@ -31,7 +32,7 @@ def numbered():
     images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 16, 16).contiguous()
     corners = torch.rand(10, 2, generator=generator(), dtype=torch.float64) * 100
     places = Places(list("AABBABBAAC"), corners, torch.full((10,), 40.0, dtype=torch.float64))
-    return Patches(images, images[:, 0] * 0, list("aabbabbaac"), places)
+    return Patches(images, images[:, 0] * 0, list("aabbabbaac"), CLASSES, places=places)
 
 
 # ---------------------------------------------------------------------------------------- style sampling
@@ -106,7 +107,7 @@ def test_a_draw_is_a_function_of_the_generator(strategy, numbered):
 @pytest.mark.parametrize("strategy", ["same_group", "multi", "nearby"])
 def test_every_image_that_may_lend_is_as_likely_as_any_other(strategy, numbered):
     if strategy == "nearby":  # all of a slide lie within one patch
-        numbered = numbered._replace(places=numbered.places._replace(sides=numbered.places.sides * 10))
+        numbered = replace(numbered, places=numbered.places._replace(sides=numbered.places.sides * 10))
     drawn = StyleSampler(numbered, strategy, n_images=3).draw_rows([4] * 1000, generator())
     counts = np.bincount(drawn.flatten(), minlength=10)[[0, 1, 7, 8]]
     assert counts.sum() == drawn.numel()
@@ -145,7 +146,7 @@ def lenders(sampler, row, n_draws=60):
 @pytest.mark.slow
 def test_nearby_images_are_those_that_a_brute_force_finds():
     table = table_with_places(40)
-    sampler = StyleSampler(to_tensors(table, image_size=16), "nearby", n_images=3)
+    sampler = StyleSampler(Patches.from_table(table, CLASSES, image_size=16), "nearby", n_images=3)
     assert sampler.draw_rows([0, 1], generator()).shape == (2, 1)  # one image a style, as in the reference
     rows = table.remove_columns(["image", "mask"]).to_list()
     kinds = []
@@ -170,7 +171,7 @@ def grid(*corners, slides=None, groups=None, side=0.2527 * 512):
         torch.tensor(corners, dtype=torch.float64) * side,
         torch.full((n,), side, dtype=torch.float64),
     )
-    return Patches(images, images[:, 0] * 0, groups or ["patient"] * n, places)
+    return Patches(images, images[:, 0] * 0, groups or ["patient"] * n, CLASSES, places=places)
 
 
 def test_the_eight_patches_around_one_are_nearby_though_their_places_are_rounded():
@@ -200,7 +201,7 @@ def test_without_a_near_one_the_nearest_of_the_slide_lends_then_the_group_then_t
 def test_places_follow_the_rows():
     table = table_with_places(12)
     table = table.map(lambda row, i: {"mask": row["mask"] if i % 3 else None}, with_indices=True)
-    tensors = to_tensors(table, 16)
+    tensors = Patches.from_table(table, CLASSES, 16)
     assert tensors.places.slides == table["slide"][:]
     assert tensors.places.corners.tolist() == [
         list(xy) for xy in zip(table["x_microns"], table["y_microns"], strict=True)
@@ -210,7 +211,7 @@ def test_places_follow_the_rows():
         assert part.places.slides == [tensors.places.slides[row] for row in rows]
         assert part.places.corners.equal(tensors.places.corners[rows])
         assert part.places.sides.equal(tensors.places.sides[rows])
-    streamed = to_tensors(table.to_iterable_dataset(), 16).places
+    streamed = Patches.from_table(table.to_iterable_dataset(), CLASSES, 16).places
     assert streamed.slides == tensors.places.slides
     assert streamed.corners.equal(tensors.places.corners)
 
@@ -222,7 +223,7 @@ def test_a_table_that_does_not_say_where_its_patches_lie_is_refused_by_nearby_al
         table_with_places(6).remove_columns(column),
         table_with_places(6, **{column: [*values[:4], None, values[5]]}),
     ):
-        patches = to_tensors(table)
+        patches = Patches.from_table(table, CLASSES)
         assert patches.places is None
         assert patches.select([0]).places is None
         assert StyleSampler(patches, "multi").draw_rows([0], generator()).shape == (1, 4)
