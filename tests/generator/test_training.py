@@ -16,7 +16,8 @@ from sedm.config import AGGREGATIONS, LAYOUT_INJECTIONS, OBJECTIVES, STYLE_INJEC
 from sedm.data.patch_table import UNKNOWN
 from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout
 from sedm.generator.process import Diffusion
-from sedm.generator.training import batch_pools, train_model, training_batch
+from sedm.generator.training import batch_pools, train_generator, train_model, training_batch
+from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.styles.sampling import StyleSampler
 
 WEIGHT_DECAY = 0.01  # AdamW's own
@@ -392,6 +393,23 @@ def with_empty_predictions(patches):
     """The same patches with a mask of the background alone where nobody annotated."""
     sources = ["annotated" if annotated else "predicted" for annotated in patches.is_annotated]
     return replace(patches, masks=patches.masks.where(patches.masks != UNKNOWN, 0), mask_source=sources)
+
+
+@pytest.mark.slow
+def test_a_generator_is_trained_with_the_masks_that_its_segmenter_predicts(config, patches, tmp_path):
+    """The same as predicting and training by hand; the segmenter is kept, and the classes are those of the patches."""
+    config = changed(config, unannotated="predicted_masks")
+    options = {"held_out": (), "progress": False}
+    pipeline = train_generator(config, patches, tmp_path / "a", segmenter_folder=tmp_path / "shared", **options)
+    labelled = with_predicted_masks(patches, config, tmp_path / "shared")
+    assert labelled.mask_source == ["annotated"] * 8 + ["predicted"] * 8
+    assert len(list((tmp_path / "shared").iterdir())) == 1
+    by_hand = train(config, labelled, tmp_path / "b")
+    assert same_weights(pipeline.denoiser, by_hand.denoiser)
+    assert same_weights(pipeline.style_encoder, by_hand.style_encoder)
+    assert not (tmp_path / "a" / "autoencoder").exists()
+    with pytest.raises(ValueError, match="group 'group-3' is held out for testing"):
+        train_generator(config, patches, tmp_path / "c", held_out={"group-3"}, progress=False)
 
 
 @pytest.mark.slow
