@@ -42,6 +42,7 @@ SIZE = 16  # px a side
 SETTINGS = dict(os.environ)
 FOLDERS = {"ebhi": "ebhi_seg_128", "pets": "oxford_pets_3_128"}
 COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (190, 180, 50))  # of the groups
+CLASSES = ("stroma", "tumour")
 
 
 def pytest_collection_modifyitems(items):
@@ -82,7 +83,7 @@ def patches() -> Patches:
     grain = torch.randint(20, (16, 3, SIZE, SIZE), generator=generator)
     images = (colours + 30 * masks[:, None] + grain).clamp(max=255).to(torch.uint8)
     masks[8:] = UNKNOWN
-    return Patches(images, masks, [f"group-{row // 4}" for row in range(16)])
+    return Patches(images, masks, [f"group-{row // 4}" for row in range(16)], CLASSES)
 
 
 @pytest.fixture
