@@ -120,7 +120,7 @@ STUDY_CHANGES = {
         "training": {"n_steps": 2400},
     },
     # pictures are committed: layouts must be drawn, not flipped copies of masks; in few steps no gland is learned
-    ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random field"}},
+    ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random_field"}},
     ("ebhi", "full"): {
         "data": {"n_annotated_groups": 8},
         "layouts": {"prior": "learned"},
