@@ -25,7 +25,7 @@ def read_scores(folder: str | Path, names: Sequence[str] | None = None) -> pd.Da
     """Read the scores of finished runs: one row a run, split and group; columns as in ``COLUMNS``.
 
     Args:
-        units: the names of those to read, as `sedm.experiments.runs.read_units` takes them.
+        names: of the runs to read, as `sedm.experiments.runs.read_runs` takes them.
 
     Raises:
         ValueError: no run in ``folder``, or runs of different data.

@@ -47,7 +47,7 @@ def pack_run(study: str, run: str | Path, figures: str | Path, out: str | Path, 
     if pretrained.layouts.kind == "empirical" and not facts.redistributable:
         raise ValueError(
             f"{run}: its layout prior holds masks of {study}, which may not be redistributed; "
-            "fit a 'random field' or 'learned' one"
+            "fit a 'random_field' or 'learned' one"
         )
     if out.exists():
         raise ValueError(f"{out}: exists already; delete it first")

@@ -11,7 +11,7 @@ import torch
 
 from sedm.data.augment import AffineRange, warp
 from sedm.data.drawn.tissue import CLASSES, make_tissue
-from sedm.data.patches import to_tensors
+from sedm.data.patches import Patches
 from sedm.layouts import EmpiricalPrior, RandomFieldPrior
 from sedm.runtime.seeds import seeded_generator
 
@@ -20,7 +20,7 @@ SIZE, ROUNDS = 128, 5
 
 def main(n: int) -> None:
     torch.set_num_threads(1)
-    masks = to_tensors(make_tissue(6, 8, image_size=SIZE)).masks
+    masks = Patches.from_table(make_tissue(6, 8, image_size=SIZE), CLASSES).masks
     priors = {"empirical": EmpiricalPrior.fit(masks, CLASSES), "random field": RandomFieldPrior.fit(masks, CLASSES)}
     composition = {"stroma": 0.6, "epithelium": 0.3, "lumen": 0.1}
 

@@ -44,8 +44,9 @@ def work(folder: Path, n_steps: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (64, 3, 64, 64), dtype=torch.uint8, generator=generator)
     masks = torch.randint(3, (64, 64, 64), dtype=torch.uint8, generator=generator)
-    patches = Patches(images, masks, [f"patient-{row // 8}" for row in range(len(images))])
-    train_model(configuration(n_steps), patches, 3, folder, held_out=(), progress=False)
+    groups = [f"patient-{row // 8}" for row in range(len(images))]
+    patches = Patches(images, masks, groups, classes=("stroma", "epithelium", "lumen"))
+    train_model(configuration(n_steps), patches, folder, held_out=(), progress=False)
 
 
 def launch(n_processes: int, n_threads: int, n_steps: int) -> float:

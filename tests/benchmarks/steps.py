@@ -21,9 +21,7 @@ from tqdm import tqdm
 
 from sedm.config import PRESETS, build_config
 from sedm.config.studies import STUDIES
-from sedm.data.patches import to_tensors
-from sedm.data.sources import load_study
-from sedm.data.splits import hide_annotations
+from sedm.data.study_data import load_study
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen, values_of
 from sedm.generator.pipeline import SEDMPipeline, noise_generators, sample_images
@@ -61,17 +59,15 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=16)
     given = parser.parse_args()
     pipeline = SEDMPipeline.from_pretrained(given.model)
-    config, classes = build_config(given.study, given.preset), STUDIES[given.study].classes
-    tables = load_study(config, given.data)
-    tables["train"] = hide_annotations(tables["train"], config.data.n_annotated_groups, config.seed)
-    splits = ("train", "validation", "test")
-    train, validation, test = (to_tensors(tables[split], config.data.image_size) for split in splits)
+    config = build_config(given.study, given.preset)
+    data = load_study(config, given.data)
+    train = data.label_subset(config.data.n_annotated_groups, config.seed)
     with tempfile.TemporaryDirectory() as folder:
         judge, segmenter = (
-            kept_segmenter(Path(folder), "network", patches, config.segmentation, len(classes), seed=0)
-            for patches in (validation, train)
+            kept_segmenter(Path(folder), "network", patches, config.segmentation, seed=0)
+            for patches in (data.validation, train)
         )
-    unseen = draw_unseen(test, judge, segmenter_extractor(segmenter, "the annotated training images"), classes)
+    unseen = draw_unseen(data.test, judge, segmenter_extractor(segmenter, "the annotated training images"))
     style_rows = unseen.style_rows(unseen.groups, config.sampling.n_style_images)
     styles = pipeline.encode_styles(unseen.lenders.images[style_rows])
     found = {}

@@ -1,6 +1,7 @@
 """Arms compared: by hand, against scipy, and on data where an effect was planted and where none was."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,8 @@ from sedm.experiments.comparison import (
     describe_finding,
     group_scores,
     read_scores,
+    run_facts,
     strongest_control,
-    unit_facts,
 )
 from sedm.experiments.subsets import transfer_colours
 from sedm.group_statistics import compare_groups, holm
@@ -56,14 +57,14 @@ def test_a_group_scores_the_mean_over_its_draws_and_seeds():
     assert group_scores(scores, 8, measure="dice").loc["test-case-3", "sedm"] == pytest.approx(picked["dice"].mean())
 
 
-def test_units_of_another_count_of_annotated_groups_stay_out_but_not_those_that_see_all_masks():
+def test_runs_of_another_count_of_annotated_groups_stay_out_but_not_those_that_see_all_masks():
     scores = make_scores({"real": 0.7, BOUND: 0.9})
     other = scores.assign(n_annotated=4, iou=0.0)
     assert group_scores(pd.concat([scores, other[other["arm"] == "real"]]), 8)["real"].mean() > 0.5
     assert BOUND in group_scores(pd.concat([other[other["arm"] == "real"], scores]), 4)
 
 
-def test_a_group_that_no_unit_could_score_has_no_score():
+def test_a_group_that_no_run_could_score_has_no_score():
     scores = make_scores({"real": 0.7, "sedm": 0.8})
     scores.loc[(scores["group"] == "test-case-0") & (scores["arm"] == "sedm"), "iou"] = np.nan
     assert np.isnan(group_scores(scores, 8).loc["test-case-0", "sedm"])
@@ -75,7 +76,7 @@ def test_validation_groups_choose_the_control():
     scores = make_scores({"real": 0.9, "macenko": 0.6, "sedm": 0.8}, validation=validation)
     assert strongest_control(scores, 8) == "macenko"
     assert strongest_control(scores, 8, among=["real"]) == "real"
-    with pytest.raises(ValueError, match="no unit of reinhard with 8 annotated groups"):
+    with pytest.raises(ValueError, match="no run of reinhard with 8 annotated groups"):
         strongest_control(scores, 8, among=["reinhard"])
 
 
@@ -115,7 +116,7 @@ def test_a_control_alone_has_the_same_columns():
     assert np.isnan(table.loc["real", "p_adjusted"])
 
 
-def test_a_curve_has_a_point_where_there_are_units():
+def test_a_curve_has_a_point_where_there_are_runs():
     scores = make_scores({"real": 0.7})
     scores.loc[scores["split"] == "validation", "iou"] -= 0.2
     table, lower = (curve(scores, {4: ("real", 4), 8: ("real", 8)}, split) for split in ("test", "validation"))
@@ -136,7 +137,7 @@ def test_an_arm_is_compared_on_the_draws_and_seeds_that_it_shares_with_the_contr
     assert table.loc["sedm", "mean"] == pytest.approx(table.loc["real", "mean"] + 0.05)
     assert table.loc[BOUND, "mean_difference"] == pytest.approx(0.15)  # needs no draw: with all of the control's
     assert table.loc["sedm", "n_units"] == 3
-    with pytest.raises(ValueError, match="no unit of 'sedm' has the draw and the seed"):
+    with pytest.raises(ValueError, match="no run of 'sedm' has the draw and the seed"):
         compare_arms(scores[(scores["arm"] == "sedm") | (scores["draw"] == 0)], "real", 8)
 
 
@@ -178,32 +179,32 @@ def test_the_finding_is_worded_by_the_interval(ours, verdict):
 # ------------------------------------------------------------------------------------------------ the files
 
 
-def write_unit(folder, seed, data="abc", iou=0.5):
-    unit = {"arm": "real", "n_annotated": 8, "draw": 0, "seed": seed, "data": data, "n_real": 3, "n_synthetic": 0}
-    unit["scores"] = {split: {key: {"case-a": iou, "case-b": None} for key in ("iou", "dice")} for split in ("test",)}
-    stored = {"values": unit, "run": {"commit": "0" * 40, "device": "CPU", "seconds": 1.0}}
+def write_run(folder, seed, data="abc", iou=0.5):
+    values = {"arm": "real", "n_annotated": 8, "draw": 0, "seed": seed, "data": data, "n_real": 3, "n_synthetic": 0}
+    values["scores"] = {split: {key: {"case-a": iou, "case-b": None} for key in ("iou", "dice")} for split in ("test",)}
+    stored = {"values": values, "run": {"commit": "0" * 40, "device": "CPU", "seconds": 1.0}}
     (folder / f"values_real-n8-draw0-seed{seed}.json").write_text(json.dumps(stored))
 
 
-def test_units_are_read_as_they_were_written(tmp_path):
-    write_unit(tmp_path, 0, iou=0.4)
-    write_unit(tmp_path, 1, iou=0.6)
+def test_runs_are_read_as_they_were_written(tmp_path):
+    write_run(tmp_path, 0, iou=0.4)
+    write_run(tmp_path, 1, iou=0.6)
     scores = read_scores(tmp_path)
     assert list(scores.columns) == COLUMNS
     assert scores.query("group == 'case-a'")["iou"].tolist() == [0.4, 0.6]
     assert scores.query("group == 'case-b'")["iou"].isna().all()
-    assert [(unit["seed"], unit["iou"]["case-a"]) for unit in unit_facts(tmp_path)] == [(0, 0.4), (1, 0.6)]
+    assert [(run["seed"], run["iou"]["case-a"]) for run in run_facts(tmp_path)] == [(0, 0.4), (1, 0.6)]
     wanted = ["real-n8-draw0-seed1", "real-n8-draw0-seed2"]  # the second was never run
     assert set(read_scores(tmp_path, wanted)["seed"]) == {1}
-    assert [unit["seed"] for unit in unit_facts(tmp_path, wanted)] == [1]
+    assert [run["seed"] for run in run_facts(tmp_path, wanted)] == [1]
 
 
-def test_no_units_and_units_of_different_data_are_refused(tmp_path):
+def test_no_runs_and_runs_of_different_data_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no values_\*.json; sedm segment writes them"):
         read_scores(tmp_path)
-    write_unit(tmp_path, 0)
-    write_unit(tmp_path, 1, data="other")
-    with pytest.raises(ValueError, match="units of different data"):
+    write_run(tmp_path, 0)
+    write_run(tmp_path, 1, data="other")
+    with pytest.raises(ValueError, match="runs of different data"):
         read_scores(tmp_path)
 
 
@@ -223,7 +224,7 @@ def stained_patches(first, n_patients, brightness=1.0):
     grain = torch.randint(-8, 9, (len(masks), 3, 16, 16), generator=generator)
     images = (CLASS_COLOURS[masks.long()].permute(0, 3, 1, 2) + grain) * brightness
     groups = [f"patient-{first + row // 6}" for row in range(len(masks))]
-    return Patches(images.round().to(torch.uint8), masks, groups)
+    return Patches(images.round().to(torch.uint8), masks, groups, ("ground", "square", "core"))
 
 
 def scores_of_an_arm(real, test, synthetic):
@@ -231,8 +232,8 @@ def scores_of_an_arm(real, test, synthetic):
     config = SegmentationConfig(
         channels=(8, 16), n_steps=150, batch_size=16, learning_rate=1e-2, synthetic_fraction=0.5
     )
-    network = train_segmenter(real, config, n_classes=3, seed=0, synthetic=synthetic, progress=False)
-    scores = score_groups(predict(network, test.images), test.masks, test.groups, n_classes=3)
+    network = train_segmenter(real, config, seed=0, synthetic=synthetic, progress=False)
+    scores = score_groups(predict(network, test.images), test)
     return scores.set_index("group")["mean_iou"]
 
 
@@ -254,7 +255,7 @@ def test_a_planted_shift_of_style_is_found_and_none_is_found_where_there_is_none
     generator = torch.Generator().manual_seed(0)
     share_wrong = torch.linspace(0, 0.2, 12).repeat_interleave(6)[:, None, None]
     wrong = torch.rand(test.masks.shape, generator=generator) < share_wrong
-    test = test._replace(masks=torch.where(wrong, (test.masks + 1) % 3, test.masks))
+    test = replace(test, masks=torch.where(wrong, (test.masks + 1) % 3, test.masks))
     control, arm = scores_of_an_arm(real, test, None), scores_of_an_arm(real, test, synthetic)
     assert arm.max() - arm.min() > 0.3  # patients differ far more than arms that are alike
     found = compare_groups(arm, control, seed=0)

@@ -1,4 +1,4 @@
-"""Draws: what belongs to a draw sees the masks of its groups only, and each source of pairs is what it says."""
+"""Label subsets: all of one sees the masks of its groups only, and each source of pairs is what it says."""
 
 from dataclasses import replace
 
@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from sedm.config import ArmConfig, AutoencoderConfig, build_config
+from sedm.config.studies import STUDIES
 from sedm.data.patch_table import from_arrays
-from sedm.data.patches import Patches, to_tensors
+from sedm.data.patches import Patches, decode_tables
+from sedm.data.study_data import StudyData, load_study
 from sedm.experiments.colour_transfer import reinhard
-from sedm.experiments.subsets import Draw, StudyData, load_study_data, pretrain, transfer_colours
+from sedm.experiments.subsets import STYLES, LabelSubset, pretrain, transfer_colours
 
 SIZE = 16
 
@@ -19,7 +21,7 @@ SIZE = 16
 def config(config):
     arms = ArmConfig(("real",), n_images=6, n_pretraining_steps=3, n_fine_tuning_steps=3)
     data = replace(config.data, n_annotated_groups=2)
-    training = replace(config.training, unannotated="pseudo_layouts")
+    training = replace(config.training, unannotated="predicted_masks")
     return replace(config, data=data, training=training, arms=arms)
 
 
@@ -32,28 +34,30 @@ def make_study(masks_of=None):
     for row, group in enumerate(groups):
         if group in (masks_of or ()):
             masks[row] = (masks[row] + 1) % 3
-    test = to_tensors(from_arrays(images[16:], masks[16:], ["test"] * 4))
-    return StudyData(from_arrays(images[:16], masks[:16], groups[:16]), {"test": test}, "abc")
+    train, test = from_arrays(images[:16], masks[:16], groups[:16]), from_arrays(images[16:], masks[16:], ["test"] * 4)
+    study, tables = STUDIES["tissue"], {"train": train, "test": test}
+    return StudyData(study, tables, decode_tables(tables, study.classes))
 
 
-def annotated_groups(draw):
-    return {draw.train.groups[row] for row in draw.train.has_mask.nonzero().flatten().tolist()}
+def annotated_groups(subset):
+    return set(subset.train.annotated().groups)
 
 
 def everything_made_by(config, study, folder):
-    """All that a draw makes, as one list of tensors."""
-    draw = Draw(config, study, 0, folder)
-    pairs = [draw.generate("unannotated"), draw.transfer("reinhard"), draw.filtered(draw.transfer("macenko"), 20)]
-    weights = draw.generator.denoiser.state_dict()
-    return [draw.train.masks, draw.with_pseudo_layouts.masks, *weights.values()] + [
+    """All that a label subset makes, as one list of tensors."""
+    subset = LabelSubset(config, study, 0, folder)
+    transferred = subset.transfer("macenko")
+    pairs = [subset.generate("unannotated"), subset.transfer("reinhard"), subset.filtered(transferred, 20)]
+    weights = subset.generator.denoiser.state_dict()
+    return [subset.train.masks, subset.with_predicted_masks.masks, *weights.values()] + [
         pixels for one in pairs for pixels in (one.images, one.masks)
     ]
 
 
 @pytest.mark.slow
-def test_nothing_of_a_draw_sees_the_masks_of_other_groups(config, tmp_path):
+def test_nothing_of_a_subset_sees_the_masks_of_other_groups(config, tmp_path):
     """Other masks of the unannotated groups change nothing; other masks of the annotated ones change it all."""
-    annotated = annotated_groups(Draw(config, make_study(), 0, tmp_path / "look"))
+    annotated = annotated_groups(LabelSubset(config, make_study(), 0, tmp_path / "look"))
     others = {f"case-{i}" for i in range(4)} - annotated
     assert len(annotated) == len(others) == 2
     found = everything_made_by(config, make_study(), tmp_path / "a")
@@ -77,94 +81,101 @@ def test_pretraining_sees_images_and_no_mask(config, tmp_path):
 @pytest.mark.slow
 def test_a_generator_starts_from_the_pretrained_one(config, tmp_path):
     study = make_study()
-    started = Draw(config, study, 0, tmp_path / "a").generator.denoiser.state_dict()
+    started = LabelSubset(config, study, 0, tmp_path / "a").generator.denoiser.state_dict()
     arms = replace(config.arms, n_pretraining_steps=0, n_fine_tuning_steps=0)
     training = replace(config.training, n_steps=3)
-    fresh = Draw(replace(config, arms=arms, training=training), study, 0, tmp_path / "b").generator.denoiser
+    fresh = LabelSubset(replace(config, arms=arms, training=training), study, 0, tmp_path / "b").generator.denoiser
     assert not all(torch.equal(started[key], weight) for key, weight in fresh.state_dict().items())
     assert [(tmp_path / name / "pretraining.lock").exists() for name in "ab"] == [True, False]
 
 
 @pytest.mark.slow
 def test_a_generator_is_trained_once_and_kept(config, tmp_path):
-    first = Draw(config, make_study(), 0, tmp_path).generator.denoiser.state_dict()
+    first = LabelSubset(config, make_study(), 0, tmp_path).generator.denoiser.state_dict()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
-    again = Draw(config, make_study(), 0, tmp_path).generator.denoiser.state_dict()
+    again = LabelSubset(config, make_study(), 0, tmp_path).generator.denoiser.state_dict()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == before
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
 @pytest.mark.slow
-def test_a_generator_on_latents_has_the_autoencoder_of_all_draws(config, tmp_path):
-    """It has seen images and no mask, so one serves every draw."""
+def test_a_generator_on_latents_has_the_autoencoder_of_all_subsets(config, tmp_path):
+    """It has seen images and no mask, so one serves every subset."""
     model = replace(config.model, autoencoder="own", unshuffle=1)
     training = replace(config.training, symmetries="none", colour_jitter=0.0)
     config = replace(config, model=model, training=training, autoencoder=AutoencoderConfig((8, 8), n_steps=2))
-    first, second = (Draw(config, make_study(), number, tmp_path).generator for number in (0, 1))
+    first, second = (LabelSubset(config, make_study(), number, tmp_path).generator for number in (0, 1))
     one, other = (generator.autoencoder.state_dict() for generator in (first, second))
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert Draw(config, make_study(), 0, tmp_path).generate("unannotated").images.shape == (6, 3, SIZE, SIZE)
+    assert LabelSubset(config, make_study(), 0, tmp_path).generate("unannotated").images.shape == (6, 3, SIZE, SIZE)
 
 
-def test_draws_differ_and_smaller_ones_are_nested(config, tmp_path):
+def test_subsets_differ_and_smaller_ones_are_nested(config, tmp_path):
     study, data = make_study(), replace(config.data, n_annotated_groups=1)
-    of_draws = [annotated_groups(Draw(config, study, number, tmp_path)) for number in range(6)]
-    assert all(len(groups) == 2 for groups in of_draws)
-    assert len(set(map(frozenset, of_draws))) > 1
-    assert annotated_groups(Draw(replace(config, data=data), study, 3, tmp_path)) < of_draws[3]
+    of_subsets = [annotated_groups(LabelSubset(config, study, number, tmp_path)) for number in range(6)]
+    assert all(len(groups) == 2 for groups in of_subsets)
+    assert len(set(map(frozenset, of_subsets))) > 1
+    assert annotated_groups(LabelSubset(replace(config, data=data), study, 3, tmp_path)) < of_subsets[3]
     assert (
-        len({Draw(one, study, n, tmp_path).folder for one in (config, replace(config, data=data)) for n in (0, 1)}) == 4
+        len(
+            {
+                LabelSubset(one, study, n, tmp_path).folder
+                for one in (config, replace(config, data=data))
+                for n in (0, 1)
+            }
+        )
+        == 4
     )
 
 
 @pytest.mark.slow
 def test_each_source_of_styles_lends_what_it_says(config, tmp_path):
-    draw = Draw(config, make_study(), 0, tmp_path)
-    annotated = annotated_groups(draw)
-    others = set(draw.train.groups) - annotated
-    lent = {styles: draw._bank(styles) for styles in ("unannotated", "annotated", "shuffled", "none", "transductive")}
+    subset = LabelSubset(config, make_study(), 0, tmp_path)
+    annotated = annotated_groups(subset)
+    others = set(subset.train.groups) - annotated
+    lent = {styles: subset._bank(styles) for styles in STYLES}
     assert set(lent["unannotated"].groups) == set(lent["shuffled"].groups) == others
     assert set(lent["annotated"].groups) == annotated
     assert set(lent["transductive"].groups) == others | {"test"}
     assert torch.equal(lent["shuffled"].embeddings, lent["unannotated"].embeddings)
     assert lent["shuffled"].groups != lent["unannotated"].groups
-    null = draw.generator.denoiser.null_style
-    assert torch.equal(draw.generator.aggregate(lent["none"].embeddings.repeat(4, 1)[None])[0, 0], null)
-    assert set(draw.generate("unannotated").groups) <= others
-    assert set(draw.generate("annotated").groups) <= annotated
+    null = subset.generator.denoiser.null_style
+    assert torch.equal(subset.generator.aggregate(lent["none"].embeddings.repeat(4, 1)[None])[0, 0], null)
+    assert set(subset.generate("unannotated").groups) <= others
+    assert set(subset.generate("annotated").groups) <= annotated
 
 
 @pytest.mark.slow
 def test_the_null_style_cannot_be_lent_through_a_linear_map(config, tmp_path):
     config = replace(config, model=replace(config.model, aggregation="linear", n_style_images=2))
     with pytest.raises(ValueError, match="styles='none' with aggregation='linear'"):
-        Draw(config, make_study(), 0, tmp_path).generate("none")
+        LabelSubset(config, make_study(), 0, tmp_path).generate("none")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layouts", ["empirical", "random field", "learned", "pseudo-layouts"])
+@pytest.mark.parametrize("layouts", ["empirical", "random_field", "learned", "predicted_masks"])
 def test_layouts_come_from_where_the_setting_says(config, layouts, tmp_path):
     config = replace(config, arms=replace(config.arms, layouts=layouts))
-    draw = Draw(config, make_study(), 0, tmp_path)
-    sampled = draw.layouts.sample(4, seed=0)
+    subset = LabelSubset(config, make_study(), 0, tmp_path)
+    sampled = subset.layouts.sample(4, seed=0)
     assert sampled.shape == (4, SIZE, SIZE)
-    if layouts == "pseudo-layouts":
-        predicted = draw.with_pseudo_layouts.masks[~draw.train.has_mask]
+    if layouts == "predicted_masks":
+        predicted = subset.with_predicted_masks.masks[~subset.train.is_annotated]
         assert all((predicted == one).flatten(1).all(1).any() for one in sampled)
 
 
 def test_filtering_drops_the_worst_pairs_of_a_class(config, tmp_path):
     """A fifth of six pairs is one a class, whatever the network thinks of them."""
-    draw = Draw(config, make_study(), 0, tmp_path)
-    pairs = draw.transfer("reinhard")
-    assert 3 <= len(draw.filtered(pairs, 20).groups) < len(pairs.groups) == 6
-    assert len(draw.filtered(pairs, 0).groups) == len(pairs.groups)
+    subset = LabelSubset(config, make_study(), 0, tmp_path)
+    pairs = subset.transfer("reinhard")
+    assert 3 <= len(subset.filtered(pairs, 20)) < len(pairs) == 6
+    assert len(subset.filtered(pairs, 0)) == len(pairs)
 
 
 def test_transferred_images_keep_their_masks_and_take_the_colours_of_the_lenders(patches):
     annotated, others = patches.annotated(), patches.select(range(8, 16))
     made = transfer_colours(annotated, others, reinhard, n_images=12, seed=0)
-    assert len(made.groups) == 12
+    assert len(made) == 12
     assert set(made.groups) <= set(annotated.groups)
     assert all((annotated.masks == mask).flatten(1).all(1).any() for mask in made.masks)
     colours = {
@@ -179,9 +190,9 @@ def test_transferred_images_keep_their_masks_and_take_the_colours_of_the_lenders
 @pytest.mark.slow
 def test_the_data_of_a_study_are_those_of_its_tables():
     config = build_config("tissue", "smoke")
-    study = load_study_data(config, "")
+    study = load_study(config)
     assert {name: isinstance(one, Patches) for name, one in study.held_out.items()} == dict.fromkeys(
         ("validation", "test", "shifted"), True
     )
-    assert not study.held_out_groups & set(study.table["group"])
-    assert load_study_data(replace(config, seed=1), "").checksum != study.checksum
+    assert not study.held_out_groups & set(study.train.groups)
+    assert load_study(replace(config, seed=1)).checksum != study.checksum

@@ -50,22 +50,20 @@ def paint(masks, groups, seed):
 def planted(n_images=8, seed=0):
     groups = [f"group-{row // n_images}" for row in range(4 * n_images)]
     masks = squares(len(groups), seed)
-    return Patches(paint(masks, groups, seed), masks, groups)
+    return Patches(paint(masks, groups, seed), masks, groups, CLASSES)
 
 
 @pytest.fixture(scope="module")
 def unseen(tmp_path_factory):
     folder, patches = tmp_path_factory.mktemp("networks"), planted(24, seed=1)
-    judge, other = (
-        kept_segmenter(folder, "network", patches, SEGMENTER, n_classes=2, seed=network_seed) for network_seed in (0, 1)
-    )
-    return draw_unseen(planted(seed=2), judge, segmenter_extractor(other, "96 squares"), CLASSES)
+    judge, other = (kept_segmenter(folder, "network", patches, SEGMENTER, seed=network_seed) for network_seed in (0, 1))
+    return draw_unseen(planted(seed=2), judge, segmenter_extractor(other, "96 squares"))
 
 
 def draw_unmeasured(test):
     """Unseen groups that nothing is measured on."""
     judge = UNet(2, (8, 16))
-    return draw_unseen(test, judge, segmenter_extractor(judge, "nothing"), CLASSES)
+    return draw_unseen(test, judge, segmenter_extractor(judge, "nothing"))
 
 
 def normal(n, d, seed=0):
@@ -207,6 +205,7 @@ def test_styles_and_comparison_never_share_an_image_and_layouts_come_from_other_
     test.images[:, 0, 0, 0] = torch.arange(32, dtype=torch.uint8)  # the number of each image in a pixel of its own
     test.masks[:, 0, 0] = UNKNOWN  # no real layout has that, so the layout can carry the number as well
     test.masks[:, 0, 1] = torch.arange(32, dtype=torch.uint8)
+    test = replace(test, classes=tuple(map(str, range(32))))
     drawn = draw_unmeasured(test)
     lent, compared = (set(one.images[:, 0, 0, 0].tolist()) for one in (drawn.lenders, drawn.references))
     assert lent | compared == set(range(32))
@@ -224,6 +223,7 @@ def test_styles_and_comparison_never_share_an_image_and_layouts_come_from_other_
 def test_only_large_annotated_groups_are_drawn():
     test = planted()
     test.masks[8:16] = UNKNOWN
+    test = replace(test, mask_source=[])  # masks that nobody drew
     alone = test.select([0, *range(8, 32)])  # group 0 has one image, group 1 no masks
     assert set(draw_unmeasured(alone).groups) == {"group-2", "group-3"}
     with pytest.raises(ValueError, match="1 test groups have two or more annotated images"):
@@ -237,7 +237,7 @@ def test_a_judge_is_trained_once_and_again_for_other_data(tmp_path, monkeypatch)
     )
     config = SegmentationConfig(channels=(8, 16), n_steps=2, batch_size=4)
     state = torch.random.get_rng_state()
-    networks = [kept_segmenter(tmp_path, "judge", planted(seed=seed), config, 2, seed=0) for seed in (0, 0, 1)]
+    networks = [kept_segmenter(tmp_path, "judge", planted(seed=seed), config, seed=0) for seed in (0, 0, 1)]
     assert len(trained) == len(list(tmp_path.iterdir())) == 2
     weights = [torch.cat([weight.flatten() for weight in network.state_dict().values()]) for network in networks]
     assert torch.equal(weights[0], weights[1])
@@ -289,7 +289,7 @@ def grey_of(layout):
 def test_the_error_of_x_0_is_that_of_the_clean_image_whatever_the_objective(monkeypatch, config, objective):
     masks = squares(70, seed=0)  # more than a batch
     images = ((grey_of(masks) + 1) * 127.5).round().to(torch.uint8)
-    patches = Patches(images, masks, ["a"] * 70)
+    patches = Patches(images, masks, ["a"] * 70, CLASSES)
     right, times = planted_denoiser(monkeypatch, config, objective, grey_of)
     assert max(denoising_errors(right, patches, None).values()) < 1e-4
     diffusion, levels = Diffusion(objective), Diffusion("x_0")

@@ -205,11 +205,11 @@ def test_where_there_is_nothing_to_agree_on_there_is_no_agreement():
 
 def test_content_is_compared_with_own_style_images_and_with_others_of_the_group():
     masks = blobs(12)
-    lenders = Patches(torch.zeros(6, 3, 24, 24, dtype=torch.uint8), masks[:6], list("aabbab"))
-    references = Patches(lenders.images, masks[6:], list("babaab"))
+    lenders = Patches(torch.zeros(6, 3, 24, 24, dtype=torch.uint8), masks[:6], list("aabbab"), tuple("klm"))
+    references = Patches(lenders.images, masks[6:], list("babaab"), lenders.classes)
     predictions, groups = blobs(3, seed=1), ["b", "a", "b"]
     style_rows = torch.tensor([[2, 3], [4, 4], [5, 2]])
-    found = content_agreement(predictions, groups, style_rows, lenders, references, n_classes=3)
+    found = content_agreement(predictions, groups, style_rows, lenders, references)
     assert found["group"].tolist() == groups
     for i, group in enumerate(groups):
         own = np.mean([cohen(predictions[i], masks[row], 3) for row in style_rows[i].tolist()])
@@ -219,8 +219,8 @@ def test_content_is_compared_with_own_style_images_and_with_others_of_the_group(
 
 def test_a_prediction_without_a_mask_to_agree_with_has_no_number():
     masks = torch.stack([torch.zeros(4, 4), torch.eye(4)]).to(torch.uint8)
-    lenders = Patches(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), masks, ["a", "a"])
-    found = content_agreement(masks[:1], ["a"], torch.tensor([[0]]), lenders, lenders, n_classes=2)
+    lenders = Patches(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), masks, ["a", "a"], tuple("kl"))
+    found = content_agreement(masks[:1], ["a"], torch.tensor([[0]]), lenders, lenders)
     assert math.isnan(found["own"][0])
     assert found["others"][0] == 0  # with the second mask, which has both classes
 

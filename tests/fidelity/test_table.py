@@ -59,7 +59,7 @@ def paint(masks, groups, seed):
 def patches_of(groups, n_images, seed):
     names = [name for name in groups for _ in range(n_images)]
     masks = layouts_of(len(names), seed)
-    return Patches(paint(masks, names, seed), masks, names)
+    return Patches(paint(masks, names, seed), masks, names, CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,9 @@ def world():
     lenders, references = (patches_of(GROUPS, N_IMAGES, seed) for seed in (1, 2))
     config = SegmentationConfig(channels=(8, 16), n_steps=150, batch_size=16)
     others = patches_of([f"patient-{100 + i}" for i in range(20)], 8, seed=3)
-    judge = train_segmenter(others, config, n_classes=2, seed=0, progress=False)
+    judge = train_segmenter(others, config, seed=0, progress=False)
     train = patches_of([f"patient-{200 + i}" for i in range(12)], 8, seed=4)
-    known = {"lenders": lenders, "references": references, "train": train, "judge": judge, "classes": CLASSES}
+    known = {"lenders": lenders, "references": references, "train": train, "judge": judge}
     rows = first_rows(lenders.groups, lenders.groups, n_images=2)
     return {**known, "extractor": segmenter_extractor(judge, "20 patients"), "style_rows": rows, "stained": True}
 
@@ -84,13 +84,13 @@ def asked():
 
 def measure(world, asked, images):
     """value of the table by (measure, of), for images made for what was asked."""
-    return fidelity_table(Patches(images, *asked), **world)["value"]
+    return fidelity_table(Patches(images, *asked, CLASSES), **world)["value"]
 
 
 @pytest.fixture(scope="module")
 def perfect_table(world, asked):
     layouts, groups = asked
-    return fidelity_table(Patches(paint(layouts, groups, seed=6), layouts, groups), **world)
+    return fidelity_table(Patches(paint(layouts, groups, seed=6), layouts, groups, CLASSES), **world)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_numbers_are_those_of_the_measures_alone(perfect_table, world, asked):
     layouts, groups = asked
     images, references = paint(layouts, groups, seed=6), world["references"]
     answer = predict(world["judge"], images)
-    scores = score_groups(answer, layouts, groups, 2).set_index("group")["mean_iou"]
+    scores = score_groups(answer, Patches(images, layouts, groups, CLASSES)).set_index("group")["mean_iou"]
     summary = summarise_groups(scores, seed=0)
     row = perfect_table.loc[("layout_iou", "generated")]
     assert row[["value", "low", "high"]].tolist() == [summary["mean"], summary["ci_low"], summary["ci_high"]]
@@ -259,7 +259,7 @@ def test_generated_and_real_are_measured_on_equal_numbers(world, asked):
     images = paint(layouts, groups, seed=6)
     more = [*range(len(groups)), *range(3 * N_IMAGES)]  # three groups twice
     few = [row for row, group in enumerate(world["lenders"].groups) if group != GROUPS[1] or row % N_IMAGES < 5]
-    generated = Patches(images, layouts, groups).select(more)
+    generated = Patches(images, layouts, groups, CLASSES).select(more)
     unequal = {**world, "lenders": world["lenders"].select(few), "style_rows": torch.zeros(len(more), 1).long()}
     table = fidelity_table(generated, **unequal)
     alike = [name for name in MEASURES if not name.startswith(("content", "nearest", "copied"))]
@@ -271,7 +271,7 @@ def test_generated_and_real_are_measured_on_equal_numbers(world, asked):
 def test_the_order_of_images_does_not_matter(world, asked, perfect):
     layouts, groups = asked
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(0)).tolist()
-    generated = Patches(paint(layouts, groups, seed=6), layouts, groups).select(order)
+    generated = Patches(paint(layouts, groups, seed=6), layouts, groups, CLASSES).select(order)
     values = fidelity_table(generated, **{**world, "style_rows": world["style_rows"][order]})["value"]
     drawn = [key for key in values.index if key[1] == "chance"]  # at random, by the order
     wanted = perfect.drop(drawn)[values.drop(drawn).index].to_dict()
@@ -282,7 +282,7 @@ def test_the_order_of_images_does_not_matter(world, asked, perfect):
 def test_stains_are_looked_for_only_where_there_are_some_and_small_sets_have_no_neighbours(world, asked):
     layouts, groups = asked
     rows = [0, 1, 8]  # two images of one group, one of another
-    few = Patches(paint(layouts, groups, seed=6), layouts, groups).select(rows)
+    few = Patches(paint(layouts, groups, seed=6), layouts, groups, CLASSES).select(rows)
     table = fidelity_table(few, **{**world, "style_rows": world["style_rows"][rows], "stained": False})
     assert "eosin_angle" not in table.index
     assert math.isnan(table.loc[("precision", "generated"), "value"])
@@ -293,7 +293,7 @@ def test_stains_are_looked_for_only_where_there_are_some_and_small_sets_have_no_
 @pytest.mark.slow
 def test_the_table_is_the_same_every_time(world, asked, perfect_table):
     layouts, groups = asked
-    again = fidelity_table(Patches(paint(layouts, groups, seed=6), layouts, groups), **world)
+    again = fidelity_table(Patches(paint(layouts, groups, seed=6), layouts, groups, CLASSES), **world)
     assert again.equals(perfect_table)
 
 
@@ -302,7 +302,7 @@ def test_a_number_does_not_depend_on_what_else_is_asked(world, asked, perfect_ta
     """A sweep asks for less than the whole table, and finds the same numbers, on the same network."""
     layouts, groups = asked
     less = {key: value for key, value in world.items() if key not in ("style_rows", "train", "stained")}
-    table = fidelity_table(Patches(paint(layouts, groups, seed=6), layouts, groups), **less)
+    table = fidelity_table(Patches(paint(layouts, groups, seed=6), layouts, groups, CLASSES), **less)
     assert {"kernel_distance", "layout_iou", "retrieval_top1", "colour_distance"} <= set(table.index.unique("measure"))
     assert not table.index.unique("measure").str.startswith(("content", "nearest", "copied", "eosin")).any()
     assert table.equals(perfect_table.loc[table.index])
@@ -314,11 +314,11 @@ def test_a_number_does_not_depend_on_what_else_is_asked(world, asked, perfect_ta
 def spoilt(world, asked):
     layouts, groups = asked
     images = paint(layouts, groups, seed=6)
-    generated, train, lenders = Patches(images, layouts, groups), world["train"], world["lenders"]
-    alien = generated._replace(groups=["patient-999", *groups[1:]])
-    wide = train._replace(images=F.pad(train.images, (0, 4)))
-    known = train._replace(images=torch.cat([train.images[:3], lenders.images[5:6]]))
-    foreign = generated._replace(masks=torch.full_like(layouts, 4))
+    generated, train, lenders = Patches(images, layouts, groups, CLASSES), world["train"], world["lenders"]
+    alien = replace(generated, groups=["patient-999", *groups[1:]])
+    wide = replace(train, images=F.pad(train.images, (0, 4)), masks=F.pad(train.masks, (0, 4)))
+    known = Patches.concatenate([train.select(range(3)), lenders.select([5])])
+    foreign = replace(generated, classes=("stroma", "tumour"))
     other = segmenter(3)
     one_group = generated.select(range(N_IMAGES))
     rows = world["style_rows"]
@@ -327,10 +327,12 @@ def spoilt(world, asked):
     yield r"images of sizes \(16, 16\), \(16, 20\)", generated, {"train": wide}
     yield "style_rows must be rows of the 64 lenders", generated, {"style_rows": rows + 60}
     yield "for each of 64 generated images", generated, {"style_rows": rows[1:]}
-    yield "a generated mask holds 4, outside the classes 0..1", foreign, {}
+    yield "lenders of the classes stroma, epithelium, generated images of stroma, tumour", foreign, {}
+    other_references = replace(world["references"], classes=("stroma", "lumen"))
+    yield "references of the classes stroma, lumen", generated, {"references": other_references}
     yield "the judge tells 3 classes apart, there are 2", generated, {"judge": other}
     yield "lender 5 is training image 3; held-out images must not be trained on", generated, {"train": known}
-    yield "all layouts are the same", generated._replace(masks=0 * layouts), {}
+    yield "all layouts are the same", replace(generated, masks=0 * layouts), {}
 
 
 def segmenter(n_classes):
@@ -352,8 +354,9 @@ def test_bad_input_ends_in_one_sentence_before_anything_is_measured(world, asked
 @pytest.mark.slow
 def test_images_without_masks_have_no_layout_to_be_compared_with(world, asked):
     layouts, groups = asked
-    generated = Patches(paint(layouts, groups, seed=6), layouts, groups)
-    blank = world["lenders"]._replace(masks=torch.full_like(world["lenders"].masks, UNKNOWN))
+    generated = Patches(paint(layouts, groups, seed=6), layouts, groups, CLASSES)
+    blank = replace(world["lenders"], masks=torch.full_like(world["lenders"].masks, UNKNOWN), mask_source=[])
+    assert not blank.has_mask.any()
     values = fidelity_table(generated, **{**world, "lenders": blank})["value"]
     assert math.isnan(values["layout_iou", "real"])
     assert math.isnan(values["content_leakage", "generated"])

@@ -1,5 +1,7 @@
 """Pairs of known quality: planted bad ones are dropped, for a reason that is kept, and hard layouts come oftener."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,8 +41,8 @@ def random_layouts(n, seed=0):
     return torch.randint(len(CLASSES), (n, SIZE, SIZE), generator=generator, dtype=torch.uint8)
 
 
-def pairs(images, layouts):
-    return Patches(images, layouts, [f"g{row % 3}" for row in range(len(layouts))])
+def pairs(images, layouts, classes=CLASSES):
+    return Patches(images, layouts, [f"g{row % 3}" for row in range(len(layouts))], classes)
 
 
 def with_faults(layouts, rows, fault):
@@ -61,7 +63,7 @@ def scores_of(*ious, accuracy=0.9):
 def test_scores_are_those_counted_pixel_by_pixel():
     layouts, seen = random_layouts(6), random_layouts(6, seed=1)
     layouts[0, :4], layouts[1][layouts[1] == 2] = UNKNOWN, 0
-    scores = score_pairs(Reader(), pairs(show(seen), layouts), n_classes=3)
+    scores = score_pairs(Reader(), pairs(show(seen), layouts))
     for row in range(6):
         cells = [(a, b) for a, b in zip(layouts[row].flatten().tolist(), seen[row].flatten().tolist(), strict=True)]
         known = [(a, b) for a, b in cells if a != UNKNOWN]
@@ -75,8 +77,9 @@ def test_scores_are_those_counted_pixel_by_pixel():
 
 def test_many_scores_are_those_of_each_pair_as_a_group_of_its_own():
     layouts, seen = random_layouts(600), random_layouts(600, seed=1)
-    scores = score_pairs(Reader(), pairs(show(seen), layouts), n_classes=3)
-    expected = score_groups(seen, layouts, [f"{row:03d}" for row in range(600)], n_classes=3)
+    shown = pairs(show(seen), layouts)
+    scores = score_pairs(Reader(), shown)
+    expected = score_groups(seen, replace(shown, groups=[f"{row:03d}" for row in range(600)]))
     columns = ["iou_0", "iou_1", "iou_2"]
     np.testing.assert_allclose(scores[columns], expected[columns])
 
@@ -85,7 +88,7 @@ def test_a_stray_pixel_of_an_absent_class_costs_the_class_it_covers():
     layouts = torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)
     seen = layouts.clone()
     seen[0, 0, 0] = 2
-    scores = score_pairs(Reader(), pairs(show(seen), layouts), n_classes=3).loc[0]
+    scores = score_pairs(Reader(), pairs(show(seen), layouts)).loc[0]
     assert scores["iou_0"] == scores["accuracy"] == pytest.approx(1 - 1 / SIZE**2)
     assert scores[["iou_1", "iou_2"]].isna().all()
 
@@ -95,14 +98,14 @@ def test_a_stray_pixel_of_an_absent_class_costs_the_class_it_covers():
     [
         (3, None, "no pairs"),
         (3, [0, UNKNOWN, 0], "row 1 has no layout"),
-        (3, [0, 1, 3], r"layout of row 2 holds 3, outside the classes 0\.\.2"),
+        (3, [0, 1, 3], r"mask of row 2 holds 3, outside the classes 0\.\.2"),
         (2, [0, 1, 1], "segmenter of 3 classes for layouts of 2"),
     ],
 )
 def test_what_cannot_be_scored_is_said_in_one_sentence(n_classes, of_layout, message):
     layouts = torch.tensor(of_layout or [], dtype=torch.uint8).view(-1, 1, 1).expand(-1, SIZE, SIZE)
     with pytest.raises(ValueError, match=message):
-        score_pairs(Reader(), pairs(show(layouts), layouts), n_classes)
+        score_pairs(Reader(), pairs(show(layouts), layouts, CLASSES[:n_classes]))
 
 
 # ------------------------------------------------------------------------------------------------- keeping
@@ -120,7 +123,7 @@ FAULTS = {
 def test_planted_bad_pairs_are_the_ones_dropped(fault):
     layouts, bad = random_layouts(N), [3, 10, 42, 97]
     images = with_faults(layouts, bad, FAULTS[fault])
-    decisions = keep_pairs(score_pairs(Reader(), pairs(images, layouts), 3), percentile=4, classes=CLASSES)
+    decisions = keep_pairs(score_pairs(Reader(), pairs(images, layouts)), percentile=4, classes=CLASSES)
     assert decisions.index[~decisions["kept"]].tolist() == bad
     assert all(decisions["reason"][bad].str.contains("lumen: IoU|epithelium: IoU"))
 
@@ -130,9 +133,9 @@ def test_a_trained_segmenter_finds_images_of_other_layouts():
     layouts = torch.rand(16, 4, 4, generator=generator).gt(0.5).byte().repeat_interleave(4, 1).repeat_interleave(4, 2)
     images = 60 + 100 * layouts[:, None] + torch.randint(40, (16, 3, 16, 16), generator=generator, dtype=torch.uint8)
     config = SegmentationConfig(channels=(8,), n_steps=40, batch_size=8, learning_rate=2e-2)
-    segmenter = train_segmenter(pairs(images[:8], layouts[:8]), config, n_classes=2, seed=0, progress=False)
+    segmenter = train_segmenter(pairs(images[:8], layouts[:8], CLASSES[:2]), config, seed=0, progress=False)
     images[[9, 14]] = images[[14, 9]]
-    decisions = keep_pairs(score_pairs(segmenter, pairs(images[8:], layouts[8:]), 2), 25, CLASSES[:2])
+    decisions = keep_pairs(score_pairs(segmenter, pairs(images[8:], layouts[8:], CLASSES[:2])), 25, CLASSES[:2])
     assert decisions.index[~decisions["kept"]].tolist() == [1, 6]
 
 

@@ -22,7 +22,7 @@ from sedm.__main__ import main
 from sedm.config import AutoencoderConfig, ModelConfig
 from sedm.config.studies import STUDIES
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
-from sedm.data.patches import to_tensors
+from sedm.data.patches import Patches
 from sedm.generation.dataset_card import COLUMNS, push_to_hub
 from sedm.generation.generate import embed_bank, generate_patches
 from sedm.generation.pairing import GivenLayouts, Pairing, StyleChoice
@@ -34,6 +34,7 @@ from sedm.generator.process import Diffusion
 from sedm.layouts import EmpiricalPrior
 from sedm.styles.bank import StyleBank
 
+CLASSES = ("background", "foreground")
 LEVEL = 1.001  # of 255: rounding may move a value across a border
 
 
@@ -335,7 +336,7 @@ def test_style_images_of_another_form_are_named(pipeline, unchecked, images):
 
 @pytest.fixture
 def prior(patches):
-    return EmpiricalPrior.fit(patches.annotated().masks, ("background", "foreground"))
+    return EmpiricalPrior.fit(patches.annotated().masks, CLASSES)
 
 
 @pytest.fixture
@@ -358,6 +359,10 @@ def shards(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
+def decode(table):
+    return Patches.from_table(table, CLASSES)
+
+
 def pictures(table):
     return [image.tobytes() for image in table["image"]]
 
@@ -366,6 +371,7 @@ def pictures(table):
 def test_a_synthetic_table_is_a_patch_table_with_its_provenance(make, pipeline, bank, tmp_path):
     table = make(tmp_path)
     check_patches(table, n_classes=2)
+    assert decode(table).mask_source == ["generated"] * 10
     assert table.column_names == load_patches(tmp_path).column_names
     assert sorted(table.column_names) == sorted(COLUMNS)
     assert table["index"][:] == list(range(10))
@@ -425,7 +431,7 @@ def test_another_micro_batch_gives_the_same_table_up_to_rounding(make, config, t
     whole = make(tmp_path / "whole")
     for micro_batch in (1, 5, 16):
         other = make(tmp_path / str(micro_batch), config=replace(config.sampling, micro_batch=micro_batch))
-        assert far(to_tensors(other).images, to_tensors(whole).images) <= LEVEL
+        assert far(decode(other).images, decode(whole).images) <= LEVEL
         assert other.remove_columns("image").to_list() == whole.remove_columns("image").to_list()
 
 
@@ -443,7 +449,7 @@ def test_a_row_alone_says_how_its_image_was_made(make, pipeline, prior, bank, co
         style = pipeline.mix_styles(bank.embeddings[lenders][:, None], row["weights"])  # what "mean" aggregates to
         generators = noise_generators(row["seed"], [row["index"]])
         image = pipeline(layout, style, generators, row["n_steps"], row["guidance_scale"], "pt").images[0]
-        stored = to_tensors(datasets.Dataset.from_list([row])).images[0]
+        stored = decode(datasets.Dataset.from_list([row])).images[0]
         assert far(image, stored) <= LEVEL
 
 
@@ -481,7 +487,7 @@ def test_given_layouts_come_as_they_are_and_as_often_as_their_weights_say(make, 
     masks = patches.masks[:3]
     layouts = GivenLayouts(masks, ["a", "b", "c"], weights=[1, 0, 3])
     table = make(tmp_path, layouts=layouts, config=replace(config.sampling, n_images=40, n_steps=1))
-    for mask, name in zip(to_tensors(table).masks, table["layout_id"], strict=True):
+    for mask, name in zip(decode(table).masks, table["layout_id"], strict=True):
         assert mask.equal(masks["abc".index(name)])
     counts = {name: table["layout_id"][:].count(name) for name in "abc"}
     assert counts["b"] == 0
@@ -508,7 +514,7 @@ def other_pipeline(config, n_classes=2, image_size=16, seed=1):
             "styles were embedded by the model abc, not by [0-9a-f]{12}; embed them again",
         ),
         (
-            lambda t: {"layouts": EmpiricalPrior.fit(t.prior.masks[:, :8, :8], ("background", "foreground"))},
+            lambda t: {"layouts": EmpiricalPrior.fit(t.prior.masks[:, :8, :8], CLASSES)},
             "layouts of 8×8 px; this model takes 16×16",
         ),
         (lambda t: {"layouts": GivenLayouts(t.prior.masks[:, :8], list("01234567"))}, "layouts of 8×16 px"),
@@ -847,7 +853,7 @@ def test_the_command_line_takes_layouts_and_styles_from_patch_tables(command, pa
     options = {"pairing": "composition", "style-sources": "annotated", "n-mixed-groups": 2}
     table = load_patches(command(layouts="patches.parquet", styles="patches.parquet", **options))
     rows = [int(name.removeprefix("patches/")) for name in table["layout_id"]]
-    assert to_tensors(table).masks.equal(patches.masks[rows])
+    assert decode(table).masks.equal(patches.masks[rows])
     assert {name for groups in table["style_groups"] for name in groups} == {"group-0", "group-1"}
     assert {int(name.removeprefix("patches/")) for names in table["style_images"] for name in names} <= set(range(8))
 

@@ -143,7 +143,7 @@ def test_no_group_is_too_far_to_be_mixed_in():
 def test_shares_are_counted_over_known_pixels_and_averaged_over_annotated_images(patches):
     layout = torch.tensor([[0, 1, 1], [2, UNKNOWN, UNKNOWN]], dtype=torch.uint8)
     assert class_fractions(layout[None], 3).tolist() == [[0.25, 0.5, 0.25]]
-    shares = mean_shares(patches, 2)
+    shares = mean_shares(patches)
     assert list(shares) == ["group-0", "group-1"]  # the others have no masks
     for name, found in shares.items():
         rows = [row for row, group in enumerate(patches.groups) if group == name]

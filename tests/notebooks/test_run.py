@@ -281,7 +281,7 @@ def test_a_sentence_runs_its_own_notebook_again_and_code_also_what_comes_after(r
     assert would_run(remembered) == ["02_layout_priors", "the paper"]
     edit(remembered, "06_style_mixing", "import load_pretrained", "import  load_pretrained")
     assert sorted(would_run(remembered)) == ["02_layout_priors", "06_style_mixing", "the paper"]
-    edit(remembered, "03_diffusion_training", "import train_model", "import  train_model")
+    edit(remembered, "03_diffusion_training", "import train_generator", "import  train_generator")
     assert sorted(would_run(remembered)) == everything  # 03 has its own reason, the others come after it
     assert sorted(would_run(remembered, "SEED=1")) == everything
 
