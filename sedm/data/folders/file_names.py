@@ -27,11 +27,9 @@ SYSTEM_NAMES = {
 """Files and folders that systems leave beside the user's, in lower case; hidden ones come on top."""
 
 LONG_MASK_WORDS = "masks?|annotations?|labels?|segmentations?|ground[ _-]?truth"
-MASK_WORDS = rf"{LONG_MASK_WORDS}|annos?|segs?|gt"
-MASK_WORD_BEGINS = re.compile(
-    r"(?<![^\W\d_])(?:mask|annot|label|segment|ground[ _-]?truth|(?:annos?|segs?|gt)(?![^\W\d_]))", re.IGNORECASE
-)
-MASK_AFFIX = re.compile(rf"(?:{MASK_WORDS})[ ._-]+(?P<after>.+)|(?P<before>.+?)[ ._-]+(?:{MASK_WORDS})", re.IGNORECASE)
+SHORT_MASK_WORDS = "annos?|segs?|gt"
+MASK_WORD = rf"(?:{LONG_MASK_WORDS}|{SHORT_MASK_WORDS})"
+MASK_AFFIX = re.compile(rf"{MASK_WORD}[ ._-]+(?P<after>.+)|(?P<before>.+?)[ ._-]+{MASK_WORD}", re.IGNORECASE)
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # for devices, on Windows
 LONGEST = 60  # characters; most disks hold 255 bytes, of which a character takes up to 4
@@ -53,13 +51,16 @@ def find_files(folder: Path) -> dict[str, Path]:
     ...     list(find_files(Path(folder)))
     ['case-7/a.png']
     """
-    if not folder.is_dir():
-        return {}
+
+    def refuse(error: OSError) -> None:
+        raise PatchTableError(f"{error.filename}: this folder cannot be read ({error.strerror})") from error
+
     files: list[tuple[str, ...]] = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_system_name(name) and not _leads_up(Path(parent, name))]
-        parts = Path(parent).relative_to(folder).parts
-        files += [(*parts, name) for name in names if not is_system_name(name)]
+    if folder.is_dir():
+        for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+            folders[:] = [name for name in folders if not is_system_name(name) and not _leads_up(Path(parent, name))]
+            parts = Path(parent).relative_to(folder).parts
+            files += [(*parts, name) for name in names if not is_system_name(name)]
     return {"/".join(parts): folder.joinpath(*parts) for parts in sorted(files)}
 
 
@@ -87,7 +88,7 @@ def has_mask_word(name: str) -> bool:
     >>> [has_mask_word(name) for name in ("SegmentationClass", "train_gt", "unlabelled")]
     [True, True, False]
     """
-    return MASK_WORD_BEGINS.search(name) is not None
+    return any(re.match(f"mask|annot|label|segment|(?:{SHORT_MASK_WORDS})$", word) for word in _words(name))
 
 
 def comparable(name: str) -> str:
@@ -99,14 +100,15 @@ def comparable(name: str) -> str:
     return unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))
 
 
-def masked_stem(stem: str) -> str | None:
-    """Take the word for "mask" off the beginning or end of a file name; None where there is no such word.
+def masked_stem(name: str) -> str | None:
+    """Take the suffix and the word for "mask" off the name of a file; None where there is no such word.
 
-    >>> masked_stem("img1_mask"), masked_stem("gt-img1"), masked_stem("img1")
-    ('img1', 'img1', None)
+    >>> masked_stem("case-7/img1_mask.png"), masked_stem("gt-img1.png"), masked_stem("img1.png")
+    ('case-7/img1', 'img1', None)
     """
-    match = MASK_AFFIX.fullmatch(stem)
-    return match and (match["before"] or match["after"])
+    parent, file_name = posixpath.split(posixpath.splitext(name)[0])
+    match = MASK_AFFIX.fullmatch(file_name)
+    return match and posixpath.join(parent, match["before"] or match["after"])
 
 
 def unclear_masks(stems: Iterable[str]) -> list[str]:
@@ -116,13 +118,13 @@ def unclear_masks(stems: Iterable[str]) -> list[str]:
     ['mask_1', 'image_2_bin_mask']
     """
     words = {stem: _words(stem) for stem in stems}
-    wholes = {tuple(parts) for parts in words.values() if "mask" not in parts}
+    wholes = {parts for parts in words.values() if "mask" not in parts}
     affixes = {affix for whole in wholes for affix in _affixes(whole)}
     unclear = []
     for stem, parts in words.items():
         rest = tuple(part for part in parts if part != "mask")
-        related = rest in affixes or not wholes.isdisjoint(_affixes(rest)) or (wholes and not rest)
-        if "mask" in parts and related:
+        is_related = rest in affixes or not wholes.isdisjoint(_affixes(rest)) or (wholes and not rest)
+        if "mask" in parts and is_related:
             unclear.append(stem)
     return unclear
 
@@ -139,19 +141,16 @@ def folder_names(groups: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken: set[str] = set()
     for group in dict.fromkeys(groups):
-        wished = group if _fits_every_disk(group) else f"group-{_plain(group)}".strip("-")
-        name = wished
+        plain = re.sub(r"\W+", "-", group).strip("-")[: LONGEST - 10]
+        first = group if _fits_every_disk(group) else f"group-{plain}".strip("-")
+        name = first
         number = 1
-        while _on_disk(name) in taken:
+        while (on_disk := unicodedata.normalize("NFC", name).casefold()) in taken:
             number += 1
-            name = f"{wished}-{number}"
-        taken.add(_on_disk(name))
+            name = f"{first}-{number}"
+        taken.add(on_disk)
         names[group] = name
     return names
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise PatchTableError(f"{error.filename}: this folder cannot be read ({error.strerror})") from error
 
 
 def _leads_up(folder: Path) -> bool:
@@ -159,16 +158,15 @@ def _leads_up(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def _words(stem: str) -> list[str]:
+def _words(stem: str) -> tuple[str, ...]:
     """Split a name into words and numbers; each long word for "mask" becomes that word."""
     words = re.findall(r"[^\W\d_]+|\d+", re.sub("ground[ _-]?truth", "mask", stem.casefold()))
-    return ["mask" if re.fullmatch(LONG_MASK_WORDS, word) else word for word in words]
+    return tuple("mask" if is_mask_folder(word) else word for word in words)
 
 
 def _affixes(words: tuple[str, ...]) -> set[tuple[str, ...]]:
     """List all beginnings and ends of a name, the whole included."""
-    lengths = range(1, len(words) + 1)
-    return {words[:length] for length in lengths} | {words[-length:] for length in lengths}
+    return {part for length in range(1, len(words) + 1) for part in (words[:length], words[-length:])}
 
 
 def _fits_every_disk(name: str) -> bool:
@@ -180,12 +178,3 @@ def _fits_every_disk(name: str) -> bool:
         and not is_system_name(name)
         and not is_mask_folder(name)
     )
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"\W+", "-", name).strip("-")[: LONGEST - 10]
-
-
-def _on_disk(name: str) -> str:
-    """Give a name the form in which disks compare names that know no case and normalise accents."""
-    return unicodedata.normalize("NFC", name).casefold()

@@ -1,18 +1,30 @@
-"""The pictures in a folder of the user's: which files they are, whose mask is whose, and which group each is of."""
+"""The pictures in a folder of the user's: which files they are, whose mask is whose, and which group each is of.
+
+Names are paths in ``images/`` or ``masks/``, with slashes. No picture is opened here.
+"""
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from sedm.data.folders.file_names import comparable, find_files
-from sedm.data.folders.mask_files import find_masks, match_masks, part_masks
+from sedm.data.folders.file_names import (
+    comparable,
+    find_files,
+    has_mask_word,
+    is_mask_folder,
+    masked_stem,
+    unclear_masks,
+)
 from sedm.data.folders.spreadsheets import read_spreadsheet
 from sedm.data.patch_table import PatchTableError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # JPEG would blur class indices
+UNREAD_SUFFIXES = (".webp", ".gif", ".jp2", ".heic", ".avif", ".npy", ".svs", ".ndpi", ".mrxs", ".dcm")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ods", ".parquet", ".tab", ".tsv", ".txt", ".xls", ".xlsx")
 
 EXPECTED = (
@@ -20,35 +32,30 @@ EXPECTED = (
     "that has the columns file_name,group"
 )
 
-
-@dataclass(frozen=True)
-class ImageFile:
-    """A picture in an image folder."""
-
-    name: str  # its path in images/
-    path: Path
-    group: str
-    mask: Path | None  # None where nobody annotated
-    columns: dict[str, str]  # further ones of metadata.csv
+Files = Mapping[str, Path]
 
 
-def find_image_files(folder: Path, group_level: int | Sequence[int] | None = None) -> list[ImageFile]:
-    """Find the pictures of an image folder, in order, each with its group and its mask; open none of them.
+def find_image_files(folder: Path, group_level: int | Sequence[int] | None = None) -> list[dict[str, str | None]]:
+    """Find the pictures of an image folder, in order, each with its group and its mask.
 
     Args, Raises: as ``load_image_folder``.
+
+    Returns:
+        The columns of each picture: ``image`` and ``mask`` (paths; None where nobody annotated), ``group``,
+        ``file_name`` (its name), and the further ones of ``metadata.csv``.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for name in ("images/case-7/a.jpg", "masks/case-7/a_mask.png"):
     ...         (Path(folder) / name).parent.mkdir(parents=True)
     ...         (Path(folder) / name).touch()
-    ...     [(file.name, file.group, file.mask.name) for file in find_image_files(Path(folder))]
+    ...     [(row["file_name"], row["group"], Path(row["mask"]).name) for row in find_image_files(Path(folder))]
     [('case-7/a.jpg', 'case-7', 'a_mask.png')]
     """
     if not (folder / "images").is_dir():
         missing = "no folder images/ in it" if folder.is_dir() else "no such folder"
         raise PatchTableError(f"{folder}: {missing}; {EXPECTED}")
-    pictures, masks_beside = part_masks(folder / "images", IMAGE_SUFFIXES)
+    pictures, masks_beside = _part_masks(folder / "images")
     if not pictures:
         raise PatchTableError(f"{folder / 'images'}: no image files ({', '.join(IMAGE_SUFFIXES)})")
     masks = [*masks_beside.items(), *find_files(folder / "masks").items()]
@@ -56,12 +63,122 @@ def find_image_files(folder: Path, group_level: int | Sequence[int] | None = Non
     if metadata.is_file():
         if group_level is not None:
             raise ValueError(f"group_level={group_level}, but {metadata} names the groups; leave one of them out")
-        return _read_metadata(metadata, pictures, masks)
-    _refuse_other_metadata(folder)
-    levels = _check_levels(group_level)
-    groups = {name: _group_of(path, name, levels) for name, path in pictures.items()}
-    mask_of = find_masks(folder, pictures, masks)
-    return [ImageFile(name, path, groups[name], mask_of.get(name), {}) for name, path in pictures.items()]
+        lines, rows = _read_metadata(metadata, pictures)
+    else:
+        _refuse_other_metadata(folder)
+        levels = _check_levels(group_level)
+        rows = {name: {"group": _group_of(path, name, levels)} for name, path in pictures.items()}
+    if "mask_file_name" in next(iter(rows.values())):
+        names = {name: row.pop("mask_file_name") for name, row in rows.items()}
+        mask_of = _match_named_masks(metadata, names, lines, masks)
+    else:
+        mask_of = _match_masks(folder, pictures, masks)
+    files = []
+    for name, path in pictures.items():
+        mask = str(mask_of[name]) if name in mask_of else None
+        group = rows[name].pop("group")
+        files.append({"image": str(path), "mask": mask, "group": group, "file_name": name, **rows[name]})
+    return files
+
+
+# ------------------------------------------------------------------------------------------------ pictures and masks
+
+
+def _part_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Part what lies in ``images/`` into pictures, and masks that lie beside the pictures of their names."""
+    files = find_files(folder)
+    stems = {posixpath.splitext(name)[0] for name in files if _suffix(name) in IMAGE_SUFFIXES}
+    pictures: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    for name, path in files.items():
+        mask_folders = [parent for parent in name.split("/")[:-1] if is_mask_folder(parent)]
+        if mask_folders:
+            raise PatchTableError(
+                f"{path}: a folder {mask_folders[0]!r} in images/; masks go into masks/, beside images/"
+            )
+        if masked_stem(name) in stems:
+            masks[name] = path
+        elif _suffix(name) in IMAGE_SUFFIXES:
+            pictures[name] = path
+        elif _suffix(name) in UNREAD_SUFFIXES:
+            raise PatchTableError(f"{path}: pictures are {', '.join(IMAGE_SUFFIXES)}; convert it, or move it away")
+    _refuse_unclear_masks(pictures, has_masks=bool(masks))
+    return pictures, masks
+
+
+def _refuse_unclear_masks(pictures: Files, has_masks: bool) -> None:
+    """Refuse what is named like a mask but of no picture, where other names say that it is one."""
+    stems: dict[str, list[str]] = defaultdict(list)
+    for name in pictures:
+        parent, stem = posixpath.split(posixpath.splitext(name)[0])
+        stems[parent].append(stem)
+    unclear = {posixpath.join(parent, stem) for parent in stems for stem in unclear_masks(stems[parent])}
+    for name, path in pictures.items():
+        if posixpath.splitext(name)[0] in unclear or (has_masks and masked_stem(name)):
+            raise PatchTableError(
+                f"{path}: named like a mask, but of no picture beside it; put masks into masks/ under the names of "
+                "their pictures, or rename it if it is a picture itself"
+            )
+
+
+def _match_masks(folder: Path, pictures: Files, masks: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """Find the mask of each picture that has one: the file of its name, perhaps with a word such as ``_mask``."""
+    names_of: dict[str, list[str]] = defaultdict(list)
+    for name in pictures:
+        names_of[comparable(posixpath.splitext(name)[0])].append(name)
+    mask_of: dict[str, Path] = {}
+    # lossless files first: a preview beside a mask does no harm
+    for mask_name, path in sorted(masks, key=lambda mask: _suffix(mask[0]) not in MASK_SUFFIXES):
+        spelling = comparable(mask_name)
+        names = names_of.get(posixpath.splitext(spelling)[0]) or names_of.get(masked_stem(spelling), [])
+        if _suffix(mask_name) not in MASK_SUFFIXES and all(name in mask_of for name in names):
+            continue  # or a list of class names, say
+        _check_lossless(path)
+        if len(names) != 1:
+            raise PatchTableError(f"{path}: a mask of {len(names)} images ({', '.join(names) or 'none of its name'})")
+        if names[0] in mask_of:
+            raise PatchTableError(f"{path}: a second mask of {names[0]!r}, besides {mask_of[names[0]].name}")
+        mask_of[names[0]] = path
+    for path in sorted(folder.glob("*")) if not mask_of else ():
+        if path.is_dir() and has_mask_word(path.name) and find_files(path):
+            raise PatchTableError(
+                f"{path}: none of these files was read as a mask; masks are {', '.join(MASK_SUFFIXES)} in "
+                f"{folder / 'masks'} under the names of their images, so rename this folder or move it away"
+            )
+    return mask_of
+
+
+def _match_named_masks(
+    metadata: Path, mask_names: Mapping[str, str], lines: Mapping[str, int], masks: Sequence[tuple[str, Path]]
+) -> dict[str, Path]:
+    """Find the mask that ``metadata.csv`` names for each picture; an empty name means: not annotated."""
+    files = {comparable(name): path for name, path in masks}
+    mask_of: dict[str, Path] = {}
+    for name, mask_name in mask_names.items():
+        if mask_name:
+            path = files.get(comparable(mask_name))
+            if path is None:
+                expected = metadata.parent / "masks" / mask_name
+                raise PatchTableError(f"{metadata}, line {lines[name]}: the mask of {name!r} is not there, {expected}")
+            _check_lossless(path)
+            mask_of[name] = path
+    used = set(mask_of.values())
+    for name, path in masks:
+        if _suffix(name) in MASK_SUFFIXES and path not in used:
+            raise PatchTableError(f"{path}: {metadata.name} names no image for this mask")
+    return mask_of
+
+
+def _check_lossless(mask: Path) -> None:
+    if _suffix(mask.name) not in MASK_SUFFIXES:
+        raise PatchTableError(f"{mask}: masks are {', '.join(MASK_SUFFIXES)}; JPEG would blur class indices")
+
+
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
+# ------------------------------------------------------------------------------------------------ groups
 
 
 def _check_levels(group_level: int | Sequence[int] | None) -> tuple[int, ...] | None:
@@ -102,43 +219,26 @@ def _refuse_other_metadata(folder: Path) -> None:
             )
 
 
-def _read_metadata(metadata: Path, pictures: Mapping[str, Path], masks: Sequence[tuple[str, Path]]) -> list[ImageFile]:
-    """Read the group of each picture and, where the table has such columns, its mask and further text."""
-    table = read_spreadsheet(metadata, columns=("file_name", "group"))
-    columns = list(next(iter(table.values())))
-    for column in ("image", "mask"):
-        if column in columns:
-            raise PatchTableError(f"{metadata}: the column {column!r} is kept for pictures; name files mask_file_name")
-    lines = _find_lines(metadata, table, pictures)
-    if "mask_file_name" in columns:
-        mask_names = {name: table[line]["mask_file_name"] for name, line in lines.items()}
-        mask_of = match_masks(metadata, mask_names, lines, masks)
-    else:
-        mask_of = find_masks(metadata.parent, pictures, masks)
-    further = [column for column in columns if column not in ("file_name", "group", "mask_file_name")]
-    files = []
-    for name, path in pictures.items():
-        row = table[lines[name]]
-        files.append(
-            ImageFile(name, path, row["group"], mask_of.get(name), {column: row[column] for column in further})
-        )
-    return files
-
-
-def _find_lines(metadata: Path, table: Mapping[int, Mapping[str, str]], pictures: Mapping[str, Path]) -> dict[str, int]:
-    """Find the line of each picture."""
+def _read_metadata(metadata: Path, pictures: Files) -> tuple[dict[str, int], dict[str, dict[str, str]]]:
+    """Read the line of each picture in ``metadata.csv``, and its row without the name."""
     names = {comparable(name): name for name in pictures}
     lines: dict[str, int] = {}
-    for line, row in table.items():
-        path = metadata.parent / "images" / row["file_name"]
-        name = names.get(comparable(row["file_name"]))
+    rows: dict[str, dict[str, str]] = {}
+    for line, row in read_spreadsheet(metadata, columns=("file_name", "group")).items():
+        if "image" in row or "mask" in row:
+            column = "image" if "image" in row else "mask"
+            raise PatchTableError(f"{metadata}: the column {column!r} is kept for pictures; name files mask_file_name")
+        file_name = row.pop("file_name")
+        name = names.get(comparable(file_name))
         if name is None:
+            path = metadata.parent / "images" / file_name
             fault = "a mask by its name, or no picture" if path.is_file() else "no such file"
             raise PatchTableError(f"{metadata}, line {line}: {fault}, {path}")
         if name in lines:
             raise PatchTableError(f"{metadata}, line {line}: {name!r} is there twice")
         lines[name] = line
+        rows[name] = row
     for name, path in pictures.items():
         if name not in lines:
             raise PatchTableError(f"{path}: no group; {metadata.name} has no row for {name!r}")
-    return lines
+    return lines, rows

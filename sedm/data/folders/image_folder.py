@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -76,16 +76,9 @@ def load_image_folder(
     mask_values = check_mask_values(mask_values, mask_threshold)
     folder = Path(folder).absolute()
     files = find_image_files(folder, group_level)
-    table = datasets.Dataset.from_dict(
-        {
-            "image": [_stored(file.path) for file in files],
-            "mask": [_stored(file.mask) for file in files],
-            "group": [file.group for file in files],
-            "file_name": [file.name for file in files],
-            **{column: [file.columns[column] for file in files] for column in files[0].columns},
-        }
-    )
-    table = table.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
+    features = {column: datasets.Value("string") for column in files[0]}
+    features |= {"image": datasets.Image(), "mask": datasets.Image()}
+    table = datasets.Dataset.from_list(files, features=datasets.Features(features))
     if mask_values is None and mask_threshold is None:
         return table
     return translate_masks(table, str(folder), mask_values, mask_threshold)
@@ -125,7 +118,10 @@ def save_image_folder(table: datasets.Dataset, folder: str | Path) -> Path:
     names = [f"{folder_of[group]}/{row:06d}.png" for row, group in enumerate(groups)]
     stored_masks = table.select_columns("mask").cast_column("mask", datasets.Image(decode=False))["mask"]
     mask_names = [name if mask else "" for name, mask in zip(names, stored_masks, strict=True)]
-    _refuse_other_files(folder, {"images": set(names), "masks": set(mask_names)})
+    for kind, own_names in (("images", set(names)), ("masks", set(mask_names))):
+        for name, path in find_files(folder / kind).items():
+            if name not in own_names:
+                raise PatchTableError(f"{path}: no picture of this table; save it into a folder of its own")
     # first, so that reading what an interruption left ends in an error
     with replacing(folder / "metadata.csv") as path, path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
@@ -138,15 +134,3 @@ def save_image_folder(table: datasets.Dataset, folder: str | Path) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 patch[kind].save(path)
     return folder
-
-
-def _refuse_other_files(folder: Path, names: Mapping[str, set[str]]) -> None:
-    """Refuse a folder with pictures that a table would not replace but mix with its own."""
-    for kind, own in names.items():
-        for name, path in find_files(folder / kind).items():
-            if name not in own:
-                raise PatchTableError(f"{path}: no picture of this table; save it into a folder of its own")
-
-
-def _stored(path: Path | None) -> dict | None:
-    return None if path is None else {"bytes": None, "path": str(path)}
