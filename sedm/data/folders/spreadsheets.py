@@ -9,16 +9,23 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
 from sedm.data.patch_table import PatchTableError
 
 SEPARATORS = ",;\t"
-NOT_WINDOWS_1252 = re.compile(rb"[\x80-\x9f]|[\xa0-\xff]{3}|[\xc2\xc3][\xa0-\xbf]")
-# Bytes 0x80 to 0x9f are accented letters in the encodings of old Macs and of DOS; three bytes beyond ASCII in a row are
-# no Western word, but Cyrillic, Greek, Chinese or Japanese; the last pair is UTF-8 in a file that is not all UTF-8.
+
+# Signs of Windows-1252 whose bytes are accented letters in the encodings of old Macs and of DOS. In a text that is
+# Windows-1252, they stand where no letter does: no letter before and after them, or before and after a quotation.
+LETTER = r"[^\W\d_]"
+SIGNS = re.compile(rf"(?<!{LETTER})(?:[€–]|„([^“”\n]*)“|“([^“”\n]*)”|‘([^‘’\n]*)’)(?!{LETTER})")
+# What is no Windows-1252: any other such sign; three characters beyond ASCII in a row, which are no Western word but
+# Cyrillic, Greek, Chinese or Japanese; a letter of UTF-8, in a file that is not all UTF-8; a sign within a word.
+OTHER_ENCODING = re.compile(
+    rf"[€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|[\xa0-\xff]{{3}}|[ÂÃ][\xa0-\xbf]|{LETTER}[¡-©«¬®-±´¶¸¹»-¿×÷]{LETTER}"
+)
 
 
 def read_spreadsheet(path: str | Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
@@ -49,23 +56,16 @@ def read_spreadsheet(path: str | Path, columns: Sequence[str]) -> dict[int, dict
     if not path.is_file():
         raise PatchTableError(f"{path}: no such file; expected a table with the columns {' and '.join(columns)}")
     text = _decode(path)
-    lines = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=_separator(path, text, columns),
-        skipinitialspace=True,
-        strict=True,
-    )
+    lines = _split(text, _separator(path, text, columns))
     head: list[str] = []
     rows: dict[int, dict[str, str]] = {}
     number = 0
     try:
-        for number, line in enumerate(lines, start=1):
-            cells = [cell.strip() for cell in line]
+        for number, cells in enumerate(lines, start=1):
             if not any(cells):
                 continue
             if not head:
                 head = cells
-                _check_head(path, head)
             else:
                 rows[number] = _read_row(f"{path}, line {number}", head, cells, columns)
     except csv.Error as error:
@@ -80,25 +80,32 @@ def _decode(path: Path) -> str:
     try:
         text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError:
-        text = "\0" if NOT_WINDOWS_1252.search(content) else content.decode("cp1252")
+        text = content.decode("cp1252", errors="replace")
+        without_signs = SIGNS.sub(r" \1\2\3 ", SIGNS.sub(r" \1\2\3 ", text))  # again for those in quotations
+        if "\ufffd" in text or OTHER_ENCODING.search(without_signs):
+            text = "\0"
     if "\0" in text:  # in no text, but in UTF-16 without its mark, in UTF-32 and in files that are no text at all
         raise PatchTableError(f"{path}: its encoding cannot be told; save it again as “CSV UTF-8”")
     return text
 
 
+def _split(text: str, separator: str) -> Iterator[list[str]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    for line in lines:
+        yield [cell.strip() for cell in line]
+
+
 def _separator(path: Path, text: str, columns: Sequence[str]) -> str:
+    """Find the separator that makes a head with all columns, each once."""
     head = next((line.strip() for line in io.StringIO(text, newline="") if line.strip(f"{SEPARATORS} \r\n")), "")
     for separator in SEPARATORS:
-        cells = next(csv.reader([head], delimiter=separator, skipinitialspace=True), [])
-        if {cell.strip() for cell in cells}.issuperset(columns):
+        cells = next(_split(head, separator), [])
+        if set(columns) <= set(cells):
+            for column in filter(None, cells):
+                if cells.count(column) > 1:
+                    raise PatchTableError(f"{path}: the column {column!r} is there {cells.count(column)} times")
             return separator
     raise PatchTableError(f"{path}: expected the columns {' and '.join(columns)}, found {head!r}")
-
-
-def _check_head(path: Path, head: Sequence[str]) -> None:
-    for column in filter(None, head):
-        if head.count(column) > 1:
-            raise PatchTableError(f"{path}: the column {column!r} is there {head.count(column)} times")
 
 
 def _read_row(where: str, head: Sequence[str], cells: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
