@@ -14,6 +14,7 @@ from numbers import Real
 from typing import Any
 
 import datasets
+import numpy as np
 
 from sedm.data.errors import PatchTableError
 
@@ -27,24 +28,25 @@ def name_groups(
 
     Args:
         values: text or a number a row.
-        where: the table, for the message of a fault.
-        column: the column that holds them, for the message.
+        where: the table, for the error message.
+        column: the column that holds them, for the error message.
         labels: whose names the values are indices of.
 
     Returns:
-        Text: a whole number without a point, a label by its name, and text as it is but for blanks around it.
+        Text: a whole number without a point, another as short as its type allows (0.1 also where it has 32 bits), a
+        label by its name, and text as it is but for blanks around it.
 
     Raises:
         PatchTableError: a row without a group, or a value that names none.
 
-    >>> name_groups([7, 7.0, "7", "case-7"], "train.parquet")
-    ['7', '7', '7', 'case-7']
+    >>> name_groups([7, 7.0, "7", "case-7", np.float32(0.1)], "train.parquet")
+    ['7', '7', '7', 'case-7', '0.1']
     """
     return [name_group(value, f"{where}, row {row}, column {column!r}", labels) for row, value in enumerate(values)]
 
 
 def name_group(value: Any, where: str, labels: datasets.ClassLabel | None = None) -> str:
-    """Name the group of one row, as ``name_groups`` does; ``where`` begins the message of a fault.
+    """Name the group of one row, as ``name_groups`` does; ``where`` begins the error message.
 
     >>> name_group(float("nan"), "row 3, column 'patient'")
     Traceback (most recent call last):
@@ -68,11 +70,14 @@ species
         raise PatchTableError(f"{where}: empty; every patch needs the name of its patient or species")
     if isinstance(value, str):
         return value
-    if not isinstance(value, Real | Decimal) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal) or not math.isfinite(value):
         raise PatchTableError(f"{where}: {value!r}; a group is a name or a number")
-    if isinstance(value, float) and abs(value) >= LARGEST_EXACT:
-        raise PatchTableError(f"{where}: {value!r}, a float too large to tell groups apart; store them as text")
-    return str(int(value)) if value == int(value) else str(value)
+    if value == int(value):
+        if isinstance(value, float) and abs(value) >= LARGEST_EXACT:
+            raise PatchTableError(f"{where}: {value!r}, a float too large to tell groups apart; store them as text")
+        return str(int(value))
+    is_single = isinstance(value, float) and np.float32(value) == value  # tables read 0.1 as 0.10000000149011612
+    return str(np.float32(value) if is_single else value)
 
 
 def labels_of(feature: Any) -> datasets.ClassLabel | None:
@@ -89,7 +94,7 @@ def check_spelling(names: Iterable[str], where: str) -> None:
 
     Args:
         names: of the groups; each may come often.
-        where: the tables, for the message of a fault.
+        where: the tables, for the error message.
 
     Raises:
         PatchTableError: names the two.
@@ -101,8 +106,8 @@ def check_spelling(names: Iterable[str], where: str) -> None:
     """
     names_by_number: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        number = re.fullmatch(r"0*(\d+)(\.0*)?", name.strip())
-        first = names_by_number.setdefault(number[1] if number else name.strip(), name)
+        number = re.fullmatch(r"(-?)0*(\d+)(\.0*)?", name.strip())
+        first = names_by_number.setdefault(number[1] + number[2] if number else name.strip(), name)
         if first != name:
             raise PatchTableError(
                 f"{where}: groups {first!r} and {name!r} look like one; write its name alike everywhere"

@@ -17,9 +17,16 @@ from sedm.data.errors import PatchTableError
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]+)?$")  # how the Hub numbers the files of one split
 
+PICTURE_FORMS = {
+    **dict.fromkeys(("binary", "large_binary", "null"), "pictures"),
+    **dict.fromkeys(("string", "large_string", "string_view"), "paths"),
+    **dict.fromkeys(("list", "large_list", "fixed_size_list"), "arrays"),
+}
+"""In what form a column of an arrow type may hold pictures."""
+
 
 def find_splits(folder: str | Path) -> dict[str, list[Path]]:
-    """The parquet files of every split in a folder, in order.
+    """Find the parquet files of every split in a folder, in order.
 
     A split is ``train.parquet`` or its shards ``train-00000-of-00012.parquet`` …; in a folder without such files, its
     sub-folders are the splits (``train/*.parquet``), and ``data/`` is looked into, as the Hub lays tables out.
@@ -79,21 +86,8 @@ def as_pattern(path: Path) -> str:
     return glob.escape(name)
 
 
-def _check_shards(split: str, files: list[Path]) -> None:
-    found = [SHARD.search(path.stem) for path in files]
-    totals = {match and int(match[2]) for match in found}
-    if len(totals) > 1:
-        names = ", ".join(path.name for path in files)
-        raise PatchTableError(f"{files[0].parent}: the split {split!r} is there more than once: {names}")
-    numbers = [int(match[1]) for match in found if match]
-    missing = [number for number in range(next(iter(totals)) or 0) if number not in numbers]
-    if missing:
-        total = next(iter(totals))
-        raise PatchTableError(f"{files[0].parent}: of {total} shards of {split!r} number {missing[0]} is missing")
-
-
-def check_header(path: str | Path, group_column: str = "group") -> None:
-    """Refuse a parquet file whose head promises no patch table; no picture is read.
+def check_header(path: str | Path, group_column: str = "group") -> pyarrow.Schema:
+    """Read the columns and their types from the head of a parquet file that holds a patch table; open no picture.
 
     Raises:
         PatchTableError: no such file, not parquet, a missing column, or no rows.
@@ -103,27 +97,20 @@ def check_header(path: str | Path, group_column: str = "group") -> None:
     ...
     sedm.data.errors.PatchTableError: nowhere/train.parquet: no such file
     """
-    read_schema(Path(path), group_column)
-
-
-def read_schema(path: Path, group_column: str) -> pyarrow.Schema:
-    """Read the columns and their types from the head of a parquet file.
-
-    Raises:
-        PatchTableError: see ``check_header``.
-    """
-    if not path.is_file():
+    if not Path(path).is_file():
         raise PatchTableError(f"{path}: no such file")
     try:
         metadata = pyarrow.parquet.read_metadata(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise PatchTableError(f"{path}: not a readable parquet file ({error})") from error
     schema = metadata.schema.to_arrow_schema()
-    remedies = {"mask": "; load_hub_dataset(…, mask_column=None) reads images that nobody annotated"}
-    remedies[group_column] = "; name what shares a style by group_column=…"
-    for column in ("image", "mask", group_column):
+    remedies = {
+        "image": "",
+        "mask": "; load_hub_dataset(…, mask_column=None) reads images that nobody annotated",
+        group_column: "; name what shares a style by group_column=…",
+    }
+    for column, remedy in remedies.items():
         if column not in schema.names:
-            remedy = remedies.get(column, "")
             raise PatchTableError(f"{path}: no column {column!r}; it has {', '.join(schema.names)}{remedy}")
     if metadata.num_rows == 0:
         raise PatchTableError(f"{path}: the table has no rows")
@@ -138,7 +125,7 @@ def stored_features(files: Sequence[Path], group_column: str) -> datasets.Featur
     Raises:
         PatchTableError: a file that ``check_header`` refuses, a column that holds no pictures, or files that differ.
     """
-    schemas = [read_schema(path, group_column) for path in files]
+    schemas = [check_header(path, group_column) for path in files]
     for path, schema in zip(files, schemas, strict=True):
         if not schema.equals(schemas[0]):
             raise PatchTableError(f"{path}: its columns or their types differ from those of {files[0].name}")
@@ -147,8 +134,8 @@ def stored_features(files: Sequence[Path], group_column: str) -> datasets.Featur
     for column in ("image", "mask"):
         form = picture_form(schemas[0].field(column).type)
         if form not in ("pictures", "paths"):
-            kind, hint = features[column], "; load_hub_dataset reads arrays" if form == "arrays" else ""
-            raise PatchTableError(f"{files[0]}: the column {column!r} holds no pictures but {kind}{hint}")
+            hint = "; load_hub_dataset reads arrays" if form == "arrays" else ""
+            raise PatchTableError(f"{files[0]}: the column {column!r} holds no pictures but {features[column]}{hint}")
         features[column] = datasets.Image() if form == "pictures" else datasets.Value("string")
     if picture_form(schemas[0].field(group_column).type) == "paths":  # text of any type
         features[group_column] = datasets.Value("string")
@@ -163,20 +150,10 @@ def picture_form(kind: pyarrow.DataType) -> str | None:
     """
     kind = getattr(kind, "storage_type", kind)  # arrays of a fixed shape are a type of their own
     kind = getattr(kind, "value_type", kind) if pyarrow.types.is_dictionary(kind) else kind
-    names = {kind.field(i).name for i in range(kind.num_fields)} if pyarrow.types.is_struct(kind) else set()
-    kinds = {
-        "pictures": pyarrow.types.is_binary(kind)
-        or pyarrow.types.is_large_binary(kind)
-        or pyarrow.types.is_null(kind)
-        or (bool(names) and names <= {"bytes", "path"}),
-        "paths": pyarrow.types.is_string(kind)
-        or pyarrow.types.is_large_string(kind)
-        or pyarrow.types.is_string_view(kind),
-        "arrays": pyarrow.types.is_list(kind)
-        or pyarrow.types.is_large_list(kind)
-        or pyarrow.types.is_fixed_size_list(kind),
-    }
-    return next((form for form, is_it in kinds.items() if is_it), None)
+    if pyarrow.types.is_struct(kind):
+        names = {kind.field(i).name for i in range(kind.num_fields)}
+        return "pictures" if names and names <= {"bytes", "path"} else None
+    return PICTURE_FORMS.get(str(kind).split("<")[0])
 
 
 def check_labels(files: Sequence[Path]) -> None:
@@ -187,16 +164,27 @@ def check_labels(files: Sequence[Path]) -> None:
     Raises:
         PatchTableError: names the file and the column.
     """
-    labels = [_label_names(path) for path in files]
-    for path, names in zip(files, labels, strict=True):
-        for column in names:
-            if names[column] != labels[0].get(column, names[column]):
+    first: dict[str, list[str]] = {}
+    for path in files:
+        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+        labels = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+        first = first if path != files[0] else labels
+        for column in labels.keys() & first.keys():
+            if labels[column] != first[column]:
                 raise PatchTableError(
                     f"{path}: the class labels of column {column!r} are others than in {files[0].name}, with which it "
                     "is read; load each file by its own name"
                 )
 
 
-def _label_names(path: Path) -> dict[str, list[str]]:
-    features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
-    return {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+def _check_shards(split: str, files: list[Path]) -> None:
+    """Refuse a split that has a shard too few, or files of two tables."""
+    shards = [SHARD.search(path.stem) for path in files]
+    totals = {shard and int(shard[2]) for shard in shards}
+    if len(totals) > 1:
+        names = ", ".join(path.name for path in files)
+        raise PatchTableError(f"{files[0].parent}: the split {split!r} is there more than once: {names}")
+    total = totals.pop() or 0
+    missing = set(range(total)) - {int(shard[1]) for shard in shards if shard}
+    if missing:
+        raise PatchTableError(f"{files[0].parent}: of {total} shards of {split!r} number {min(missing)} is missing")
