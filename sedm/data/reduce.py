@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float64, Int, UInt8
 from PIL import Image
 
 from sedm.data.errors import PatchTableError
@@ -29,7 +29,7 @@ def fit_boxes(size: tuple[int, int], fit: str | None, where: str) -> list[Box]:
     Args:
         size: width and height, px.
         fit: one of ``FITS``; it may be left out for a square picture, which stays as it is.
-        where: the picture, for the message of a fault.
+        where: the picture, for the error message.
 
     Raises:
         ValueError: no such fit.
@@ -49,13 +49,19 @@ def fit_boxes(size: tuple[int, int], fit: str | None, where: str) -> list[Box]:
         choices = ", ".join(f"fit={name!r}" for name in FITS)
         raise PatchTableError(f"{where}: {width}×{height} px is no square; choose one of {choices}")
     short, long = sorted(size)
-    if fit == "tile":
-        n_tiles = -(-long // short)
-        starts = [round(row * (long - short) / (n_tiles - 1)) for row in range(n_tiles)]
-        return [_box(start, 0, short, width > height) for start in starts]
     if fit == "pad":
-        return [_box(0, (short - long) // 2, long, width > height)]
-    return [_box((long - short) // 2, 0, short, width > height)]
+        corners, side = [(0, (short - long) // 2)], long
+    elif fit == "crop":
+        corners, side = [((long - short) // 2, 0)], short
+    else:
+        n_tiles = -(-long // short)
+        corners = [(round(tile * (long - short) / (n_tiles - 1)), 0) for tile in range(n_tiles)]
+        side = short
+    boxes = []
+    for along, across in corners:  # the longer side, and the shorter one
+        left, top = (along, across) if width > height else (across, along)
+        boxes.append((left, top, left + side, top + side))
+    return boxes
 
 
 def cut_image(image: Image.Image, box: Box, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
@@ -67,11 +73,10 @@ def cut_image(image: Image.Image, box: Box, size: tuple[int, int]) -> UInt8[np.n
     >>> cut_image(Image.new("RGB", (20, 10), "red"), (5, 0, 15, 10), (4, 4))[0, 0].tolist()
     [255, 0, 0]
     """
-    around = _beyond(box, image.size)
-    if np.any(around):
-        image = Image.fromarray(np.pad(np.asarray(image), (*around, (0, 0)), mode="symmetric"))
-    if _inside(box) != (0, 0, *image.size):
-        image = image.crop(_inside(box))  # not resize(box=…), whose filter reaches over the edge of the box
+    left, top, right, bottom = box
+    if box != (0, 0, *image.size):  # cut first: the filter of resize(box=…) reaches over the edge of the box
+        rows, columns = _mirrored(top, bottom, image.height), _mirrored(left, right, image.width)
+        image = Image.fromarray(np.asarray(image)[rows][:, columns])
     return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
 
 
@@ -84,9 +89,9 @@ def cut_mask(mask: UInt8[np.ndarray, "h w"], box: Box, size: tuple[int, int]) ->
     >>> cut_mask(np.ones((2, 4), np.uint8), (0, -1, 4, 3), (4, 4))[:, 0]
     array([255,   1,   1, 255], dtype=uint8)
     """
-    left, top, right, bottom = _inside(box)
-    mask = np.pad(mask, _beyond(box, mask.shape[::-1]), constant_values=UNKNOWN)
-    part = Image.fromarray(mask[top:bottom, left:right])
+    left, top, right, bottom = box
+    part = Image.new("L", (right - left, bottom - top), UNKNOWN)
+    part.paste(Image.fromarray(mask), (-left, -top))
     return np.asarray(part if part.size == size else part.resize(size, Image.Resampling.NEAREST))
 
 
@@ -107,35 +112,26 @@ def reduce_mask(foreground: Bool[np.ndarray, "height width"], image_size: int) -
     [1, 1, 0]
     """
     ((left, top, right, bottom),) = fit_boxes(foreground.shape[::-1], "crop", "the mask")
-    overlap = _overlap(right - left, image_size)
-    area = overlap @ foreground[top:bottom, left:right] @ overlap.T
+    weights = area_weights(right - left, image_size)
+    area = weights @ foreground[top:bottom, left:right] @ weights.T
     # exactly half is background, whatever the rounding of the sums
     return (area > 0.5 + 1e-9).astype(np.uint8)
 
 
-def _box(along: int, across: int, side: int, is_wide: bool) -> Box:
-    """A square by its start along the longer side of a picture and across it."""
-    left, top = (along, across) if is_wide else (across, along)
-    return left, top, left + side, top + side
-
-
-def _beyond(box: Box, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How far a box reaches beyond a picture: above and below it, left and right of it."""
-    left, top, right, bottom = box
-    width, height = size
-    return (max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0))
-
-
-def _inside(box: Box) -> Box:
-    """The same box in a picture that was padded by what the box reaches beyond it."""
-    left, top, right, bottom = box
-    return max(left, 0), max(top, 0), max(left, 0) + right - left, max(top, 0) + bottom - top
-
-
 @lru_cache
-def _overlap(n_in: int, n_out: int) -> Float[np.ndarray, "n_out n_in"]:
-    """The share of each new pixel that lies in each old one, along one axis; rows sum to 1."""
+def area_weights(n_in: int, n_out: int) -> Float64[np.ndarray, "n_out n_in"]:
+    """Compute the share of each new pixel that lies in each old one, along one axis; rows sum to 1.
+
+    >>> area_weights(6, 4).round(2).tolist()[0]
+    [0.67, 0.33, 0.0, 0.0, 0.0, 0.0]
+    """
     edges = np.arange(n_out + 1) * (n_in / n_out)
     left = np.maximum(edges[:-1, None], np.arange(n_in))
     right = np.minimum(edges[1:, None], np.arange(1, n_in + 1))
     return np.clip(right - left, 0, None) * (n_out / n_in)
+
+
+def _mirrored(start: int, stop: int, length: int) -> Int[np.ndarray, " n"]:
+    """Give the places start … stop − 1 of a line of pixels that its mirror images continue at both ends."""
+    places = np.arange(start, stop) % (2 * length)
+    return np.minimum(places, 2 * length - 1 - places)
