@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-import uuid
 from pathlib import Path
 
 import datasets
 
 from sedm.data.groups import labels_of, name_groups
-from sedm.data.mask_values import MaskValues, check_mask_values, translate_masks
+from sedm.data.mask_values import MaskValues, check_mask_values, map_pictures, translate_masks
 from sedm.data.patch_table import PatchTableError, replace_column, stored_path
-from sedm.data.pictures import encode, image_of_array
-from sedm.data.table_files import as_pattern, check_labels, picture_form
+from sedm.data.pictures import image_of_array
+from sedm.data.table_files import as_pattern, check_labels, find_splits, picture_form
+
+ADVICE = {
+    "image": "",
+    "mask": "; mask_column=None is for images that nobody annotated",
+    "group": "; group_column=None makes every image its own group",
+}
 
 
 def load_hub_dataset(
@@ -63,24 +68,22 @@ def load_hub_dataset(
     columns = {"image": image_column, "mask": mask_column, "group": group_column}
     for role, column in columns.items():
         if column is not None and column not in table.column_names:
-            hint = "; group_column=None makes every image its own group" if role == "group" else ""
-            hint = "; mask_column=None is for images that nobody annotated" if role == "mask" else hint
-            raise PatchTableError(f"{name}: no column {column!r}; it has {', '.join(table.column_names)}{hint}")
+            raise PatchTableError(f"{name}: no column {column!r}; it has {', '.join(table.column_names)}{ADVICE[role]}")
         if column != role and role in table.column_names:
             raise PatchTableError(f"{name}: {role}_column={column!r}, but it has a column {role!r} as well")
     if group_column is None:
         groups = [f"{split}-image-{row}" for row in range(len(table))]
     else:
         groups = name_groups(table[group_column][:], name, group_column, labels_of(table.features[group_column]))
+        table = table.remove_columns(group_column)
     folder = path.parent if path.is_file() else path
     has_arrays = mask_column is not None and _form(table, mask_column, name) == "arrays"
-    for column in filter(None, (image_column, None if has_arrays else mask_column)):
-        table = _as_pictures(table, column, name, folder)
-    renamed = {column: role for role, column in columns.items() if column not in (role, None)}
-    table = table.rename_columns(renamed) if renamed else table
+    for column in (image_column, None if has_arrays else mask_column):
+        if column is not None:
+            table = _as_pictures(table, column, name, folder)
+    table = table.rename_columns({column: role for role, column in columns.items() if column in table.column_names})
     if mask_column is None:
         table = table.add_column("mask", [None] * len(table), feature=datasets.Image())
-    table = table.remove_columns("group") if group_column is not None else table
     table = table.add_column("group", groups, feature=datasets.Value("string"))
     if mask_values is None and mask_threshold is None and not has_arrays:
         return table
@@ -88,18 +91,23 @@ def load_hub_dataset(
 
 
 def _load(name: str, path: Path, split: str, options: dict) -> datasets.Dataset:
-    source = (name,)
+    loader = name
+    files: dict[str, list[Path]] = {}
     if path.is_file():
-        called = re.match(r"\w*", str(split))[0]  # "train" of "train[:100]"
-        source, options = (
-            ("parquet",),
-            {**options, "data_files": {"train" if called == "all" else called: as_pattern(path)}},
-        )
+        first = re.match(r"\w*", str(split))[0]  # "train" of "train[:100]"
+        files = {"train" if first == "all" else first: [path]}
+    elif path.is_dir() and as_pattern(path) != str(path.absolute()):  # datasets would read what the pattern finds
+        files = find_splits(path)
+        if not files:
+            raise PatchTableError(f"{path}: datasets takes this name for a pattern; rename the folder")
+    if files:
+        loader = "parquet"
+        options = {**options, "data_files": {key: [as_pattern(file) for file in files[key]] for key in files}}
     try:
         if path.is_dir():  # ``datasets`` gives all splits the labels of the first file
-            files = datasets.load_dataset_builder(*source, **options).config.data_files or {}
-            check_labels([Path(file) for part in files.values() for file in part if Path(file).suffix == ".parquet"])
-        return datasets.load_dataset(*source, split=split, **options)
+            splits = datasets.load_dataset_builder(loader, **options).config.data_files or {}
+            check_labels([Path(file) for part in splits.values() for file in part if Path(file).suffix == ".parquet"])
+        return datasets.load_dataset(loader, split=split, **options)
     except PatchTableError:
         raise
     except ConnectionError as error:
@@ -109,7 +117,7 @@ def _load(name: str, path: Path, split: str, options: dict) -> datasets.Dataset:
 
 
 def _form(table: datasets.Dataset, column: str, name: str) -> str:
-    """In what form a column holds pictures, as ``picture_form`` tells it."""
+    """Tell in what form a column holds pictures, as ``picture_form`` does."""
     form = picture_form(table.features.arrow_schema.field(column).type)
     if form is None:
         raise PatchTableError(f"{name}: the column {column!r} holds no pictures but {table.features[column]}")
@@ -120,23 +128,15 @@ def _as_pictures(table: datasets.Dataset, column: str, name: str, folder: Path) 
     form = _form(table, column, name)
     if form == "pictures":
         return table.cast_column(column, datasets.Image())
-    if form == "paths":
-        pictures = [stored_path(path, folder) for path in table[column][:]]
-        for row, picture in enumerate(pictures):
-            if picture is not None and not Path(picture["path"]).is_file():
-                where = f"{name}, row {row}, column {column!r}"
-                raise PatchTableError(f"{where}: no file {picture['path']}; paths begin at the folder of the table")
-        return replace_column(table, column, pictures, datasets.Image())
-    return table.map(
-        lambda pixels, row: {column: encode(image_of_array(pixels, f"{name}, row {row}, column {column!r}"))},
-        with_indices=True,
-        input_columns=column,
-        features=datasets.Features({**table.features, column: datasets.Image()}),
-        load_from_cache_file=False,
-        new_fingerprint=uuid.uuid4().hex,
-        desc="encoding images",
-    )
+    if form == "arrays":
+        return map_pictures(table, column, image_of_array, name)
+    pictures = [stored_path(path, folder) for path in table[column][:]]
+    for row, picture in enumerate(pictures):
+        if picture is not None and not Path(picture["path"]).is_file():
+            where = f"{name}, row {row}, column {column!r}"
+            raise PatchTableError(f"{where}: no file {picture['path']}; paths begin at the folder of the table")
+    return replace_column(table, column, pictures, datasets.Image())
 
 
 def _line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error)).strip()
+    return " ".join(str(error).split())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import datasets
@@ -18,7 +19,6 @@ from sedm.data.pictures import (
     encode,
     locate,
     mask_of_array,
-    refuse_inverted,
     to_class_indices,
     to_grey,
     to_rgb,
@@ -45,12 +45,16 @@ def check_mask_values(mask_values: MaskValues | None, mask_threshold: float | No
     """
     if mask_threshold is not None:
         if mask_values is not None:
-            raise ValueError(f"mask_values={dict(mask_values)} and mask_threshold={mask_threshold}; give one of them")
-        if not 0 <= mask_threshold < 255:
-            raise ValueError(f"mask_threshold={mask_threshold}; it lies in 0…254, and what is above it is class 1")
+            raise ValueError(f"mask_values={mask_values} and mask_threshold={mask_threshold}; give one of them")
+        if not isinstance(mask_threshold, Real) or not 0 <= mask_threshold < 255:
+            raise ValueError(
+                f"mask_threshold={mask_threshold!r}; it lies in 0…254 and is a number: what is above it is class 1"
+            )
     if mask_values is None:
         return None
-    argument = f"mask_values={dict(mask_values)}"
+    argument = f"mask_values={mask_values!r}"
+    if not isinstance(mask_values, Mapping):
+        raise ValueError(f"{argument}; give the class of each value, such as {{0: 0, 255: 1}}")
     if not mask_values or len({isinstance(value, tuple) for value in mask_values}) > 1:
         raise ValueError(f"{argument}; give the class of each value, or of each colour")
     try:
@@ -71,7 +75,7 @@ def class_indices(mask: Mask, mask_values: MaskValues, where: str) -> UInt8[np.n
     Args:
         mask: its values are those of the one channel, of equal channels, or the indices of a palette.
         mask_values: as ``check_mask_values`` returns them.
-        where: begins the message of a fault.
+        where: the mask, for the error message.
 
     Raises:
         PatchTableError: a value that ``mask_values`` does not name, or a colour mask where it names no colours.
@@ -79,49 +83,35 @@ def class_indices(mask: Mask, mask_values: MaskValues, where: str) -> UInt8[np.n
     >>> class_indices(Image.new("RGB", (2, 1), "red"), {(255, 0, 0): 1}, "a.png")
     array([[1, 1]], dtype=uint8)
     """
-    by_colour = any(isinstance(value, tuple) for value in mask_values)
-    if not by_colour:
-        codes = mask_of_values(mask, where)
-    elif isinstance(mask, Image.Image):
-        codes = np.asarray(to_rgb(mask, where)).astype(np.int64) @ (256 ** np.arange(3)[::-1])
+    by_colour = isinstance(next(iter(mask_values)), tuple)
+    if not isinstance(mask, Image.Image):
+        codes = mask
+        if by_colour:
+            raise PatchTableError(f"{where}: an array of one channel, but mask_values names colours; name its values")
+    elif by_colour:  # one number for each colour
+        codes = np.asarray(to_rgb(mask, where)) @ (256 ** np.arange(3)[::-1])
     else:
-        raise PatchTableError(f"{where}: an array of one channel, but mask_values names colours; name its values")
+        codes = to_class_indices(mask, where) if mask.mode in ("1", "L", "P") else to_grey(mask, where)
     present, places = np.unique(codes, return_inverse=True)
-    index_of = {_code(value): index for value, index in mask_values.items()}
-    unnamed = [code for code in present.tolist() if code not in index_of]
+    values = [(code >> 16, code >> 8 & 255, code & 255) if by_colour else code for code in present.tolist()]
+    unnamed = [value for value in values if value not in mask_values]
     if unnamed:
-        code = unnamed[0]
-        value = (code >> 16, code >> 8 & 255, code & 255) if by_colour else code
         known = ", ".join(map(str, mask_values))
         # one more value is a forgotten class, several between two are a smoothed border
         smoothed = len(unnamed) > 1 and len(mask_values) == 2 and not by_colour
         hint = "; where borders were smoothed pass mask_threshold=127 instead" if smoothed else ""
-        raise PatchTableError(f"{where}: value {value} is not in mask_values, which has {known}{hint}")
-    return np.array([index_of[code] for code in present.tolist()], np.uint8)[places].reshape(codes.shape)
-
-
-def mask_of_values(mask: Mask, where: str) -> Integer[np.ndarray, "h w"]:
-    """Read the values of a mask as its file holds them.
-
-    Raises:
-        PatchTableError: a colour mask.
-
-    >>> mask_of_values(Image.new("RGB", (2, 1), "white"), "a.png")
-    array([[255, 255]], dtype=uint8)
-    """
-    if not isinstance(mask, Image.Image):
-        return mask
-    return to_class_indices(mask, where) if mask.mode in ("1", "L", "P") else to_grey(mask, where)
+        raise PatchTableError(f"{where}: value {unnamed[0]} is not in mask_values, which has {known}{hint}")
+    return np.array([mask_values[value] for value in values], np.uint8)[places].reshape(codes.shape)
 
 
 def translate_masks(
     table: datasets.Dataset, name: str, mask_values: MaskValues | None = None, mask_threshold: float | None = None
 ) -> datasets.Dataset:
-    """Replace the masks of a table, pictures or arrays, by class indices, held in memory as PNG.
+    """Replace the masks of a table, pictures or arrays, by class indices, stored as PNG.
 
     Args:
-        name: of the table, for the message of a fault.
-        mask_values: see ``class_indices``; without it, and without a threshold, the masks hold class indices.
+        name: of the table, for the error message.
+        mask_values: see ``class_indices``; without it, and without a threshold, the masks are arrays of class indices.
         mask_threshold: pixels above it become class 1, the others class 0; black is 0 and white 255.
 
     Raises:
@@ -136,54 +126,65 @@ def translate_masks(
     mask_values = check_mask_values(mask_values, mask_threshold)
     highest = 0
 
-    def translate(stored: Any, row: int) -> dict:
+    def translate(stored: Any, where: str) -> UInt8[np.ndarray, "h w"]:
         nonlocal highest
-        if stored is None:
-            return {"mask": None}
-        where = f"{name}, row {row}, column 'mask'"
-        mask = decode(stored, where) if isinstance(stored, dict) else whole_numbers(stored, where)
+        mask = decode(stored, where, is_mask=True) if isinstance(stored, dict) else whole_numbers(stored, where)
         where = locate(stored, where)
-        refuse_inverted(mask, where)
         if mask_values is not None:
-            pixels = class_indices(mask, mask_values, where)
-        elif mask_threshold is not None:
-            values = to_grey(mask, where) if isinstance(mask, Image.Image) else mask
-            highest = max(highest, int(values.max()))
-            pixels = (values > mask_threshold).astype(np.uint8)
-        else:
-            pixels = mask_of_array(mask, where)
-        return {"mask": encode(pixels)}
+            return class_indices(mask, mask_values, where)
+        if mask_threshold is None:
+            return mask_of_array(mask, where)
+        values = to_grey(mask, where) if isinstance(mask, Image.Image) else mask
+        highest = max(highest, int(values.max()))
+        return (values > mask_threshold).astype(np.uint8)
 
-    masks = table.select_columns("mask")
-    if isinstance(table.features["mask"], datasets.Image):
-        masks = masks.cast_column("mask", datasets.Image(decode=False))
-    masks = masks.map(
-        translate,
-        with_indices=True,
-        input_columns="mask",
-        features=datasets.Features({"mask": datasets.Image()}),
-        load_from_cache_file=False,  # what another version of this function made does not count
-        new_fingerprint=uuid.uuid4().hex,  # so there is no need to hash the function, which takes seconds
-        desc="translating masks",
-    )
+    translated = map_pictures(table, "mask", translate, name)
     if mask_threshold is not None and 0 < highest <= mask_threshold:
         raise PatchTableError(
             f"{name}: no mask holds a value above mask_threshold={mask_threshold}, the highest is {highest}; "
             "leave it out where masks hold class indices"
         )
-    order = table.column_names
-    return datasets.concatenate_datasets([table.remove_columns("mask"), masks], axis=1).select_columns(order)
+    return translated
+
+
+def map_pictures(
+    table: datasets.Dataset, column: str, function: Callable[[Any, str], np.ndarray], name: str
+) -> datasets.Dataset:
+    """Replace what one column stores by the pixels that a function makes of it, as PNG; what is null stays so.
+
+    Args:
+        function: takes the stored picture or array, and the name of its row for the error message.
+        name: of the table.
+
+    >>> table = datasets.Dataset.from_dict({"group": ["a"], "mask": [[[0, 1]]]})
+    >>> map_pictures(table, "mask", lambda rows, where: np.array(rows, np.uint8), "my_slides")[0]["mask"].size
+    (2, 1)
+    """
+    pictures = table.select_columns(column)
+    if isinstance(table.features[column], datasets.Image):
+        pictures = pictures.cast_column(column, datasets.Image(decode=False))
+
+    def encode_row(stored: Any, row: int) -> dict:
+        pixels = None if stored is None else function(stored, f"{name}, row {row}, column {column!r}")
+        return {column: None if pixels is None else encode(pixels)}
+
+    pictures = pictures.map(
+        encode_row,
+        with_indices=True,
+        input_columns=column,
+        features=datasets.Features({column: datasets.Image()}),
+        load_from_cache_file=False,  # what another version of the function made does not count
+        new_fingerprint=uuid.uuid4().hex,  # so there is no need to hash the function, which takes seconds
+        desc=f"encoding column {column!r}",
+    )
+    others = table.remove_columns(column)
+    return datasets.concatenate_datasets([others, pictures], axis=1).select_columns(table.column_names)
 
 
 def _whole(number: Any) -> Any:
-    """A plain whole number, or a tuple of them, of whatever type of number."""
+    """Make a plain whole number, or a tuple of them, of whatever type of number."""
     if isinstance(number, tuple):
         return tuple(map(_whole, number))
     if int(number) != number:
         raise ValueError(f"{number!r} is no whole number")
     return int(number)
-
-
-def _code(value: int | tuple[int, int, int]) -> int:
-    """One number for a value or a colour."""
-    return value[0] << 16 | value[1] << 8 | value[2] if isinstance(value, tuple) else value

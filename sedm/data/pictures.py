@@ -1,7 +1,8 @@
 """Pictures: how a table stores them, and how an image or a mask is read from a file or an array.
 
 What could be read in two ways is refused with the file and the remedy: several pages or frames, transparency, more
-than 8 bits, colours in a mask. Everything else becomes RGB, or class indices 0…254 and ``UNKNOWN``.
+than 8 bits, colours in a mask. Everything else becomes RGB, or class indices 0…254 and ``UNKNOWN``. In all functions,
+``where`` names the picture at the beginning of the error message, such as "train.parquet, row 3, column 'mask'".
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ UNKNOWN = 255
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that become RGB; not LAB, whose colours Pillow changes."""
 
-ORIENTATION = Image.ExifTags.Base.Orientation
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the tag of a TIFF that says what its values mean, and one of its values
 
 
@@ -38,45 +38,38 @@ def encode(pixels: UInt8[np.ndarray, "h w *channels"]) -> dict:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def decode(stored: dict | Image.Image, where: str) -> Image.Image:
+def decode(stored: dict | Image.Image, where: str, is_mask: bool = False) -> Image.Image:
     """Decode a picture that a table stores, in whatever mode, upright as its camera says.
 
     Args:
         stored: bytes or a path, or a picture that a stream has decoded already.
-        where: begins the message of a fault.
+        is_mask: its values matter, not its colours; 16 and 32 bits become 8 where the values allow it.
 
     Raises:
-        PatchTableError: a missing or unreadable file, several pages or frames, or more than 8 bits a channel.
+        PatchTableError: a missing or unreadable file, what ``check_head`` refuses, or a mask that Pillow inverts.
 
     >>> decode(encode(np.zeros((8, 8), np.uint8)), "row 0").size
     (8, 8)
     """
-    if isinstance(stored, Image.Image):  # a stream that somebody mapped a function over
-        return stored
     where = locate(stored, where)
-    try:
-        image = Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
-        check_head(image, where)
-        image.load()
-        return ImageOps.exif_transpose(image) if ORIENTATION in image.getexif() else image
-    except PatchTableError:
-        raise
-    except FileNotFoundError as error:
-        raise PatchTableError(f"{where}: no such file (a relative path begins at {Path.cwd()})") from error
-    except Exception as error:  # Pillow raises many types for damaged files
-        raise PatchTableError(f"{where}: unreadable image bytes ({error})") from error
-
-
-def decode_image(stored: dict | Image.Image, where: str) -> Image.Image:
-    """Decode an image that a table stores, as RGB.
-
-    Raises:
-        PatchTableError: what ``decode`` and ``to_rgb`` refuse.
-
-    >>> decode_image(encode(np.zeros((8, 8), np.uint8)), "row 0").mode
-    'RGB'
-    """
-    return to_rgb(decode(stored, where), locate(stored, where))
+    image = stored
+    if isinstance(stored, dict):
+        try:
+            image = Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
+            check_head(image, where, is_mask)
+            ImageOps.exif_transpose(image, in_place=True)
+        except PatchTableError:
+            raise
+        except FileNotFoundError as error:
+            raise PatchTableError(f"{where}: no such file (a relative path begins at {Path.cwd()})") from error
+        except Exception as error:  # Pillow raises many types for damaged files
+            raise PatchTableError(f"{where}: unreadable image bytes ({error})") from error
+    if not is_mask:
+        return image
+    # of such a file with 8 bits, Pillow reads class 1 as 254
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise PatchTableError(f"{where}: a TIFF whose values are stored inverted (WhiteIsZero); save the mask as PNG")
+    return _with_8_bits(image, where)
 
 
 def decode_mask(stored: dict | Image.Image, where: str) -> UInt8[np.ndarray, "h w"]:
@@ -88,21 +81,10 @@ def decode_mask(stored: dict | Image.Image, where: str) -> UInt8[np.ndarray, "h 
     >>> decode_mask(encode(np.ones((1, 2), np.uint8)), "row 0")
     array([[1, 1]], dtype=uint8)
     """
-    mask, where = decode(stored, where), locate(stored, where)
+    mask, where = decode(stored, where, is_mask=True), locate(stored, where)
     if mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "tiff_jpeg"):
         raise PatchTableError(f"{where}: a mask as JPEG, which blurs class indices; save it as PNG")
-    refuse_inverted(mask, where)
     return to_class_indices(mask, where)
-
-
-def refuse_inverted(mask: Image.Image | np.ndarray, where: str) -> None:
-    """Refuse a mask in a TIFF that says "white is zero": Pillow 13 inverts it, and class 1 would read as 254.
-
-    Raises:
-        PatchTableError: such a file.
-    """
-    if getattr(mask, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        raise PatchTableError(f"{where}: a TIFF whose values are stored inverted (WhiteIsZero); save the mask as PNG")
 
 
 def decode_pair(
@@ -110,35 +92,35 @@ def decode_pair(
 ) -> tuple[Image.Image, UInt8[np.ndarray, "h w"] | None]:
     """Decode what a row of a table stores: the image as RGB and, where there is a mask, its class indices.
 
-    Args:
-        where: the row, for the message of a fault.
-
     Raises:
-        PatchTableError: no image, what ``decode_image`` or ``decode_mask`` refuses, or a mask of another size than
-            its image.
+        PatchTableError: no image, what ``decode``, ``to_rgb`` or ``decode_mask`` refuses, or a mask of another size
+            than its image.
 
     >>> image, mask = decode_pair(encode(np.zeros((8, 8, 3), np.uint8)), None, "row 0")
     >>> image.size, mask
     ((8, 8), None)
     """
+    where_image, where_mask = (f"{where}, column {column!r}" for column in ("image", "mask"))
     if image is None:
-        raise PatchTableError(f"{where}, column 'image': null; only masks may be missing")
-    picture = decode_image(image, f"{where}, column 'image'")
+        raise PatchTableError(f"{where_image}: null; only masks may be missing")
+    picture = to_rgb(decode(image, where_image), locate(image, where_image))
     if mask is None:
         return picture, None
-    pixels = decode_mask(mask, f"{where}, column 'mask'")
+    pixels = decode_mask(mask, where_mask)
     height, width = pixels.shape
     if (width, height) != picture.size:
-        where = locate(mask, f"{where}, column 'mask'")
         raise PatchTableError(
-            f"{where}: size {width}×{height}, but the image is {picture.width}×{picture.height}; "
+            f"{locate(mask, where_mask)}: size {width}×{height}, but the image is {picture.width}×{picture.height}; "
             "a mask is as large as its image"
         )
     return picture, pixels
 
 
-def check_head(image: Image.Image, where: str) -> None:
+def check_head(image: Image.Image, where: str, is_mask: bool = False) -> None:
     """Refuse an opened picture, before it is decoded, that 8 bits a channel of one page cannot hold.
+
+    Args:
+        is_mask: let whole numbers of 16 or 32 bits pass, which may be small.
 
     Raises:
         PatchTableError: several pages or frames, 16 bits or floats.
@@ -153,8 +135,10 @@ def check_head(image: Image.Image, where: str) -> None:
     if n_frames > 1 and image.format != "MPO":
         raise PatchTableError(f"{where}: {n_frames} frames or pages; save the one that is meant as a file of its own")
     # how the file is packed says more than the mode: Pillow reads 48-bit colour as plain RGB
-    packing = str(getattr(image, "tile", ""))
-    if image.mode in ("I", "F") or image.mode.startswith("I;") or re.search("(?<!BGR);16", packing):
+    is_deep = (
+        image.mode == "F" or _has_wide_integers(image) or re.search("(?<!BGR);16", str(getattr(image, "tile", "")))
+    )
+    if is_deep and not (is_mask and _has_wide_integers(image)):
         raise PatchTableError(
             f"{where}: 16 bits or floats, more than 8 bits a channel (mode {image.mode}); save it with 8"
         )
@@ -230,11 +214,11 @@ def to_class_indices(mask: Image.Image, where: str) -> UInt8[np.ndarray, "h w"]:
 
 
 def image_of_array(pixels, where: str) -> UInt8[np.ndarray, "h w *channels"]:
-    """Check the pixels of one image in memory: (h, w, 3), or (h, w) and (h, w, 1) for grey, whole numbers 0…255.
+    """Check the pixels of one image in memory.
 
     Args:
-        pixels: an array, what numpy makes one of, or a Pillow picture.
-        where: begins the message of a fault.
+        pixels: (h, w, 3), or (h, w) or (h, w, 1) for grey, whole numbers 0…255: an array, what numpy makes one of, or a
+            Pillow picture.
 
     Raises:
         PatchTableError: floats, values beyond 0…255, channels first, or another shape.
@@ -248,26 +232,23 @@ channels last
     if isinstance(pixels, Image.Image):
         return np.asarray(to_rgb(pixels, where))
     pixels = _as_array(pixels, where)
-    shape, channels = pixels.shape, pixels.shape[2:]
-    if channels == (1,):
-        pixels, channels = pixels[..., 0], ()
-    if len(shape) < 2 or channels not in ((), (3,)) or pixels.size == 0:
+    shape = pixels.shape
+    if shape[2:] not in ((), (3,)) or pixels.ndim < 2 or pixels.size == 0:
         remedy = ": move the channels last" if len(shape) == 3 and shape[0] in (1, 3, 4) else ""
-        remedy = ": leave out the alpha channel" if channels == (4,) else remedy
+        remedy = ": leave out the alpha channel" if shape[2:] == (4,) else remedy
         raise PatchTableError(f"{where}: shape {shape}; an image is (h, w, 3), or (h, w) for grey{remedy}")
     if pixels.dtype.kind not in "iu":
         remedy = "give whole numbers 0…255 as uint8; values in 0…1 are to be multiplied by 255 and rounded"
         raise PatchTableError(f"{where}: pixels of type {pixels.dtype}; {remedy}")
-    _check_range(pixels, where, "pixels are whole numbers 0…255")
-    return pixels.astype(np.uint8)
+    return _as_bytes(pixels, where, "pixels are whole numbers 0…255")
 
 
 def mask_of_array(pixels, where: str) -> UInt8[np.ndarray, "h w"]:
-    """Check the class indices of one mask in memory: (h, w) or (h, w, 1), whole numbers of any type, or bool.
+    """Check the class indices of one mask in memory.
 
     Args:
-        pixels: an array, what numpy makes one of (lists), or a Pillow picture.
-        where: begins the message of a fault.
+        pixels: (h, w) or (h, w, 1), whole numbers 0…255 of any type, or bool: an array, what numpy makes one of
+            (lists), or a Pillow picture.
 
     Raises:
         PatchTableError: fractions, values beyond 0…255, or another shape.
@@ -277,10 +258,9 @@ def mask_of_array(pixels, where: str) -> UInt8[np.ndarray, "h w"]:
            [  1, 255]], dtype=uint8)
     """
     if isinstance(pixels, Image.Image):
-        return to_class_indices(pixels, where)
-    pixels = whole_numbers(pixels, where)
-    _check_range(pixels, where, f"class indices are 0…{UNKNOWN - 1}, and {UNKNOWN} where nobody knows")
-    return pixels.astype(np.uint8)
+        return to_class_indices(_with_8_bits(pixels, where), where)
+    expected = f"class indices are 0…{UNKNOWN - 1}, and {UNKNOWN} where nobody knows"
+    return _as_bytes(whole_numbers(pixels, where), where, expected)
 
 
 def whole_numbers(pixels, where: str) -> np.ndarray:
@@ -293,9 +273,7 @@ def whole_numbers(pixels, where: str) -> np.ndarray:
     array([[-1, -1]])
     """
     pixels = _as_array(pixels, where)
-    if pixels.shape[2:] == (1,):
-        pixels = pixels[..., 0]
-    if pixels.ndim != 2 or 0 in pixels.shape:
+    if pixels.ndim != 2 or pixels.size == 0:
         raise PatchTableError(f"{where}: shape {pixels.shape}; a mask is one channel of class indices, (h, w)")
     if pixels.dtype.kind not in "biuf":
         raise PatchTableError(f"{where}: {pixels.dtype} values; class indices are whole numbers")
@@ -311,14 +289,35 @@ def _check_opaque(image: Image.Image, where: str) -> None:
         raise PatchTableError(f"{where}: transparent pixels; save it without an alpha channel")
 
 
+def _has_wide_integers(image: Image.Image) -> bool:
+    """Tell whether the pixels are whole numbers of 16 or 32 bits."""
+    return image.mode == "I" or image.mode.startswith("I;")
+
+
+def _with_8_bits(mask: Image.Image, where: str) -> Image.Image:
+    """Reduce a mask of 16 or 32 bits to 8, where its values are as small as class indices are."""
+    if not _has_wide_integers(mask):
+        return mask
+    values = np.asarray(mask)
+    if values.min() < 0 or values.max() > UNKNOWN:
+        excess = f"(mode {mask.mode}) and values {values.min()}…{values.max()}"
+        raise PatchTableError(f"{where}: 16 bits or floats, more than 8 bits a channel {excess}; save it with 8")
+    reduced = Image.fromarray(values.astype(np.uint8))
+    reduced.info = mask.info
+    return reduced
+
+
 def _as_array(pixels, where: str) -> np.ndarray:
+    """Make an array of pixels, whose last axis goes if it is one channel."""
     try:
-        return np.asarray(pixels)
+        array = np.asarray(pixels)
     except (TypeError, ValueError) as error:  # lists of rows that are not equally long
         raise PatchTableError(f"{where}: no array of pixels ({' '.join(str(error).split())})") from error
+    return array[..., 0] if array.shape[2:] == (1,) else array
 
 
-def _check_range(pixels: np.ndarray, where: str, expected: str) -> None:
+def _as_bytes(pixels: np.ndarray, where: str, expected: str) -> UInt8[np.ndarray, "..."]:
     for value in (pixels.min(), pixels.max()):
         if not 0 <= value <= 255:
             raise PatchTableError(f"{where}: value {value}; {expected}")
+    return pixels.astype(np.uint8)
