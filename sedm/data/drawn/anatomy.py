@@ -5,14 +5,17 @@ may lie. Other cells are placed along the distance to the gland's border. Geomet
 goes on for `MARGIN` µm outside the field of view, so that the patch's edges cut glands and cells.
 """
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass
 from functools import lru_cache
-from types import SimpleNamespace
 
 import numpy as np
 from scipy import ndimage
 
 from sedm.data.drawn.canvas import CANVAS, noise, rotate
+from sedm.data.drawn.patients import TissueStyle
 
 CLASSES = ("stroma", "epithelium", "lumen")
 STROMA, EPITHELIUM, LUMEN = range(3)
@@ -23,15 +26,21 @@ SIDE = FIELD + 2 * MARGIN
 FAT_CELL = 23  # µm between the centres of fat cells
 WINDOW = 14  # px, half side of the window a cell is drawn in
 NUCLEUS, GOBLET, FIBROBLAST, LYMPHOCYTE, RED_CELL = range(5)  # kinds of cells
-ARCHITECTURES = ("tubular", "crowded", "cribriform", "solid")
 
 
-def draw_anatomy(style: SimpleNamespace, rng: np.random.Generator) -> SimpleNamespace:
-    """Geometry of a patch: distances in µm on a 1 µm grid with margin, and `classes` uint8 on the canvas.
+@dataclass(frozen=True)
+class Anatomy:
+    """Where the parts of a patch lie: distances in µm, float32 (SIDE, SIDE) on the 1 µm grid with margin."""
 
-    `inside` is the distance to the gland's border from within, `outside` from the stroma, `lumen` to lumen, `fat`
-    (positive within a fat cell) to the membrane of a fat cell; `kind` is one of `ARCHITECTURES`.
-    """
+    inside: np.ndarray  # to the gland's border from within, 0 in the stroma
+    outside: np.ndarray  # to it from the stroma, 0 in glands
+    lumen: np.ndarray  # to the lumen, 0 in it
+    fat: np.ndarray  # to the membrane of a fat cell, positive within one
+    classes: np.ndarray  # uint8 (CANVAS, CANVAS), indices into `CLASSES`
+
+
+def draw_anatomy(style: TissueStyle, rng: np.random.Generator) -> Anatomy:
+    """Draw where glands, lumina and fat cells of a patch lie."""
     kind = style.architecture
     pitch = style.gland * {"tubular": 1.0, "crowded": 0.85, "cribriform": 1.5, "solid": 1.1}[kind]
     best, second = _nearest_glands(pitch, style, rng)
@@ -53,8 +62,8 @@ def draw_anatomy(style: SimpleNamespace, rng: np.random.Generator) -> SimpleName
         progress = inside / (depth * np.exp(0.16 * noise(rng, SIDE, 22.0) + 0.06 * noise(rng, SIDE, 6.0)))
     within = progress[field, field]
     # Nearer to the usual share: too little would starve the class, too much the epithelium.
-    wanted = np.clip(0.6 * (within > 1).mean() + 0.05, 0.085, 0.20)
-    progress = progress / max(np.quantile(within, 1 - wanted), 0.3)
+    lumen_share = np.clip(0.6 * (within > 1).mean() + 0.05, 0.085, 0.20)
+    progress = progress / max(np.quantile(within, 1 - lumen_share), 0.3)
     is_lumen = (progress > 1) & (inside > 2.5)
     lumen = _distance(~is_lumen)
 
@@ -62,11 +71,11 @@ def draw_anatomy(style: SimpleNamespace, rng: np.random.Generator) -> SimpleName
     empty = to_canvas(ndimage.gaussian_filter(is_lumen.astype(np.float32), 0.8))
     classes = np.where(border <= 0, STROMA, np.where(empty > 0.5, LUMEN, EPITHELIUM)).astype(np.uint8)
     fat = _fat_cells(outside, style.fat, rng.spawn(1)[0])
-    return SimpleNamespace(kind=kind, inside=inside, outside=outside, lumen=lumen, fat=fat, classes=classes)
+    return Anatomy(inside=inside, outside=outside, lumen=lumen, fat=fat, classes=classes)
 
 
 def _fat_cells(outside: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Distance to the nearest membrane of a fat cell, µm, positive inside the cell: float32 (side, side).
+    """Draw fat cells: distance to the nearest membrane, µm, positive inside a cell, float32 (SIDE, SIDE).
 
     Fat cells crowd together in lobules, wherever the stroma has room for them; none where `amount` is 0 or less.
     """
@@ -89,14 +98,14 @@ def _fat_cells(outside: np.ndarray, amount: float, rng: np.random.Generator) -> 
 
 
 def _distance(within: np.ndarray) -> np.ndarray:
-    """Distance to the nearest point outside, µm, float32 on the 1 µm grid; far away where there is none."""
+    """Measure the distance to the nearest point outside, µm, float32 on the 1 µm grid; far away where there is none."""
     if within.all():
         return np.full(within.shape, 99, dtype=np.float32)
     return ndimage.distance_transform_edt(within).astype(np.float32)
 
 
-def _nearest_glands(pitch: float, style: SimpleNamespace, rng: np.random.Generator):
-    """Closeness to the nearest and the second nearest gland centre, 1 at the centre, each (side, side)."""
+def _nearest_glands(pitch: float, style: TissueStyle, rng: np.random.Generator):
+    """Draw glands: closeness to the nearest and second nearest centre, 1 at the centre, each (SIDE, SIDE)."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32) - SIDE / 2
     x = x + 0.10 * pitch * noise(rng, SIDE, 0.8 * pitch) + 0.8 * noise(rng, SIDE, 11.0)
     y = y + 0.10 * pitch * noise(rng, SIDE, 0.8 * pitch) + 0.8 * noise(rng, SIDE, 11.0)
@@ -119,8 +128,8 @@ def _nearest_glands(pitch: float, style: SimpleNamespace, rng: np.random.Generat
     return best, second
 
 
-def place_cells(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
-    """Cells in painting order, (n, 9): x, y, half axes (px of the padded canvas), angle, h, e, kind, bend.
+def place_cells(anatomy: Anatomy, style: TissueStyle, rng: np.random.Generator) -> np.ndarray:
+    """Place cells, in painting order, (n, 9): x, y, half axes (px of the padded canvas), angle, h, e, kind, bend.
 
     Candidates are taken in order of preference and kept where no earlier cell is too near (dart throwing), so
     that epithelial nuclei fill the base of the gland first and climb only as far as the patient stratifies.
@@ -141,7 +150,7 @@ def place_cells(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
     near_pool = np.hypot(x - pool[0], y - pool[1]) < 11
     kinds = np.where((kinds == FIBROBLAST) & near_pool & (rng.uniform() < style.bleeding), RED_CELL, kinds)
 
-    climb = style.stratification * (3 if anatomy.kind in ("cribriform", "solid") else 1)
+    climb = style.stratification * (3 if style.architecture in ("cribriform", "solid") else 1)
     order = np.abs(height - 0.30) / climb + 0.5 * chance
     order = np.where(kinds == NUCLEUS, order, np.where(kinds == GOBLET, -1, 2 * chance - 0.5 * (kinds == RED_CELL)))
     limit = {NUCLEUS: 1.5, GOBLET: 9, FIBROBLAST: 2 * style.fibroblasts, LYMPHOCYTE: 9, RED_CELL: 9}
@@ -161,7 +170,8 @@ def place_cells(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
     turn = np.where(kinds == FIBROBLAST, across + np.pi / 2, across) + 0.22 * normal[2]
     h = h * np.exp(0.12 * normal[3] * (kinds != GOBLET))
 
-    kept, taken = [], np.zeros((2 * SIDE, 2 * SIDE), dtype=bool)
+    kept = []
+    taken = np.zeros((2 * SIDE, 2 * SIDE), dtype=bool)
     turns = np.argsort(order)
     turns = turns[fits[turns]]
     halves = (2 * y).astype(int), (2 * x).astype(int), np.rint(2 * gap).astype(int)  # in half µm
@@ -189,7 +199,7 @@ def place_cells(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
 
 
 def to_canvas(values: np.ndarray) -> np.ndarray:
-    """Values (SIDE, SIDE) on the 1 µm grid, interpolated to the canvas: (CANVAS, CANVAS).
+    """Interpolate values (SIDE, SIDE) on the 1 µm grid to the canvas: (CANVAS, CANVAS).
 
     >>> to_canvas(np.ones((SIDE, SIDE), np.float32)).shape
     (256, 256)
@@ -200,13 +210,13 @@ def to_canvas(values: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def _upsampling() -> np.ndarray:
-    """Matrix (CANVAS, SIDE) of linear interpolation from the 1 µm grid with margin to the canvas."""
+    """Make the matrix (CANVAS, SIDE) of linear interpolation from the 1 µm grid with margin to the canvas."""
     at = (np.arange(CANVAS) + 0.5) * (FIELD / CANVAS) + MARGIN - 0.5
     return np.clip(1 - np.abs(at[:, None] - np.arange(SIDE)), 0, None).astype(np.float32)
 
 
 @lru_cache
 def _disc(reach: int) -> np.ndarray:
-    """Boolean disc (2 * reach + 1, 2 * reach + 1)."""
+    """Draw a boolean disc (2 * reach + 1, 2 * reach + 1)."""
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     return x**2 + y**2 <= reach**2

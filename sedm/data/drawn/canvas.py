@@ -15,17 +15,46 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import field, fields
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from sedm.data.reduce import area_weights
 
 CANVAS = 256  # px, side of a drawing
 FEW = 64  # images drawn in this process, without a progress bar: 3 s
 
 
+def uniform(lowest: float, highest: float) -> Any:
+    """Declare a field of a style, a dataclass, that is drawn uniformly between two bounds."""
+    return field(metadata={"range": (lowest, highest)})
+
+
+def ranges_of(style: type) -> dict[str, tuple[float, float]]:
+    """List the bounds of the fields of a style that are drawn uniformly, in their order.
+
+    >>> from dataclasses import make_dataclass
+    >>> ranges_of(make_dataclass("Style", [("blur", float, uniform(0.2, 0.7)), ("kind", str)]))
+    {'blur': (0.2, 0.7)}
+    """
+    return {item.name: item.metadata["range"] for item in fields(style) if "range" in item.metadata}
+
+
+def check_request(n_groups: int, n_images: int, image_size: int, seed: int, first_group: int) -> None:
+    """Refuse to draw fewer than one image, images of an impossible size, or ones of a negative number."""
+    if n_groups < 1 or n_images < 1:
+        raise ValueError(f"{n_groups} groups of {n_images} images; ask for 1 or more")
+    if not 16 <= image_size <= CANVAS:
+        raise ValueError(f"image_size={image_size}; images are drawn at {CANVAS} px, choose 16 to {CANVAS}")
+    if seed < 0 or first_group < 0:
+        raise ValueError(f"seed={seed}, number of the first group {first_group}; neither may be negative")
+
+
 def noise(rng: np.random.Generator, size: int, length: float) -> np.ndarray:
-    """Smooth noise, float32 (size, size), mean 0, variance 1, that changes over about `length` pixels.
+    """Draw smooth noise, float32 (size, size), mean 0, variance 1, that changes over about `length` pixels.
 
     >>> field = noise(np.random.default_rng(0), 256, length=8.0)
     >>> field.shape, bool(0.8 < field.std() < 1.2), bool(np.abs(np.diff(field)).mean() < 0.4)
@@ -37,7 +66,7 @@ def noise(rng: np.random.Generator, size: int, length: float) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def splines(size: int, length: float) -> np.ndarray:
-    """Matrix (size, m) of cubic B-splines `length` pixels apart, white noise giving variance 1.
+    """Make the matrix (size, m) of cubic B-splines `length` pixels apart, white noise giving variance 1.
 
     >>> weights = splines(64, 8.0)
     >>> weights.shape, bool(np.allclose((weights**2).sum(axis=1), 1))
@@ -50,7 +79,7 @@ def splines(size: int, length: float) -> np.ndarray:
 
 @lru_cache
 def grid() -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates y and x of the canvas, float32 (CANVAS, CANVAS) of −1 to 1.
+    """Give the coordinates y and x of the canvas, float32 (CANVAS, CANVAS) of −1 to 1.
 
     >>> y, x = grid()
     >>> float(y[0, 0]), float(x[0, -1])
@@ -61,7 +90,7 @@ def grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along and across a direction that lies `angle` radians from x towards y, each as x.
+    """Turn coordinates to those along and across a direction that lies `angle` radians from x towards y.
 
     >>> along, across = rotate(np.array([0.0, 3.0]), np.array([2.0, 0.0]), np.pi / 2)
     >>> along.round(9).tolist(), across.round(9).tolist()
@@ -72,20 +101,17 @@ def rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.n
 
 @lru_cache
 def binning(image_size: int) -> np.ndarray:
-    """Matrix (image_size, CANVAS) of area averages from the canvas to the pixels.
+    """Make the matrix (image_size, CANVAS) of area averages from the canvas to the pixels.
 
     >>> averages = binning(100)
     >>> averages.shape, (256 * averages[0, :4]).round().tolist()
     ((100, 256), [100.0, 100.0, 56.0, 0.0])
     """
-    edges = np.linspace(0, CANVAS, image_size + 1)
-    left = np.maximum(edges[:-1, None], np.arange(CANVAS))
-    right = np.minimum(edges[1:, None], np.arange(1, CANVAS + 1))
-    return (np.clip(right - left, 0, None) * image_size / CANVAS).astype(np.float32)
+    return area_weights(CANVAS, image_size).astype(np.float32)
 
 
 def resample(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Image (n, n, channels) whose rows and columns are both weighted by a matrix (m, n): (m, m, channels).
+    """Weight the rows and the columns of an image (n, n, channels) by a matrix (m, n): (m, m, channels).
 
     >>> resample(np.ones((CANVAS, CANVAS, 3)), binning(64)).shape
     (64, 64, 3)
@@ -95,7 +121,7 @@ def resample(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:
-    """Light of 0 to 1 as uint8, rounded; what lies outside is cut.
+    """Round light of 0 to 1 to uint8; what lies outside is cut.
 
     >>> to_bytes(np.array([-0.2, 0.5, 1.3])).tolist()
     [0, 128, 255]
@@ -106,7 +132,7 @@ def to_bytes(image: np.ndarray) -> np.ndarray:
 def draw_all(
     function: Callable, arguments: Sequence[tuple], *, name: str = "images", n_processes: int | None = None
 ) -> list:
-    """`[function(*a) for a in arguments]` on all cores, with a progress bar "drawing `name`" above `FEW` images.
+    """Compute `[function(*a) for a in arguments]` on all cores, with a progress bar above `FEW` images.
 
     Args:
         function: of a module's top level; the same result whichever process calls it.
@@ -134,7 +160,7 @@ def draw_all(
 
 @contextmanager
 def one_thread_products() -> Iterator[None]:
-    """Numpy's matrix products run on one thread until the block ends, where numpy computes with OpenBLAS.
+    """Run numpy's matrix products on one thread until the block ends, where numpy computes with OpenBLAS.
 
     A second thread gains nothing for matrices this small, and spins for long where another process has its core.
 
@@ -153,7 +179,7 @@ def one_thread_products() -> Iterator[None]:
 
 @lru_cache
 def _openblas() -> tuple[Callable, Callable]:
-    """OpenBLAS's own functions that read and set the number of threads; ones without effect for another BLAS."""
+    """Find OpenBLAS's own functions that read and set the number of threads; ones without effect for another BLAS."""
     try:
         library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # symbols of what numpy is linked with, too
     except (AttributeError, OSError):
@@ -170,12 +196,12 @@ def _n_cores() -> int:
 
 
 def _can_fork() -> bool:
-    """Whether workers may be forked: on Linux (Apple's BLAS breaks), without CUDA, not from a daemonic worker."""
+    """Tell whether workers may be forked: on Linux (Apple's BLAS breaks), without CUDA, not from a daemonic worker."""
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_initialized()
     return sys.platform == "linux" and not cuda and not multiprocessing.current_process().daemon
 
 
 def _ignore_interrupts() -> None:
-    """Leaves Ctrl-C, which reaches the whole group of processes, to the parent."""
+    """Leave Ctrl-C, which reaches the whole group of processes, to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

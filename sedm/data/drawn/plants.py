@@ -5,36 +5,63 @@ coordinates: u from the flower's centre along the petal, v across, t = u / lengt
 width · t^a (1 − t)^b, scaled to a maximum of `width`, with a < 1 for broad bases and b < 1 for round tips.
 """
 
+from __future__ import annotations
+
 import math
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import numpy as np
 
 from sedm.data.drawn.canvas import CANVAS, grid, rotate
+from sedm.data.drawn.species import FlowerStyle
 
 
-def paint_flower(scene, flower, pose: SimpleNamespace, style: SimpleNamespace, rng: np.random.Generator) -> None:
-    """Paints one flower over the scene and adds its cover, 0 to 1, to `flower`, in place."""
+@dataclass(frozen=True)
+class Pose:
+    """Where a flower stands in a photograph, and how it is turned."""
+
+    x: float  # of its centre
+    y: float
+    scale: float  # length of its petals
+    turn: float  # rad, of its first petal
+    tilt: float  # 0.62…1, how much of its width is left where it is tilted away
+    tilt_to: float  # rad, the direction in which it is
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a photograph around a flower, painted in place, and where its pixels lie for the flower."""
+
+    scene: np.ndarray  # (h, w, 3), 0 to 1
+    flower: np.ndarray  # (h, w), share of each pixel that flowers cover, 0 to 1
+    along: np.ndarray  # (h, w), coordinates of the flower, in lengths of its petals
+    off: np.ndarray  # (h, w)
+    radius: np.ndarray  # (h, w), the same in polar coordinates
+    angle: np.ndarray  # (h, w), rad
+    light: float  # rad, where the light comes from
+
+
+def paint_flower(scene, flower, pose: Pose, style: FlowerStyle, rng: np.random.Generator) -> None:
+    """Paint one flower over the scene and add its cover, 0 to 1, to `flower`, in place."""
     window = _window(pose.x, pose.y, 1.5 * pose.scale)
     scene, flower = scene[window], flower[window]
     grid_y, grid_x = (axis[window] for axis in grid())
     x, y = (grid_x - pose.x) / pose.scale, (grid_y - pose.y) / pose.scale
     along, off = rotate(x, y, pose.tilt_to)
     along = along / pose.tilt
-    radius, angle = np.hypot(along, off), np.arctan2(off, along)
+    light = style.light - pose.tilt_to
+    view = View(scene, flower, along, off, radius=np.hypot(along, off), angle=np.arctan2(off, along), light=light)
     shadow = np.exp(-np.clip(np.hypot(x - 0.1, y - 0.15) - 0.55, 0, None) * 5)[..., None]
     scene *= 1 - (0.08 if style.habitat == "sky" else 0.4) * shadow  # nothing near the sky to fall on
-    light = style.light - pose.tilt_to
     length = 1.0
     for layer in range(style.layers):
-        turn = pose.turn + layer * np.pi / style.petals
-        _paint_layer(scene, flower, radius, angle, turn, length, light, style, rng)
+        _paint_layer(view, pose.turn + layer * np.pi / style.petals, length, style, rng)
         length *= style.inner
-    _paint_centre(scene, flower, radius, angle, along, off, light, style, rng)
+    _paint_centre(view, style, rng)
 
 
-def _paint_layer(scene, flower, radius, angle, turn, length, light, style, rng) -> None:
-    """Paints one whorl of petals, each overlapping the one before it, in place."""
+def _paint_layer(view: View, turn: float, length: float, style: FlowerStyle, rng: np.random.Generator) -> None:
+    """Paint one whorl of petals, each overlapping the one before it, in place."""
     n = style.petals
     step = 2 * np.pi / n
     lengths = length * (1 + 0.05 * rng.standard_normal(n)).astype(np.float32)
@@ -42,8 +69,8 @@ def _paint_layer(scene, flower, radius, angle, turn, length, light, style, rng) 
     tones = (1 + 0.04 * rng.standard_normal(n)).astype(np.float32)
     peak = style.base / (style.base + style.tip)
     width = length * min(style.fullness * math.tan(min(step / 2, 0.75)) * max(peak, 0.45), 0.46)
-    near = radius < 1.3 * length
-    radius, angle, below = radius[near], angle[near], scene[near]
+    near = view.radius < 1.3 * length
+    radius, angle, below = view.radius[near], view.angle[near], view.scene[near]
     nearest = np.round((angle - turn) / step)
     lit = np.ones_like(radius)  # what the upper neighbours leave of the light
     chosen, widest = np.full((6, len(radius)), -9, np.float32), np.full_like(radius, -9)
@@ -54,7 +81,7 @@ def _paint_layer(scene, flower, radius, angle, turn, length, light, style, rng) 
         v = v * (1 + style.ruffle * np.sin(22 / length * u + k.astype(np.float32)))
         reach = lengths[k] * (1 - max(style.notch, 0) * np.exp(-((v / (0.35 * width)) ** 2)))
         inside, t, across = _outline(u, v, reach, width, style.base, style.tip)
-        azimuth = centre - light
+        azimuth = centre - view.light
         shade = lit * tones[k] * (1 + style.contrast * np.cos(azimuth)) * (0.72 + 0.28 * np.minimum(t * 2.2, 1))
         shade = shade * (1 - style.curvature * across**2 * (0.6 + 0.4 * np.sign(across * np.sin(azimuth))))
         widest = np.maximum(widest, inside)
@@ -66,12 +93,12 @@ def _paint_layer(scene, flower, radius, angle, turn, length, light, style, rng) 
     cover = np.clip(widest * CANVAS / 4 * style.scale, 0, 1)[:, None]
     colour = _petal_colour(t, across, inside / width, u, v, style) * shade[:, None]
     shadow = 0.3 * np.exp(-np.clip(radius - 0.8 * length, 0, None) / 0.12)[:, None]
-    scene[near] = cover * colour + (1 - cover) * (1 - shadow) * below
-    flower[near] = np.maximum(flower[near], cover[:, 0])
+    view.scene[near] = cover * colour + (1 - cover) * (1 - shadow) * below
+    view.flower[near] = np.maximum(view.flower[near], cover[:, 0])
 
 
-def _petal_colour(t, across, inside, u, v, style: SimpleNamespace) -> np.ndarray:
-    """Pigment of petals, float32 (n, 3): gradient base to tip, veins, star, edge, spots and eye."""
+def _petal_colour(t, across, inside, u, v, style: FlowerStyle) -> np.ndarray:
+    """Mix the pigment of petals, float32 (n, 3): gradient base to tip, veins, star, edge, spots and eye."""
     blend = np.clip(t * 1.25 - 0.1, 0, 1)[..., None]
     colour = style.base_colour + blend * (style.tip_colour - style.base_colour)
     amounts = []
@@ -81,12 +108,8 @@ def _petal_colour(t, across, inside, u, v, style: SimpleNamespace) -> np.ndarray
     if style.star > 0:
         amounts.append((style.star * np.exp(-((across / 0.28) ** 2)) * (1 - t**2), style.mark_colour))
     if style.edge > 0:
-        amounts.append(
-            (
-                style.edge * np.exp(-np.clip(inside, 0, None) / 0.16) * np.clip(3 * t - 1, 0, 1),
-                style.edge_colour,
-            )
-        )
+        rim = np.exp(-np.clip(inside, 0, None) / 0.16)
+        amounts.append((style.edge * rim * np.clip(3 * t - 1, 0, 1), style.edge_colour))
     if style.spots > 0:
         dots = np.cos(38 * u + 9 * v) * np.cos(46 * v)
         amounts.append((style.spots * np.clip(4 * dots - 2.2, 0, 1) * np.clip(1.6 - 2.2 * t, 0, 1), style.mark_colour))
@@ -97,8 +120,9 @@ def _petal_colour(t, across, inside, u, v, style: SimpleNamespace) -> np.ndarray
     return colour
 
 
-def _paint_centre(scene, flower, radius, angle, along, off, light, style, rng) -> None:
-    """Paints the disc, the stamens or the throat of a flower, in place."""
+def _paint_centre(view: View, style: FlowerStyle, rng: np.random.Generator) -> None:
+    """Paint the disc, the stamens or the throat of a flower, in place."""
+    scene, flower, radius, angle = view.scene, view.flower, view.radius, view.angle
     size = style.centre * (1.15 if style.petals > 8 else 0.75)
     colour = style.centre_colour
     if style.centre_kind == "throat":
@@ -120,7 +144,7 @@ def _paint_centre(scene, flower, radius, angle, along, off, light, style, rng) -
     ball = np.clip(radius / size, 0, 1)
     # Two families of spirals, 8 and 13 arms, draw the seeds of a composite flower.
     seeds = np.cos(8 * angle + 17 * np.sqrt(ball)) * np.cos(13 * angle - 21 * np.sqrt(ball))
-    tilt = (along * math.cos(light) + off * math.sin(light)) / size
+    tilt = (view.along * math.cos(view.light) + view.off * math.sin(view.light)) / size
     shade = 0.85 + 0.30 * tilt + 0.22 * seeds * ball - 0.35 * (1 - ball) ** 2 - 0.25 * ball**6
     cover = np.clip((size - radius) * CANVAS / 4 * style.scale, 0, 1)
     scene *= 1 - 0.35 * (1 - cover[..., None]) * np.exp(-np.clip(radius - size, 0, None) / 0.06)[..., None]
@@ -128,8 +152,8 @@ def _paint_centre(scene, flower, radius, angle, along, off, light, style, rng) -
     np.maximum(flower, cover, out=flower)
 
 
-def paint_leaf(scene, flower, x: float, y: float, turn: float, length: float, style, rng) -> None:
-    """Paints a leaf over the scene and takes what it covers out of the flower, in place."""
+def paint_leaf(scene, flower, x: float, y: float, turn: float, length: float, style: FlowerStyle, rng) -> None:
+    """Paint a leaf over the scene and take what it covers out of the flower, in place."""
     window = _window(x + 0.5 * length * math.cos(turn), y + 0.5 * length * math.sin(turn), 0.75 * length)
     scene, flower = scene[window], flower[window]
     grid_y, grid_x = (axis[window] for axis in grid())
@@ -145,7 +169,7 @@ def paint_leaf(scene, flower, x: float, y: float, turn: float, length: float, st
 
 
 def _outline(u, v, length, width, base: float, tip: float):
-    """Distance inside a petal's edge (negative outside), t along it, and v over the half width, each as u."""
+    """Measure the distance inside a petal's edge (negative outside), t along it, and v over the half width."""
     t = np.clip(u / length, 1e-3, 1 - 1e-3)
     peak = base / (base + tip)
     half = width * (t / peak) ** base * ((1 - t) / (1 - peak)) ** tip
@@ -154,6 +178,6 @@ def _outline(u, v, length, width, base: float, tip: float):
 
 
 def _window(x: float, y: float, reach: float) -> tuple[slice, slice]:
-    """Rows and columns of the canvas within `reach` of (x, y)."""
+    """Find the rows and columns of the canvas within `reach` of (x, y)."""
     edges = [int(np.clip((c + d + 1) * CANVAS / 2, 0, CANVAS)) for c in (y, x) for d in (-reach, reach)]
     return slice(*edges[:2]), slice(*edges[2:])

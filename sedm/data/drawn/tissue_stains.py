@@ -3,25 +3,27 @@
 Fibres, cytoplasm and mucin first, then cell by cell: its own stains take the place of those under it.
 """
 
+from __future__ import annotations
+
 from functools import lru_cache
-from types import SimpleNamespace
 
 import numpy as np
 from scipy import ndimage
 
-from sedm.data.drawn.anatomy import FIELD, GOBLET, NUCLEUS, RED_CELL, WINDOW, place_cells, to_canvas
+from sedm.data.drawn.anatomy import FIELD, GOBLET, NUCLEUS, RED_CELL, WINDOW, Anatomy, place_cells, to_canvas
 from sedm.data.drawn.canvas import CANVAS, noise, rotate
+from sedm.data.drawn.patients import TissueStyle
 
 
-def draw_stains(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
-    """Haematoxylin and eosin of a patch, float (2, CANVAS, CANVAS), 0 or more."""
+def draw_stains(anatomy: Anatomy, style: TissueStyle, rng: np.random.Generator) -> np.ndarray:
+    """Stain a patch: haematoxylin and eosin, float (2, CANVAS, CANVAS), 0 or more."""
     stains = _background(anatomy, style, rng)
     _paint_cells(stains, place_cells(anatomy, style, rng), style, rng)
     return stains[:, WINDOW:-WINDOW, WINDOW:-WINDOW]
 
 
-def _background(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
-    """Haematoxylin and eosin without cells, float (2, h, w) on the canvas padded by `WINDOW`."""
+def _background(anatomy: Anatomy, style: TissueStyle, rng: np.random.Generator) -> np.ndarray:
+    """Stain all but the cells: haematoxylin and eosin, float (2, h, w) on the canvas padded by `WINDOW`."""
     inside, outside, lumen = (to_canvas(d) for d in (anatomy.inside, anatomy.outside, anatomy.lumen))
 
     fibre, bundles = _fibres(outside, style, rng)
@@ -45,7 +47,7 @@ def _background(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
     mucin = wisps * np.clip(lumen * -1 + 1, 0, 1)
     lumen_e, lumen_h = 0.02 + 0.14 * mucin, 0.02 + 0.10 * mucin
     if style.necrosis > 0:
-        debris_h, debris_e = _debris(anatomy.kind, style.necrosis, rng.spawn(1)[0]) * np.clip(1 - lumen, 0, 1)
+        debris_h, debris_e = _debris(style.architecture, style.necrosis, rng.spawn(1)[0]) * np.clip(1 - lumen, 0, 1)
         lumen_h, lumen_e = lumen_h + debris_h, lumen_e + debris_e
 
     h = np.choose(anatomy.classes, (stroma_h, cell_h, lumen_h))
@@ -54,7 +56,7 @@ def _background(anatomy: SimpleNamespace, style: SimpleNamespace, rng: np.random
 
 
 def _debris(kind: str, necrosis: float, rng: np.random.Generator) -> np.ndarray:
-    """Haematoxylin and eosin of dead cells, float32 (2, CANVAS, CANVAS): pink ghosts, dark dust of burst nuclei.
+    """Stain dead cells, float32 (2, CANVAS, CANVAS): pink ghosts, dark dust of burst nuclei.
 
     Glands shed some into their lumen; the middle of solid and cribriform nests dies as a whole (comedo necrosis).
     """
@@ -64,8 +66,8 @@ def _debris(kind: str, necrosis: float, rng: np.random.Generator) -> np.ndarray:
     return extent * np.stack([0.12 + 0.9 * np.clip(3 * dust - 3.6, 0, 1), 0.5 + 0.14 * grain + 0.06 * dust])
 
 
-def _fibres(outside: np.ndarray, style: SimpleNamespace, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Density of wavy collagen, 0 to 1.3, and its bundles, of mean 0 and variance 1: two float32 (CANVAS, CANVAS).
+def _fibres(outside: np.ndarray, style: TissueStyle, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw wavy collagen, 0 to 1.3, and its bundles, of mean 0 and variance 1: two float32 (CANVAS, CANVAS).
 
     Both are noise stretched along bent lines.
     """
@@ -80,7 +82,7 @@ def _fibres(outside: np.ndarray, style: SimpleNamespace, rng: np.random.Generato
 
 
 def _texture(v: np.ndarray, u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise of mean 0, variance 1 at the points (v, u), which changes over about 1."""
+    """Draw smooth noise of mean 0, variance 1 at the points (v, u), which changes over about 1."""
     sheet, finer = _texture_sheet(), 4
     corner = rng.integers(0, len(sheet), 2)
     row, column = (np.floor(finer * c).astype(np.int32) + int(o) for c, o in zip((v, u), corner, strict=True))
@@ -88,21 +90,21 @@ def _texture(v: np.ndarray, u: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 
 def _grain(rng: np.random.Generator, size: int, step: int) -> np.ndarray:
-    """Noise of mean 0, variance 1, float32 (size, size), that changes over about 4 / `step` pixels."""
+    """Draw noise of mean 0, variance 1, float32 (size, size), that changes over about 4 / `step` pixels."""
     rows, columns = ((step * np.arange(size) + offset) % 512 for offset in rng.integers(0, 512, 2))
     return _texture_sheet()[rows[:, None], columns]
 
 
 @lru_cache
 def _texture_sheet() -> np.ndarray:
-    """Periodic noise, float32 (512, 512), that changes over about 4 pixels; always the same."""
+    """Draw periodic noise, float32 (512, 512), that changes over about 4 pixels; always the same."""
     white = np.random.default_rng(0).standard_normal((512, 512), np.float32)
     smooth = ndimage.gaussian_filter(white, 3.2, mode="wrap")
     return smooth / smooth.std()
 
 
-def _paint_cells(stains: np.ndarray, cells: np.ndarray, style: SimpleNamespace, rng: np.random.Generator) -> None:
-    """Puts each cell's own stains in place of those under it: float (2, h, w) of the padded canvas."""
+def _paint_cells(stains: np.ndarray, cells: np.ndarray, style: TissueStyle, rng: np.random.Generator) -> None:
+    """Put each cell's own stains in place of those under it: float (2, h, w) of the padded canvas."""
     if not len(cells):
         return
     # Only pixels in the box around a cell go on, as lists: `cell` is the row of `cells`, `pixel` the place.

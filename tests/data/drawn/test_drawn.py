@@ -1,6 +1,7 @@
 """The embedded images are pure functions of their indices, follow optics, and carry style by group."""
 
 import multiprocessing
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,11 @@ from scipy import ndimage, stats
 
 from sedm import fidelity
 from sedm.data.drawn import flowers, tissue
-from sedm.data.drawn.anatomy import ARCHITECTURES, LUMEN, STROMA, WINDOW, draw_anatomy, place_cells, to_canvas
+from sedm.data.drawn.anatomy import LUMEN, STROMA, WINDOW, draw_anatomy, place_cells, to_canvas
 from sedm.data.drawn.canvas import _openblas, draw_all, one_thread_products
 from sedm.data.drawn.flowers import draw_image, make_flowers
-from sedm.data.drawn.tissue import RANGES, draw_patch, make_tissue, transmit
+from sedm.data.drawn.patients import ARCHITECTURES, RANGES, SHARES, patient_style
+from sedm.data.drawn.tissue import draw_patch, make_tissue, transmit
 
 pytestmark = pytest.mark.slow
 
@@ -186,7 +188,7 @@ def test_colour_hardly_separates_architectures(sample, statistic):
 def test_every_patient_shows_every_architecture_in_its_share(sample):
     counts = np.array([[sample.architectures[12 * p : 12 * p + 12].count(kind) for kind in ARCHITECTURES]
                        for p in range(24)])  # fmt: skip
-    assert np.abs(counts - 12 * np.array(tissue.SHARES)).max() < 2
+    assert np.abs(counts - 12 * np.array(SHARES)).max() < 2
 
 
 @pytest.mark.parametrize("patient", range(4))
@@ -206,10 +208,11 @@ def test_dead_cells_lie_in_the_lumen_alone(patient, monkeypatch):
 
 @pytest.mark.parametrize("patient", range(4))
 def test_fat_cells_lie_in_the_stroma_and_hold_no_other_cell(patient, monkeypatch):
-    style = tissue._patient_style(0, patient, "source")
-    for style.architecture in ARCHITECTURES:
+    style = patient_style(0, patient, "source")
+    for architecture in ARCHITECTURES:
         scenes = []
-        for style.fat in (-1.0, 2.0):
+        for fat in (-1.0, 2.0):
+            style = replace(style, architecture=architecture, fat=fat)
             scenes.append(draw_anatomy(style, np.random.default_rng(patient)))
         assert (scenes[0].fat < 0).all()
         assert np.array_equal(scenes[0].classes, scenes[1].classes)
@@ -233,7 +236,7 @@ def test_shifted_patients_lie_outside_the_source(patients):
     assert set(RANGES["shifted"]) < set(RANGES["source"])
     ratios = {}
     for population in ("source", "shifted"):
-        styles = [tissue._patient_style(0, patient, population) for patient in range(50)]
+        styles = [patient_style(0, patient, population) for patient in range(50)]
         ratios[population] = [(s.h_red / s.h_blue, s.e_blue / s.e_green, s.blur) for s in styles]
     assert (np.max(ratios["source"], axis=0) < np.min(ratios["shifted"], axis=0)).all()
 
