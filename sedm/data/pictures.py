@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image, ImageOps
 
 from sedm.data.errors import PatchTableError
@@ -316,7 +316,7 @@ def _as_array(pixels, where: str) -> np.ndarray:
     return array[..., 0] if array.shape[2:] == (1,) else array
 
 
-def _as_bytes(pixels: np.ndarray, where: str, expected: str) -> UInt8[np.ndarray, "..."]:
+def _as_bytes(pixels: Integer[np.ndarray, "h w *c"], where: str, expected: str) -> UInt8[np.ndarray, "h w *c"]:
     for value in (pixels.min(), pixels.max()):
         if not 0 <= value <= 255:
             raise PatchTableError(f"{where}: value {value}; {expected}")
