@@ -68,6 +68,7 @@ HOW = pytest.mark.parametrize("how", ["table", "stream", "hub"])
     [
         (pyarrow.array([7, 8]), ["7", "8"]),
         (pyarrow.array([7.0, 8.5]), ["7", "8.5"]),
+        (pyarrow.array([0.1, -7.0], pyarrow.float32()), ["0.1", "-7"]),
         (pyarrow.array([7, 8], pyarrow.uint8()), ["7", "8"]),
         (pyarrow.array([Decimal("7.00"), Decimal("8.50")]), ["7", "8.50"]),
         (pyarrow.array(["007", " 8 "]), ["007", "8"]),
@@ -75,7 +76,7 @@ HOW = pytest.mark.parametrize("how", ["table", "stream", "hub"])
         (pyarrow.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
         (pyarrow.array([b"a", b"b"]), ["a", "b"]),
     ],
-    ids=["int", "float", "byte", "decimal", "text", "polars", "category", "bytes"],
+    ids=["int", "float", "single", "byte", "decimal", "text", "polars", "category", "bytes"],
 )
 def test_every_loader_writes_a_group_as_the_same_text(tmp_path, how, groups, expected):
     assert loaded(stored(tmp_path / "train.parquet", groups, "patient"), how, "patient") == expected
@@ -97,6 +98,7 @@ def test_a_row_without_a_group_is_named(tmp_path, how, groups):
         (pyarrow.array([1.0, 2.0**60]), "1.152921504606847e+18, a float too large to tell groups apart; store them as"),
         (pyarrow.array([1.0, float("inf")]), "inf; a group is a name or a number"),
         (pyarrow.array([["a"], ["b"]]), "['a']; a group is a name or a number"),
+        (pyarrow.array([True, False]), "True; a group is a name or a number"),
     ],
 )
 def test_a_value_that_names_no_group_is_refused(tmp_path, how, groups, words):
@@ -131,7 +133,7 @@ def test_a_missing_value_of_pandas_and_bytes_that_are_no_utf_8_are_named(group, 
     assert fault(from_arrays, np.zeros((1, 8, 8, 3), np.uint8), [None], [group]).startswith(words)
 
 
-@pytest.mark.parametrize("names", [("7", "7.0"), ("7", "007"), ("0", "000"), ("12.", "12")])
+@pytest.mark.parametrize("names", [("7", "7.0"), ("7", "007"), ("0", "000"), ("12.", "12"), ("-7", "-7.0")])
 def test_two_spellings_of_one_number_are_refused_wherever_groups_are_split(names, patches):
     words = f"groups {names[0]!r} and {names[1]!r} look like one; write its name alike everywhere"
     tables = {"train": table_of([names[0]]), "test": table_of([names[1]])}
@@ -156,6 +158,10 @@ def test_groups_of_a_table_in_memory_are_text_and_none_is_empty(patches, tmp_pat
     images, masks = patches.images[:3].permute(0, 2, 3, 1).numpy(), patches.masks[:3].numpy()
     table = from_arrays(images, masks, [np.int64(7), 7.0, "7"])
     assert table["group"][:] == ["7", "7", "7"]
+    assert from_arrays(images, masks, [np.float32(0.1), 0.1, "0.1"])["group"][:] == ["0.1", "0.1", "0.1"]
+    assert "row 1, column 'group': True; a group is a name or a number" in fault(
+        from_arrays, images, masks, ["a", np.True_, "b"]
+    )
     assert from_arrays(images, masks, np.array([0.0, 1.0, 2.0]))["group"][:] == ["0", "1", "2"]
     assert "row 1, column 'group': empty" in fault(from_arrays, images, masks, ["a", None, "b"])
     numbers = table.remove_columns("group").add_column("group", [0, 1, 2])  # group 0 is a group

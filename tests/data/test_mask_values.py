@@ -73,6 +73,12 @@ def test_values_of_equal_channels_are_those_of_one(folder_of, form):
     assert np.array_equal(masks_of(load_image_folder(folder_of(mask), {0: 0, 255: 1}))[0], TRUTH)
 
 
+def test_values_of_16_bit_masks_are_those_of_8_bits(folder_of):
+    folder = folder_of(255 * TRUTH.astype(np.uint16))
+    for options in ({"mask_values": {0: 0, 255: 1}}, {"mask_threshold": 127}):
+        assert np.array_equal(masks_of(load_image_folder(folder, **options))[0], TRUTH)
+
+
 def test_a_value_may_mean_that_nobody_knows(folder_of):
     mask = np.array([0, 100], np.uint8)[TRUTH]
     mask[0] = UNKNOWN
@@ -90,9 +96,10 @@ def test_a_value_may_mean_that_nobody_knows(folder_of):
         ({0: 0, 255: 256}, "class indices lie in 0…254, and 255 is where nobody knows"),
         ({(0, 0, 0, 255): 0}, "a colour is red, green and blue, each 0…255"),
         ({(0, 0, 256): 0}, "a colour is red, green and blue, each 0…255"),
+        ([0, 255], "give the class of each value, such as {0: 0, 255: 1}"),
     ],
 )
-def test_impossible_values_are_refused_before_any_file_is_read(tmp_path, mask_values, words):
+def test_impossible_values_are_refused_before_any_file_is_read(unchecked, tmp_path, mask_values, words):
     for load in (load_image_folder, load_hub_dataset):
         with pytest.raises(ValueError, match="mask_values=") as caught:
             load(tmp_path / "nowhere", mask_values=mask_values)
@@ -158,9 +165,12 @@ def test_colours_have_no_threshold(folder_of):
         ({"mask_threshold": 127, "mask_values": {0: 0}}, "give one of them"),
         ({"mask_threshold": 255}, "mask_threshold=255; it lies in 0…254"),
         ({"mask_threshold": -1}, "mask_threshold=-1; it lies in 0…254"),
+        ({"mask_threshold": "127"}, "mask_threshold='127'; it lies in 0…254 and is a number"),
+        ({"mask_threshold": float("nan")}, "mask_threshold=nan; it lies in 0…254"),
+        ({"mask_threshold": 127, "mask_values": [0, 255]}, "mask_values=[0, 255] and mask_threshold=127; give one"),
     ],
 )
-def test_an_impossible_threshold_is_refused_before_any_file_is_read(tmp_path, options, words):
+def test_an_impossible_threshold_is_refused_before_any_file_is_read(unchecked, tmp_path, options, words):
     for load in (load_image_folder, load_hub_dataset):
         with pytest.raises(ValueError, match="mask_threshold") as caught:
             load(tmp_path / "nowhere", **options)

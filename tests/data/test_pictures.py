@@ -53,6 +53,13 @@ def palette(array, **options) -> Image.Image:
     return image
 
 
+def upside_down(array) -> bytes:
+    """An array as a photo that its camera says to turn."""
+    exif = Image.Exif()
+    exif[Image.ExifTags.Base.Orientation] = 3
+    return content(array, "JPEG", quality=100, exif=exif)
+
+
 def with_files(image: bytes = b"", mask: bytes = b"") -> datasets.Dataset:
     """A table of one row that holds these files."""
     rows = {"image": [{"bytes": image or content(PIXELS), "path": None}], "mask": [None], "group": ["a"]}
@@ -165,8 +172,13 @@ def test_colours_that_would_be_changed_are_refused():
         content(palette(MASK), transparency=0),
         content(np.dstack([MASK[..., None], OPAQUE])),
         tiff(MASK, compression="zlib"),
+        content(MASK.astype(np.uint16)),
+        *(tiff(MASK.astype(kind)) for kind in (np.uint16, np.int16, np.int32, np.uint32)),
     ],
-    ids=["grey", "1 bit", "palette", "palette, background not shown", "grey and alpha", "TIFF"],
+    ids=[
+        *("grey", "1 bit", "palette", "palette, background not shown", "grey and alpha", "TIFF", "16-bit PNG"),
+        *("uint16", "int16", "int32", "uint32"),
+    ],
 )
 def test_a_mask_of_one_channel_is_its_values_or_indices(file):
     assert np.array_equal(mask_of(with_files(mask=file)), MASK)
@@ -179,9 +191,20 @@ def test_a_mask_of_one_channel_is_its_values_or_indices(file):
         (content(MASK, transparency=0), "transparent pixels; save it without an alpha channel"),
         (content(MASK, "JPEG", quality=100), "a mask as JPEG, which blurs class indices; save it as PNG"),
         (content(MASK, "TIFF", compression="jpeg"), "a mask as JPEG, which blurs class indices; save it as PNG"),
+        (content(MASK.astype(np.uint16), transparency=0), "transparent pixels; save it without an alpha channel"),
+        (
+            tiff(MASK.astype(np.uint16) * 256),
+            "16 bits or floats, more than 8 bits a channel (mode I;16) and values 0…256",
+        ),
+        (tiff(-MASK.astype(np.int32)), "16 bits or floats, more than 8 bits a channel (mode I) and values -1…0"),
+        (tiff(MASK.astype(np.float32)), "16 bits or floats, more than 8 bits a channel (mode F)"),
+        (upside_down(MASK), "a mask as JPEG, which blurs class indices; save it as PNG"),
         (content(np.dstack([MASK] * 3)), "size 16×16×3; a mask is one channel of class indices, as large as its image"),
     ],
-    ids=["alpha", "a transparent level", "JPEG", "JPEG in TIFF", "three equal channels"],
+    ids=[
+        *("alpha", "a transparent level", "JPEG", "JPEG in TIFF", "a transparent deep level", "256", "-1", "float"),
+        *("turned JPEG", "three equal channels"),
+    ],
 )
 def test_a_mask_that_is_not_plainly_class_indices_is_refused(file, words):
     table = with_files(mask=file)
@@ -216,6 +239,14 @@ def test_masks_of_any_type_of_whole_numbers_are_stored_exactly(kind):
     check_patches(table, n_classes=3)
     assert np.array_equal(Patches.from_table(table, ("dark", "light", "bright")).masks, masks.astype(np.uint8))
     assert table[0]["mask"].mode == "L"
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_deep_pictures_of_small_values_are_masks(kind):
+    table = from_arrays(STACK, [Image.fromarray(mask.astype(kind)) for mask in MASKS], ["a", "b"])
+    assert np.array_equal(to_tensors(table).masks, MASKS)
+    message = fault(from_arrays, STACK, [Image.fromarray(256 * MASK.astype(kind)), None], ["a", "b"])
+    assert message.startswith("row 0, column 'mask': 16 bits or floats")
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,23 @@ def test_rows_and_columns_that_a_spreadsheet_leaves_empty_are_none(tmp_path):
         ("北京", "gbk"),
         ("Köln", "utf-16-le"),
         ("Köln", "utf-32"),
+        ("Ärzte", "mac-roman"),  # its Ä is the euro of Windows-1252
+        ("Malmö", "cp850"),  # its ö is a closing quotation mark
+        ("García", "cp850"),  # its í is an exclamation mark
+        ("l’hôpital", "cp1252"),  # an apostrophe within a word, but on a Mac "líh"
     ],
 )
 def test_an_encoding_that_cannot_be_told_is_refused_with_the_way_out(tmp_path, group, encoding):
     content = f"file_name,group\na.png,{group}\n".encode(encoding)
     assert fault(tmp_path, content) == ": its encoding cannot be told; save it again as “CSV UTF-8”"
+
+
+@pytest.mark.parametrize(
+    "note", ["“tumour”", "5 €", "€5", "5\xa0€", "„Köln“", "‘a’", "3 – 5", "3–5", "“5 €”; ‘é’", "m²K, «à la»", "nº 1·2"]
+)
+def test_signs_that_only_windows_1252_has_are_read_where_no_letter_stands(tmp_path, note):
+    content = f'file_name,group,note\na.png,p1,"{note}"\n'.encode("cp1252")
+    assert read(tmp_path, content) == {2: {"file_name": "a.png", "group": "p1", "note": note}}
 
 
 def test_a_file_in_two_encodings_or_that_is_no_text_is_refused(tmp_path):
