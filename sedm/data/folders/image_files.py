@@ -63,22 +63,16 @@ def find_image_files(folder: Path, group_level: int | Sequence[int] | None = Non
     if metadata.is_file():
         if group_level is not None:
             raise ValueError(f"group_level={group_level}, but {metadata} names the groups; leave one of them out")
-        lines, rows = _read_metadata(metadata, pictures)
+        rows = _read_metadata(metadata, pictures, masks)
     else:
         _refuse_other_metadata(folder)
         levels = _check_levels(group_level)
         rows = {name: {"group": _group_of(path, name, levels)} for name, path in pictures.items()}
-    if "mask_file_name" in next(iter(rows.values())):
-        names = {name: row.pop("mask_file_name") for name, row in rows.items()}
-        mask_of = _match_named_masks(metadata, names, lines, masks)
-    else:
+    if not any("mask" in row for row in rows.values()):
         mask_of = _match_masks(folder, pictures, masks)
-    files = []
-    for name, path in pictures.items():
-        mask = str(mask_of[name]) if name in mask_of else None
-        group = rows[name].pop("group")
-        files.append({"image": str(path), "mask": mask, "group": group, "file_name": name, **rows[name]})
-    return files
+        rows = {name: {**row, "mask": mask_of.get(name)} for name, row in rows.items()}
+    in_order = dict.fromkeys(("image", "mask", "group", "file_name"))
+    return [in_order | rows[name] | {"image": str(path), "file_name": name} for name, path in pictures.items()]
 
 
 # ------------------------------------------------------------------------------------------------ pictures and masks
@@ -121,12 +115,12 @@ def _refuse_unclear_masks(pictures: Files, has_masks: bool) -> None:
             )
 
 
-def _match_masks(folder: Path, pictures: Files, masks: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+def _match_masks(folder: Path, pictures: Files, masks: Sequence[tuple[str, Path]]) -> dict[str, str]:
     """Find the mask of each picture that has one: the file of its name, perhaps with a word such as ``_mask``."""
     names_of: dict[str, list[str]] = defaultdict(list)
     for name in pictures:
         names_of[comparable(posixpath.splitext(name)[0])].append(name)
-    mask_of: dict[str, Path] = {}
+    mask_of: dict[str, str] = {}
     # lossless files first: a preview beside a mask does no harm
     for mask_name, path in sorted(masks, key=lambda mask: _suffix(mask[0]) not in MASK_SUFFIXES):
         spelling = comparable(mask_name)
@@ -137,35 +131,14 @@ def _match_masks(folder: Path, pictures: Files, masks: Sequence[tuple[str, Path]
         if len(names) != 1:
             raise PatchTableError(f"{path}: a mask of {len(names)} images ({', '.join(names) or 'none of its name'})")
         if names[0] in mask_of:
-            raise PatchTableError(f"{path}: a second mask of {names[0]!r}, besides {mask_of[names[0]].name}")
-        mask_of[names[0]] = path
+            raise PatchTableError(f"{path}: a second mask of {names[0]!r}, besides {Path(mask_of[names[0]]).name}")
+        mask_of[names[0]] = str(path)
     for path in sorted(folder.glob("*")) if not mask_of else ():
         if path.is_dir() and has_mask_word(path.name) and find_files(path):
             raise PatchTableError(
                 f"{path}: none of these files was read as a mask; masks are {', '.join(MASK_SUFFIXES)} in "
                 f"{folder / 'masks'} under the names of their images, so rename this folder or move it away"
             )
-    return mask_of
-
-
-def _match_named_masks(
-    metadata: Path, mask_names: Mapping[str, str], lines: Mapping[str, int], masks: Sequence[tuple[str, Path]]
-) -> dict[str, Path]:
-    """Find the mask that ``metadata.csv`` names for each picture; an empty name means: not annotated."""
-    files = {comparable(name): path for name, path in masks}
-    mask_of: dict[str, Path] = {}
-    for name, mask_name in mask_names.items():
-        if mask_name:
-            path = files.get(comparable(mask_name))
-            if path is None:
-                expected = metadata.parent / "masks" / mask_name
-                raise PatchTableError(f"{metadata}, line {lines[name]}: the mask of {name!r} is not there, {expected}")
-            _check_lossless(path)
-            mask_of[name] = path
-    used = set(mask_of.values())
-    for name, path in masks:
-        if _suffix(name) in MASK_SUFFIXES and path not in used:
-            raise PatchTableError(f"{path}: {metadata.name} names no image for this mask")
     return mask_of
 
 
@@ -219,26 +192,43 @@ def _refuse_other_metadata(folder: Path) -> None:
             )
 
 
-def _read_metadata(metadata: Path, pictures: Files) -> tuple[dict[str, int], dict[str, dict[str, str]]]:
-    """Read the line of each picture in ``metadata.csv``, and its row without the name."""
+def _read_metadata(metadata: Path, pictures: Files, masks: Sequence[tuple[str, Path]]) -> dict[str, dict]:
+    """Read what ``metadata.csv`` says of each picture: its group, its mask if it names masks, and further columns."""
     names = {comparable(name): name for name in pictures}
-    lines: dict[str, int] = {}
-    rows: dict[str, dict[str, str]] = {}
+    files = {comparable(name): path for name, path in masks}
+    rows: dict[str, dict] = {}
     for line, row in read_spreadsheet(metadata, columns=("file_name", "group")).items():
-        if "image" in row or "mask" in row:
-            column = "image" if "image" in row else "mask"
-            raise PatchTableError(f"{metadata}: the column {column!r} is kept for pictures; name files mask_file_name")
+        where = f"{metadata}, line {line}"
+        for column in ("image", "mask"):
+            if column in row:
+                raise PatchTableError(
+                    f"{metadata}: the column {column!r} is kept for pictures; name files mask_file_name"
+                )
         file_name = row.pop("file_name")
         name = names.get(comparable(file_name))
         if name is None:
             path = metadata.parent / "images" / file_name
             fault = "a mask by its name, or no picture" if path.is_file() else "no such file"
-            raise PatchTableError(f"{metadata}, line {line}: {fault}, {path}")
-        if name in lines:
-            raise PatchTableError(f"{metadata}, line {line}: {name!r} is there twice")
-        lines[name] = line
+            raise PatchTableError(f"{where}: {fault}, {path}")
+        if name in rows:
+            raise PatchTableError(f"{where}: {name!r} is there twice")
         rows[name] = row
+        mask_name = row.pop("mask_file_name", None)
+        if mask_name is not None:
+            row["mask"] = None  # an empty name: nobody annotated it
+        if mask_name:
+            mask = files.get(comparable(mask_name))
+            if mask is None:
+                path = metadata.parent / "masks" / mask_name
+                raise PatchTableError(f"{where}: the mask of {name!r} is not there, {path}")
+            _check_lossless(mask)
+            row["mask"] = str(mask)
     for name, path in pictures.items():
-        if name not in lines:
+        if name not in rows:
             raise PatchTableError(f"{path}: no group; {metadata.name} has no row for {name!r}")
-    return lines, rows
+    if "mask" in row:
+        used = {row["mask"] for row in rows.values()}
+        for name, path in masks:
+            if _suffix(name) in MASK_SUFFIXES and str(path) not in used:
+                raise PatchTableError(f"{path}: {metadata.name} names no image for this mask")
+    return rows
