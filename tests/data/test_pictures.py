@@ -244,7 +244,7 @@ def test_masks_of_any_type_of_whole_numbers_are_stored_exactly(kind):
 @pytest.mark.parametrize("kind", [np.uint16, np.int32])
 def test_deep_pictures_of_small_values_are_masks(kind):
     table = from_arrays(STACK, [Image.fromarray(mask.astype(kind)) for mask in MASKS], ["a", "b"])
-    assert np.array_equal(to_tensors(table).masks, MASKS)
+    assert np.array_equal(Patches.from_table(table, CLASSES).masks, MASKS)
     message = fault(from_arrays, STACK, [Image.fromarray(256 * MASK.astype(kind)), None], ["a", "b"])
     assert message.startswith("row 0, column 'mask': 16 bits or floats")
 
