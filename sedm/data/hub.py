@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 
 from sedm.data.groups import labels_of, name_groups
-from sedm.data.mask_values import MaskValues, check_mask_values, map_pictures, translate_masks
+from sedm.data.mask_values import MaskCoding, check_mask_values, map_pictures, translate_masks
 from sedm.data.patch_table import PatchTableError, replace_column, stored_path
 from sedm.data.pictures import image_of_array
 from sedm.data.table_files import as_pattern, check_labels, find_splits, picture_form
@@ -26,7 +26,7 @@ def load_hub_dataset(
     mask_column: str | None = "mask",
     group_column: str | None = "group",
     split: str = "train",
-    mask_values: MaskValues | None = None,
+    mask_values: MaskCoding | None = None,
     mask_threshold: float | None = None,
     **options,
 ) -> datasets.Dataset:

@@ -25,13 +25,13 @@ from sedm.data.pictures import (
     whole_numbers,
 )
 
-MaskValues = Mapping[Any, Any]
+MaskCoding = Mapping[Any, Any]
 """The class index, or ``UNKNOWN``, of each value (a whole number) or of each colour (a tuple of three)."""
 
 Mask = Image.Image | Integer[np.ndarray, "h w"]
 
 
-def check_mask_values(mask_values: MaskValues | None, mask_threshold: float | None = None) -> MaskValues | None:
+def check_mask_values(mask_values: MaskCoding | None, mask_threshold: float | None = None) -> MaskCoding | None:
     """Check what a caller says of the values in mask files, before any of them is read.
 
     Returns:
@@ -69,7 +69,7 @@ def check_mask_values(mask_values: MaskValues | None, mask_threshold: float | No
     return plain
 
 
-def class_indices(mask: Mask, mask_values: MaskValues, where: str) -> UInt8[np.ndarray, "h w"]:
+def class_indices(mask: Mask, mask_values: MaskCoding, where: str) -> UInt8[np.ndarray, "h w"]:
     """Translate a mask to class indices, given what each of its values or colours means.
 
     Args:
@@ -105,7 +105,7 @@ def class_indices(mask: Mask, mask_values: MaskValues, where: str) -> UInt8[np.n
 
 
 def translate_masks(
-    table: datasets.Dataset, name: str, mask_values: MaskValues | None = None, mask_threshold: float | None = None
+    table: datasets.Dataset, name: str, mask_values: MaskCoding | None = None, mask_threshold: float | None = None
 ) -> datasets.Dataset:
     """Replace the masks of a table, pictures or arrays, by class indices, stored as PNG.
 

@@ -1,8 +1,9 @@
 """Pictures: how a table stores them, and how an image or a mask is read from a file or an array.
 
 What could be read in two ways is refused with the file and the remedy: several pages or frames, transparency, more
-than 8 bits, colours in a mask. Everything else becomes RGB, or class indices 0…254 and ``UNKNOWN``. In all functions,
-``where`` names the picture at the beginning of the error message, such as "train.parquet, row 3, column 'mask'".
+than 8 bits (but in masks whose values are small), colours in a mask. Everything else becomes RGB, or class indices
+0…254 and ``UNKNOWN``. In all functions, ``where`` names the picture at the beginning of the error message, such as
+"train.parquet, row 3, column 'mask'".
 """
 
 from __future__ import annotations

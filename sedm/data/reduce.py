@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from PIL import Image
 
 from sedm.data.errors import PatchTableError
@@ -74,9 +74,13 @@ def cut_image(image: Image.Image, box: Box, size: tuple[int, int]) -> UInt8[np.n
     [255, 0, 0]
     """
     left, top, right, bottom = box
-    if box != (0, 0, *image.size):  # cut first: the filter of resize(box=…) reaches over the edge of the box
-        rows, columns = _mirrored(top, bottom, image.height), _mirrored(left, right, image.width)
-        image = Image.fromarray(np.asarray(image)[rows][:, columns])
+    x, y = max(-left, 0), max(-top, 0)  # how far it reaches beyond the left and the upper side
+    margins = ((y, max(bottom - image.height, 0)), (x, max(right - image.width, 0)), (0, 0))
+    if np.any(margins):
+        image = Image.fromarray(np.pad(np.asarray(image), margins, mode="symmetric"))
+    part = (left + x, top + y, right + x, bottom + y)
+    if part != (0, 0, *image.size):
+        image = image.crop(part)  # not resize(box=…), whose filter reaches over the edge of the box
     return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
 
 
@@ -129,9 +133,3 @@ def area_weights(n_in: int, n_out: int) -> Float64[np.ndarray, "n_out n_in"]:
     left = np.maximum(edges[:-1, None], np.arange(n_in))
     right = np.minimum(edges[1:, None], np.arange(1, n_in + 1))
     return np.clip(right - left, 0, None) * (n_out / n_in)
-
-
-def _mirrored(start: int, stop: int, length: int) -> Int[np.ndarray, " n"]:
-    """Give the places start … stop − 1 of a line of pixels that its mirror images continue at both ends."""
-    places = np.arange(start, stop) % (2 * length)
-    return np.minimum(places, 2 * length - 1 - places)

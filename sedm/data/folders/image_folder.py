@@ -10,14 +10,14 @@ import datasets
 
 from sedm.data.folders.file_names import find_files, folder_names
 from sedm.data.folders.image_files import find_image_files
-from sedm.data.mask_values import MaskValues, check_mask_values, translate_masks
+from sedm.data.mask_values import MaskCoding, check_mask_values, translate_masks
 from sedm.data.patch_table import PatchTableError
 from sedm.runtime.files import replacing
 
 
 def load_image_folder(
     folder: str | Path,
-    mask_values: MaskValues | None = None,
+    mask_values: MaskCoding | None = None,
     group_level: int | Sequence[int] | None = None,
     mask_threshold: float | None = None,
 ) -> datasets.Dataset:
@@ -33,7 +33,8 @@ def load_image_folder(
     files and folders, and those of systems (``.ipynb_checkpoints``, ``@eaDir``, ``__MACOSX``), are passed over.
 
     The table holds where the pictures lie; ``save_patches`` copies them. Masks are read as they are: class indices in
-    one channel, also those of a palette. Only masks that ``mask_values`` translates are held in memory, as PNG.
+    one channel of 8 bits (or of more, where the values are as small), also those of a palette. Only masks that
+    ``mask_values`` or ``mask_threshold`` translate are held in memory, as PNG.
 
     Args:
         mask_values: the class index of each value in the mask files, such as ``{0: 0, 255: 1}``, or of each colour,
