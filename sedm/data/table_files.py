@@ -164,13 +164,14 @@ def check_labels(files: Sequence[Path]) -> None:
     Raises:
         PatchTableError: names the file and the column.
     """
-    first: dict[str, list[str]] = {}
-    for path in files:
+    reference: dict[str, list[str]] = {}
+    for number, path in enumerate(files):
         features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
         labels = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-        first = first if path != files[0] else labels
-        for column in labels.keys() & first.keys():
-            if labels[column] != first[column]:
+        if number == 0:
+            reference = labels
+        for column in labels.keys() & reference.keys():
+            if labels[column] != reference[column]:
                 raise PatchTableError(
                     f"{path}: the class labels of column {column!r} are others than in {files[0].name}, with which it "
                     "is read; load each file by its own name"

@@ -73,7 +73,8 @@ def _paint_layer(view: View, turn: float, length: float, style: FlowerStyle, rng
     radius, angle, below = view.radius[near], view.angle[near], view.scene[near]
     nearest = np.round((angle - turn) / step)
     lit = np.ones_like(radius)  # what the upper neighbours leave of the light
-    chosen, widest = np.full((6, len(radius)), -9, np.float32), np.full_like(radius, -9)
+    upper = np.full((6, len(radius)), -9, np.float32)  # what `petal` holds below, of the petal that is seen
+    widest = np.full_like(radius, -9)
     for offset in (1, 0, -1):
         k = ((nearest + offset) % n).astype(int)
         centre = turn + (nearest + offset) * step + turns[k]
@@ -87,9 +88,9 @@ def _paint_layer(view: View, turn: float, length: float, style: FlowerStyle, rng
         widest = np.maximum(widest, inside)
         petal = np.stack([inside, t, across, u / length, v / length, shade])
         # The upper petal stays where it covers; elsewhere whichever is nearer.
-        chosen = np.where((chosen[0] > 0) | (chosen[0] > inside), chosen, petal)
+        upper = np.where((upper[0] > 0) | (upper[0] > inside), upper, petal)
         lit = lit * (1 - 0.45 * np.exp(np.minimum(inside, 0) / (0.05 * length)))
-    inside, t, across, u, v, shade = chosen
+    inside, t, across, u, v, shade = upper
     cover = np.clip(widest * CANVAS / 4 * style.scale, 0, 1)[:, None]
     colour = _petal_colour(t, across, inside / width, u, v, style) * shade[:, None]
     shadow = 0.3 * np.exp(-np.clip(radius - 0.8 * length, 0, None) / 0.12)[:, None]

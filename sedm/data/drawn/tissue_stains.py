@@ -34,8 +34,8 @@ def _background(anatomy: Anatomy, style: TissueStyle, rng: np.random.Generator) 
     stroma_h = 0.10 * (1 - 0.7 * cleft) * (0.7 + 0.6 * fibre)
     if anatomy.fat.max() > 0:
         fat = to_canvas(anatomy.fat)
-        kept = 1 - np.clip(fat / 0.5 + 0.5, 0, 1)
-        stroma_e, stroma_h = (kept * s for s in (stroma_e + 0.3 * np.exp(-(((fat + 0.5) / 0.6) ** 2)), stroma_h))
+        fibre_share = 1 - np.clip(fat / 0.5 + 0.5, 0, 1)
+        stroma_e, stroma_h = (fibre_share * s for s in (stroma_e + 0.3 * np.exp(-(((fat + 0.5) / 0.6) ** 2)), stroma_h))
 
     height = inside / (inside + np.minimum(lumen, 3 * style.height) + 1e-6)
     granular = 1 + 0.10 * _grain(rng, CANVAS, 1) + 0.08 * noise(rng, CANVAS, 12.0)
@@ -138,11 +138,13 @@ def _paint_cells(stains: np.ndarray, cells: np.ndarray, style: TissueStyle, rng:
     e = e * np.where(kind == RED_CELL, 0.75 + 0.3 * radius, 1)
 
     # Cells overlap instead of averaging: in each pixel one after another, in all pixels at once.
-    own, planes = np.stack([h, e]), stains.reshape(2, -1)
-    waiting, first = np.arange(len(pixel)), np.empty(planes.shape[1], dtype=int)
+    cell_stains = np.stack([h, e])
+    planes = stains.reshape(2, -1)
+    waiting = np.arange(len(pixel))
+    first = np.empty(planes.shape[1], dtype=int)
     while len(waiting):
         first[pixel[waiting[::-1]]] = waiting[::-1]  # of several numbers, the last one assigned stays
         now = first[pixel[waiting]] == waiting
         top, waiting = waiting[now], waiting[~now]
         under = planes[:, pixel[top]]
-        planes[:, pixel[top]] = under + cover[top] * (own[:, top] - under)
+        planes[:, pixel[top]] = under + cover[top] * (cell_stains[:, top] - under)
