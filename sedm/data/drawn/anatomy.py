@@ -170,7 +170,7 @@ def place_cells(anatomy: Anatomy, style: TissueStyle, rng: np.random.Generator) 
     turn = np.where(kinds == FIBROBLAST, across + np.pi / 2, across) + 0.22 * normal[2]
     h = h * np.exp(0.12 * normal[3] * (kinds != GOBLET))
 
-    cells = []
+    placed = []
     taken = np.zeros((2 * SIDE, 2 * SIDE), dtype=bool)
     turns = np.argsort(order)
     turns = turns[fits[turns]]
@@ -179,21 +179,13 @@ def place_cells(anatomy: Anatomy, style: TissueStyle, rng: np.random.Generator) 
         if not taken[row, column]:
             around = slice(row - reach, row + reach + 1), slice(column - reach, column + reach + 1)
             taken[around] |= _disc(reach)
-            cells.append(i)
+            placed.append(i)
     # Vacuoles and red cells lie under nuclei, so that no nucleus is cut.
-    cells = np.array(sorted(cells, key=lambda i: kinds[i] not in (GOBLET, RED_CELL)), dtype=int)
+    rows = np.array(sorted(placed, key=lambda i: kinds[i] not in (GOBLET, RED_CELL)), dtype=int)
     scale = CANVAS / FIELD
-    columns = (
-        (x - MARGIN) * scale + WINDOW,
-        (y - MARGIN) * scale + WINDOW,
-        a * scale,
-        b * scale,
-        turn,
-        h,
-        e,
-        kinds,
-    )
-    cells = np.stack([*columns, 0.03 * normal[1] * (kinds == FIBROBLAST)], axis=1)[cells].astype(np.float32)
+    x, y = ((place - MARGIN) * scale + WINDOW for place in (x, y))
+    bend = 0.03 * normal[1] * (kinds == FIBROBLAST)
+    cells = np.stack([x, y, a * scale, b * scale, turn, h, e, kinds, bend], axis=1)[rows].astype(np.float32)
     is_visible = ((cells[:, :2] >= WINDOW) & (cells[:, :2] < CANVAS + WINDOW)).all(axis=1)
     return cells[is_visible]
 
