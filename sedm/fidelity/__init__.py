@@ -4,13 +4,12 @@
 * ``content``       does the image show its layout, and does it show its style image's content instead?
 * ``style``         colours, and how much they vary; ``stains`` for tissue,
 * ``memorisation``  is the image a copy of a training image?
-* ``table``         all of it: ``estimates`` with their ``intervals``, and floors at the same number of images; not
+* ``table``         all of it: ``estimates`` with their intervals, and floors at the same number of images; not
                     imported here, so that what needs one measure does not run again when a statistic changes.
 """
 
 from sedm.fidelity.content import agreement_beyond_chance, content_agreement, other_layouts
 from sedm.fidelity.features import Extractor, segmenter_extractor, stage_features
-from sedm.fidelity.intervals import jackknife_groups
 from sedm.fidelity.memorisation import NearestTraining, closer_than_held_out
 from sedm.fidelity.quality import frechet_distance, kernel_distance, precision_recall
 from sedm.fidelity.stains import stain_angles, stain_vectors
@@ -48,7 +47,6 @@ __all__ = [
     "content_agreement",
     "frechet_distance",
     "intraclass_correlation",
-    "jackknife_groups",
     "kernel_distance",
     "other_layouts",
     "precision_recall",

@@ -17,12 +17,11 @@ from torch import Tensor
 from sedm.data.patches import Patches
 from sedm.fidelity.content import content_agreement, other_layouts
 from sedm.fidelity.features import Extractor
-from sedm.fidelity.intervals import jackknife_groups
 from sedm.fidelity.memorisation import NearestTraining, closer_than_held_out
 from sedm.fidelity.quality import N_NEIGHBOURS, frechet_distance, kernel_distance, precision_recall
 from sedm.fidelity.stains import stain_angles
 from sedm.fidelity.style import colour_distances, colour_statistics, retrieve_groups, spread_between, spread_within
-from sedm.group_statistics import summarise_groups
+from sedm.group_statistics import jackknife_groups, summarise_groups
 from sedm.segmentation.networks import UNet
 from sedm.segmentation.scores import score_groups
 from sedm.segmentation.segmenter import predict

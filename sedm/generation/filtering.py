@@ -30,7 +30,6 @@ from sedm.segmentation.segmenter import predict
 
 REPORT = "filter.parquet"
 IMAGES_AT_ONCE = 256
-HARDEST_TO_EASIEST = 20  # how much oftener the hardest layout may come than the easiest; as in FreeMask
 
 
 def score_pairs(segmenter: nn.Module, patches: Patches) -> pd.DataFrame:
@@ -71,18 +70,15 @@ def score_pairs(segmenter: nn.Module, patches: Patches) -> pd.DataFrame:
 
 
 def keep_pairs(scores: pd.DataFrame, percentile: float, classes: Sequence[str]) -> pd.DataFrame:
-    """One row a pair: ``kept``; ``reason``, why not, "" where it was; and ``weight``, 0 where it was not.
+    """Decide which pairs stay; one row a pair: ``kept``, and ``reason``, why it was dropped, "" where it was not.
 
     Of the n pairs with a class, the ⌊n · percentile / 100⌋ of lowest IoU are dropped, so up to K times the percentile
     of all pairs. A class that few pairs have drops none until there are 100 / percentile of them. Pairs of the same IoU
     are told apart by their accuracy, so the worst go also where many have an IoU of 0; pairs that are alike stay.
 
-    The weight is the share of pairs that a pair is at least as good as, in the class where that share is lowest,
-    scaled to a mean of 1 over the kept ones.
-
     Args:
         scores: as `score_pairs` returns them.
-        percentile: in [0, 100); 0 keeps all, and leaves it to the weights to make bad pairs count less.
+        percentile: in [0, 100); 0 keeps all.
         classes: the name of each class.
 
     Raises:
@@ -90,8 +86,8 @@ def keep_pairs(scores: pd.DataFrame, percentile: float, classes: Sequence[str]) 
 
     >>> scores = pd.DataFrame({"iou_0": [0.9, 0.8, 0.9, 0.7], "iou_1": [0.2, 0.6, 0.8, None], "accuracy": 0.9})
     >>> decisions = keep_pairs(scores, percentile=34, classes=["stroma", "epithelium"])
-    >>> decisions["kept"].tolist(), decisions["weight"].round(2).tolist()
-    ([False, True, True, False], [0.0, 0.73, 1.27, 0.0])
+    >>> decisions["kept"].tolist()
+    [False, True, True, False]
     >>> decisions["reason"][0]
     'epithelium: IoU 0.200, the threshold is 0.600 (percentile 34 of 3 pairs with it)'
     """
@@ -100,7 +96,7 @@ def keep_pairs(scores: pd.DataFrame, percentile: float, classes: Sequence[str]) 
     found = [name for name in scores.columns if name.startswith("iou_")]
     if found != columns:
         raise ValueError(f"scores have the columns {', '.join(found)}, but {len(classes)} classes were named")
-    reasons, shares = pd.Series("", index=scores.index), pd.DataFrame(index=scores.index)
+    reasons = pd.Series("", index=scores.index)
     for column, name in zip(columns, classes, strict=True):
         scored = scores.dropna(subset=column)
         if scored.empty:
@@ -111,12 +107,10 @@ def keep_pairs(scores: pd.DataFrame, percentile: float, classes: Sequence[str]) 
         where = f"the threshold is {threshold:.3f} (percentile {percentile:g} of {len(place)} pairs with it)"
         for row in place.index[place < place[lowest_kept]]:
             reasons[row] += f"{'; ' * bool(reasons[row])}{name}: IoU {scored.loc[row, column]:.3f}, {where}"
-        shares[column] = place.rank(pct=True)
     kept = reasons == ""
     if not kept.any():
         raise ValueError(f"percentile={percentile:g} drops all {len(scores)} pairs; choose a lower one")
-    weight = shares.min(axis=1).where(kept, 0.0)
-    return pd.DataFrame({"kept": kept, "reason": reasons, "weight": weight / weight[kept].mean()})
+    return pd.DataFrame({"kept": kept, "reason": reasons})
 
 
 def filter_patches(
@@ -153,36 +147,6 @@ def filter_patches(
     with replacing(folder / REPORT) as temporary:
         pd.concat([facts, scores, decisions], axis=1).to_parquet(temporary, index=False)
     return table.select(decisions.index[decisions["kept"]].tolist())
-
-
-def hard_layout_weights(scores: pd.DataFrame, layout_ids: Sequence[str] | pd.Series) -> pd.Series:
-    """How often each layout should come, by its id: the lower the scores of its images, the oftener; mean 1.
-
-    The score of a layout is the mean IoU over the classes it holds, and over its images. Weights grow linearly with the
-    rank, from the easiest layout to the hardest, which comes at most ``HARDEST_TO_EASIEST`` times as often. A low score
-    can also mean that the generator fails on a layout, and more such images would do harm: give the pairs that were
-    kept. `GivenLayouts` takes ``weights.reindex(ids, fill_value=1).tolist()``, where 1 is for layouts of
-    which there is no image yet.
-
-    Source: re-sampling of FreeMask, Yang et al. 2023 (arXiv 2310.15160), whose published code makes 1 to 20 images of a
-    mask, linear in the rank. There a mask is as hard as its classes are on real images; here, as its own images are.
-
-    Args:
-        scores: as `score_pairs` returns them.
-        layout_ids: the layout of each pair.
-
-    Raises:
-        ValueError: no pair, or another number of ids than of pairs.
-
-    >>> scores = pd.DataFrame({"iou_0": [0.9, 0.8, 0.4], "iou_1": [0.7, None, 0.2], "accuracy": 0.9})
-    >>> hard_layout_weights(scores, ["a", "a", "b"]).to_dict()
-    {'a': 0.6666666666666666, 'b': 1.3333333333333333}
-    """
-    if len(scores) == 0 or len(scores) != len(layout_ids):
-        raise ValueError(f"{len(layout_ids)} layout ids for {len(scores)} pairs; give one of each, at least one")
-    means = scores.filter(like="iou_").mean(axis=1).groupby(np.array(layout_ids)).mean()
-    weights = means.rank(ascending=False, pct=True).clip(lower=1 / HARDEST_TO_EASIEST)
-    return (weights / weights.mean()).rename("weight").rename_axis("layout_id")
 
 
 def _check_percentile(percentile: float) -> None:

@@ -164,13 +164,13 @@ def _decisive(layouts, styles: StyleBank, config: SamplingConfig, pairing: Pairi
     """List all that decides the bytes of the shards."""
     settings = {field.name: getattr(config, field.name) for field in _settings()}
     given = isinstance(layouts, GivenLayouts)
-    of_layouts = (layouts.masks, layouts.weights) if given else (layouts.sample(4, seed=seed),)
+    of_layouts = layouts.masks if given else layouts.sample(4, seed=seed)
     return {
         **settings,
         "seed": seed,
         "model": model_name,
         "layout_source": "given, used as they are" if given else f"drawn from a prior ({layouts.kind})",
-        "layouts": tensor_hash(*of_layouts) + (text_hash(json.dumps(layouts.ids)) if given else ""),
+        "layouts": tensor_hash(of_layouts) + (text_hash(json.dumps(layouts.ids)) if given else ""),
         "styles": tensor_hash(styles.embeddings) + text_hash(json.dumps([styles.groups, styles.image_ids])),
         "lenders": text_hash(json.dumps(pairing.facts)),
         "images_per_shard": config.micro_batch * MICRO_BATCHES_PER_SHARD,

@@ -29,28 +29,25 @@ class GivenLayouts:
     Args:
         masks: class indices, (n, h, w).
         ids: a name for each, stored with the image that is made for it.
-        weights: how often each comes, relative to the others; all alike when left out.
 
     Raises:
-        ValueError: no layout, another number of ids or weights, or weights that are no probabilities.
+        ValueError: no layout, or another number of ids than of layouts.
 
     >>> masks = torch.arange(3, dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8)
-    >>> layouts = GivenLayouts(masks, ["a", "b", "c"], weights=[0, 1, 0])
+    >>> layouts = GivenLayouts(masks, ["a", "b", "c"])
     >>> layouts.sample(2, seed=0)[:, 0, 0], layouts.sample_ids(2, seed=0)
-    (tensor([1, 1], dtype=torch.uint8), ['b', 'b'])
+    (tensor([1, 0], dtype=torch.uint8), ['b', 'a'])
     """
 
-    def __init__(self, masks: UInt8[Tensor, "n h w"], ids: Sequence[str], weights: Sequence[float] | None = None):
-        weights = torch.ones(len(masks)).double() if weights is None else torch.tensor(list(weights)).double()
+    def __init__(self, masks: UInt8[Tensor, "n h w"], ids: Sequence[str]):
         if len(masks) == 0 or masks.ndim != 3 or masks.dtype != torch.uint8:
             raise ValueError(
                 f"layouts of shape {tuple(masks.shape)} and type {masks.dtype}; give uint8 (n, h, w), n ≥ 1"
             )
-        if (len(ids), len(weights)) != (len(masks), len(masks)):
-            raise ValueError(f"{len(ids)} ids and {len(weights)} weights for {len(masks)} layouts")
-        if not (weights >= 0).all() or not 0 < weights.sum() < torch.inf:
-            raise ValueError("weights of layouts must be 0 or more, and at least one above 0")
-        self.masks, self.ids, self.weights = masks, list(ids), weights
+        if len(ids) != len(masks):
+            raise ValueError(f"{len(ids)} ids for {len(masks)} layouts; give one of each")
+        self.masks = masks
+        self.ids = list(ids)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,9 +55,10 @@ class GivenLayouts:
         return tuple(self.masks.shape[1:])
 
     def draw_rows(self, n: int, *, seed: int, first: int = 0) -> list[int]:
-        """Choose which of the layouts the images ``first``…``first + n − 1`` of this seed get."""
+        """Draw the layout of each of the images ``first``…``first + n − 1`` of this seed, all as likely."""
+        odds = torch.ones(len(self.masks)).double()
         generators = (seeded_generator("given layout", seed, index) for index in range(first, first + n))
-        return [int(torch.multinomial(self.weights, 1, generator=one)) for one in generators]
+        return [int(torch.multinomial(odds, 1, generator=generator)) for generator in generators]
 
     def sample(self, n: int, *, seed: int, first: int = 0) -> UInt8[Tensor, "n h w"]:
         """Draw the layouts of the images ``first``…``first + n − 1`` of this seed."""

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
 
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches
@@ -15,7 +14,6 @@ from sedm.fidelity import (
     agreement_beyond_chance,
     colour_distances,
     content_agreement,
-    jackknife_groups,
     other_layouts,
     segmenter_extractor,
     spread_between,
@@ -29,38 +27,6 @@ from sedm.segmentation.networks import UNet
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-# ----------------------------------------------------------------------------------------------- intervals
-
-
-def test_the_jackknife_of_a_mean_is_the_interval_of_student():
-    values = dict(zip("abcdefgh", np.random.default_rng(0).normal(3, 2, size=8), strict=True))
-    value, low, high = jackknife_groups(lambda kept: np.mean([values[name] for name in kept]), list(values))
-    sample = np.array(list(values.values()))
-    expected = stats.t.interval(0.95, 7, loc=sample.mean(), scale=stats.sem(sample))
-    assert (value, low, high) == (pytest.approx(sample.mean()), *map(pytest.approx, expected))
-
-
-def test_the_jackknife_holds_a_ratio_as_often_as_it_says():
-    random, held, names = np.random.default_rng(0), 0, [str(i) for i in range(15)]
-    for _ in range(400):
-        pairs = random.normal([2, 4], 0.4, size=(15, 2))  # the ratio of their means is 1/2
-
-        def ratio(kept, pairs=pairs):
-            return np.divide(*pairs[[int(name) for name in kept]].sum(0))
-
-        _, low, high = jackknife_groups(ratio, names)
-        held += low <= 0.5 <= high
-    assert abs(held / 400 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 400)
-
-
-def test_too_few_groups_or_no_number_have_no_interval():
-    assert [math.isnan(x) for x in jackknife_groups(lambda kept: 1.0, ["a", "b"])] == [False, True, True]
-    assert all(math.isnan(x) for x in jackknife_groups(lambda kept: math.nan, list("abcd")))
-    value, *interval = jackknife_groups(lambda kept: 1.0 if len(kept) > 3 else math.nan, list("abcd"))
-    assert value == 1
-    assert all(math.isnan(x) for x in interval)
 
 
 # ----------------------------------------------------------------------------------------------- extractors

@@ -11,8 +11,7 @@ from torch import nn
 from sedm.config import SegmentationConfig
 from sedm.data.patch_table import UNKNOWN, from_arrays, load_patches, save_patches
 from sedm.data.patches import Patches
-from sedm.generation.filtering import filter_patches, hard_layout_weights, keep_pairs, score_pairs
-from sedm.generation.pairing import GivenLayouts
+from sedm.generation.filtering import filter_patches, keep_pairs, score_pairs
 from sedm.segmentation.scores import score_groups
 from sedm.segmentation.segmenter import train_segmenter
 
@@ -139,13 +138,11 @@ def test_a_trained_segmenter_finds_images_of_other_layouts():
     assert decisions.index[~decisions["kept"]].tolist() == [1, 6]
 
 
-def test_percentile_0_keeps_every_pair_and_still_weighs_them():
+def test_percentile_0_keeps_every_pair():
     scores = scores_of([0.0, 0.4, 0.8, 0.9], [0.1, np.nan, 0.5, 0.7])
     decisions = keep_pairs(scores, percentile=0, classes=CLASSES[:2])
     assert decisions["kept"].all()
     assert (decisions["reason"] == "").all()
-    # shares: min(1/4, 1/3), 2/4, min(3/4, 2/3), 1, of mean 29/48
-    np.testing.assert_allclose(decisions["weight"], np.array([1 / 4, 2 / 4, 2 / 3, 1]) * 48 / 29)
 
 
 @pytest.mark.parametrize("percentile", [1, 5, 12.5, 29, 50])
@@ -196,18 +193,6 @@ def test_where_more_fail_than_may_be_dropped_the_least_accurate_go():
 def test_pairs_that_are_alike_are_all_kept():
     decisions = keep_pairs(scores_of(np.full(40, 0.7)), 50, CLASSES[:1])
     assert decisions["kept"].all()
-    assert (decisions["weight"] == 1).all()
-
-
-def test_weights_grow_with_the_worst_rank_and_have_mean_1_over_the_kept():
-    random = np.random.default_rng(0)
-    first, second = random.permutation(50), random.permutation(50)
-    decisions = keep_pairs(scores_of(first / 50, second / 500), 10, CLASSES[:2])
-    kept = decisions["kept"]
-    assert decisions["weight"][kept].mean() == pytest.approx(1)
-    assert (decisions["weight"][~kept] == 0).all()
-    worst = np.minimum(first, second) + 1
-    np.testing.assert_allclose(decisions["weight"][kept], worst[kept] / worst[kept].mean())
 
 
 @pytest.mark.parametrize(
@@ -245,13 +230,12 @@ def test_the_kept_table_lacks_the_bad_pairs_and_a_file_tells_why(synthetic, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["filter.parquet"]
     report = pd.read_parquet(tmp_path / "filter.parquet")
     facts, scores = ["group", "index", "layout_id", "style_images"], ["iou_0", "iou_1", "iou_2", "accuracy"]
-    assert report.columns.tolist() == [*facts, *scores, "kept", "reason", "weight"]
+    assert report.columns.tolist() == [*facts, *scores, "kept", "reason"]
     assert report["index"].tolist() == list(range(40))
     assert report.index[report["kept"]].tolist() == rows
     assert report["layout_id"][17] == "l17"
     assert report["style_images"][17].tolist() == ["a", "b"]
     assert "IoU" in report["reason"][17]
-    assert report["weight"][17] == 0
     assert report["accuracy"][17] < 0.6 < 1 == report["accuracy"][16]
 
 
@@ -277,45 +261,3 @@ def test_a_wrong_percentile_is_refused_before_anything_is_scored(synthetic, tmp_
 
     with pytest.raises(ValueError, match="percentile=101"):
         filter_patches(synthetic, Untouched(), 101, CLASSES, tmp_path)
-
-
-# ------------------------------------------------------------------------------------------------- hard layouts
-
-
-def test_weights_of_layouts_are_linear_in_the_rank_of_their_mean_score():
-    easy, middle, hard = [0.95, 0.5], [0.6, 0.7], [0.1, 0.8]  # by their means, not by their best or worst
-    scores = scores_of([easy[0], middle[0], hard[0], easy[1], middle[1], hard[1]])
-    scores["layout_id"] = ["easy", "middle", "hard"] * 2
-    kept = scores.iloc[[5, 2, 0, 3, 4, 1]]  # as rows of a report are chosen, in whatever order
-    weights = hard_layout_weights(kept, kept["layout_id"].reset_index(drop=True))
-    assert weights[["easy", "middle", "hard"]].tolist() == pytest.approx([0.5, 1, 1.5])
-
-
-def test_a_class_that_a_layout_lacks_does_not_make_it_hard():
-    weights = hard_layout_weights(scores_of([0.8, 0.6], [np.nan, 0.8]), ["one class", "two classes"])
-    assert weights["one class"] < weights["two classes"]
-
-
-def test_the_easiest_of_many_layouts_still_comes():
-    weights = hard_layout_weights(scores_of(np.linspace(0.1, 0.9, 400)), [f"{row:03d}" for row in range(400)])
-    assert weights.is_monotonic_decreasing
-    assert weights.max() / weights.min() == pytest.approx(20)
-    assert weights.mean() == pytest.approx(1)
-
-
-def test_layouts_of_the_same_score_come_alike():
-    assert hard_layout_weights(scores_of([0.4] * 3), list("abc")).tolist() == pytest.approx([1, 1, 1])
-
-
-def test_a_hard_layout_is_drawn_as_much_oftener_as_its_weight_says():
-    scores, ids = scores_of([0.9, 0.2]), ["easy", "hard", "never made"]
-    weights = hard_layout_weights(scores, ids[:2]).reindex(ids, fill_value=1).tolist()
-    drawn = GivenLayouts(random_layouts(3), ids, weights).sample_ids(3000, seed=0)
-    shares = [drawn.count(name) / 3000 for name in ids]
-    assert shares == pytest.approx([2 / 9, 4 / 9, 3 / 9], abs=0.035)  # about 4 standard deviations
-
-
-@pytest.mark.parametrize("ids", [[], ["a"]])
-def test_weights_need_a_layout_id_a_pair(ids):
-    with pytest.raises(ValueError, match=f"{len(ids)} layout ids for 2 pairs"):
-        hard_layout_weights(scores_of([0.1, 0.2]), ids)
