@@ -22,12 +22,12 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sedm.config import AutoencoderConfig, Config
 from sedm.data.patches import Patches
 from sedm.runtime.loop import make_accelerator, optimise
+from sedm.runtime.network_folders import open_network, read_settings
 from sedm.runtime.seeds import seeded_generator
 
 N_NORM_GROUPS = 4  # few and wide ones are fast in bfloat16
@@ -173,7 +173,7 @@ def _save(autoencoder: AutoencoderKL, folder: Path) -> None:
 
 
 def load_autoencoder(folder: str | Path) -> AutoencoderKL | VQModel:
-    """The autoencoder in ``folder`` (diffusers' format, safetensors), in evaluation mode on the CPU.
+    """Open the autoencoder in ``folder`` (diffusers' format, safetensors), in evaluation mode on the CPU.
 
     Nothing is downloaded: a name of a model hub is not a folder.
 
@@ -184,31 +184,13 @@ def load_autoencoder(folder: str | Path) -> AutoencoderKL | VQModel:
     >>> load_autoencoder("no/such/folder")
     Traceback (most recent call last):
     ...
-    ValueError: no/such/folder: no such folder; expected one with an autoencoder in the format of diffusers
+    ValueError: no/such/folder: no such folder; expected one written by save_pretrained of AutoencoderKL or VQModel
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected one with an autoencoder in the format of diffusers")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: no config.json; expected a folder written by save_pretrained of an autoencoder")
-    try:
-        settings = json.loads((folder / "config.json").read_text())
-        name = settings["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'}: not the configuration of a diffusers model ({error!r})") from error
-    if name not in CLASSES:
-        raise ValueError(f"{folder}: holds a {name}; expected one of {', '.join(CLASSES)}")
-    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    try:
-        autoencoder, report = CLASSES[name].from_pretrained(str(folder), torch_dtype=torch.float32, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: its weights are missing, damaged or of another model ({error})") from error
-    wrong = [key for kind in ("missing_keys", "unexpected_keys") for key in report[kind]]
-    if wrong:  # diffusers itself would go on, with random weights in place of missing ones
-        raise ValueError(f"{folder}: weights and config.json do not fit each other, first at {sorted(wrong)[0]}")
+    name = read_settings(folder, "config.json", CLASSES)["_class_name"]
+    autoencoder = open_network(CLASSES[name], folder, kind=name, dtype=torch.float32)
     if (autoencoder.config.in_channels, autoencoder.config.out_channels) != (3, 3):
         raise ValueError(f"{folder}: its images have {autoencoder.config.in_channels} channels; expected 3, for RGB")
-    return autoencoder.eval().requires_grad_(False)
+    return autoencoder.requires_grad_(False)
 
 
 def latent_shape(autoencoder: AutoencoderKL | VQModel, image_size: int) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +9,16 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput, VQModel
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from sedm.config import SamplingConfig
 from sedm.data.patch_table import UNKNOWN
-from sedm.generator.autoencoder import decode_latents
+from sedm.generator.autoencoder import decode_latents, load_autoencoder
 from sedm.generator.denoiser import Denoiser
 from sedm.generator.process import Diffusion
 from sedm.runtime.hardware import autocast_dtype
+from sedm.runtime.network_folders import open_network, read_settings
 from sedm.runtime.seeds import seeded_generator
 from sedm.styles.encoder import StyleEncoder
 
@@ -60,8 +59,11 @@ class SEDMPipeline(DiffusionPipeline):
         return cls(model.style_encoder, model.denoiser, scheduler, autoencoder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs) -> SEDMPipeline:
-        """Load the pipeline that ``save_pretrained`` wrote to ``folder``; read safetensors only.
+    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> SEDMPipeline:
+        """Open the pipeline that ``save_pretrained`` wrote to ``folder``; read safetensors only.
+
+        Args:
+            dtype: of the networks; as they were stored when left out.
 
         Raises:
             ValueError: a folder without a model, or with one of another library or another version's architecture.
@@ -69,36 +71,20 @@ class SEDMPipeline(DiffusionPipeline):
         >>> SEDMPipeline.from_pretrained("no/such/folder")
         Traceback (most recent call last):
         ...
-        ValueError: no/such/folder: no model_index.json; expected a folder written by SEDMPipeline.save_pretrained
+        ValueError: no/such/folder: no such folder; expected one written by save_pretrained of SEDMPipeline
         """
-        index = Path(folder) / "model_index.json"
-        if not index.is_file():
-            raise ValueError(
-                f"{folder}: no model_index.json; expected a folder written by SEDMPipeline.save_pretrained"
-            )
+        folder = Path(folder)
+        parts = read_settings(folder, "model_index.json", [cls.__name__])
+        networks = {
+            name: open_network(network_class, folder / name, kind=network_class.__name__, dtype=dtype)
+            for name, network_class in (("style_encoder", StyleEncoder), ("denoiser", Denoiser))
+        }
+        if any(parts.get("autoencoder", ())):  # (library, class), or (None, None)
+            networks["autoencoder"] = load_autoencoder(folder / "autoencoder")
         try:
-            name = json.loads(index.read_text())["_class_name"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{index}: not the index of a diffusers pipeline ({error!r})") from error
-        if name != cls.__name__:
-            raise ValueError(f"{folder}: holds a {name}, not a {cls.__name__}")
-        try:
-            pipeline = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{folder}: its weights are missing or damaged ({error})") from error
-        except TypeError as error:  # of a network that is made without a setting, or with one that is no more
-            raise ValueError(
-                f"{folder}: the settings of its networks are not this version's ({error}); train the model again, or "
-                "read it with the version that wrote it"
-            ) from error
-        networks = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
-        for name, network in networks.items():
-            if absent := [key for key, weight in network.state_dict().items() if weight.is_meta]:  # nothing was loaded
-                raise ValueError(
-                    f"{folder}/{name}: holds no {absent[0]} and {len(absent) - 1} more weights of this version's "
-                    "network; train the model again, or read it with the version that wrote it"
-                )
-        return pipeline
+            return super().from_pretrained(str(folder), **networks)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder}: a part of the pipeline is missing or damaged ({error})") from error
 
     @torch.no_grad()
     def embed(self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 256) -> Float[Tensor, "n dim"]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sedm.config import SEGFORMERS, SegmentationConfig, known_name
+from sedm.runtime.network_folders import open_network
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what pretrained weights were shown
 
@@ -93,16 +93,17 @@ class SegFormer(nn.Module):
             sizes = SEGFORMERS[known_name("network", name, ("unet", *SEGFORMERS))]
             self.network = SegformerForSemanticSegmentation(SegformerConfig(**sizes, **still))
             return
-        options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
-        options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
-        try:
-            self.network, report = SegformerForSemanticSegmentation.from_pretrained(name, **still, **options)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ValueError(f"network={name!r}: no SegFormer of transformers there ({reason})") from error
-        missing = sorted(key for key in report["missing_keys"] if not key.startswith("decode_head"))
-        if missing:
-            raise ValueError(f"network={name!r}: {len(missing)} weights are missing, such as {missing[0]}")
+        self.network = open_network(
+            SegformerForSemanticSegmentation,
+            name,
+            kind="SegFormer of transformers",
+            setting="network",
+            is_optional=lambda weight: weight.startswith("decode_head"),
+            allow_more=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+            **still,
+        )
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
         """Compute the logits of each class at each pixel, for images in [0, 1]."""

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sedm.runtime.network_folders import open_network
 
 
 class ConvolutionalBackbone(nn.Module):
@@ -137,7 +138,9 @@ def open_backbone(name: str) -> TransformersBackbone:
             f"backbone={name!r}; give 'convolutional', a folder with config.json and its weights, or a model type of "
             f"transformers such as {', '.join(map(repr, near))}"
         ) from None
-    return TransformersBackbone(_takes_images(AutoModel.from_config(config, dtype=torch.float32), name))
+    network = AutoModel.from_config(config, dtype=torch.float32)
+    _check_takes_images(network, name)
+    return TransformersBackbone(network)
 
 
 def rebuild_backbone(description: dict) -> TransformersBackbone:
@@ -151,27 +154,27 @@ def rebuild_backbone(description: dict) -> TransformersBackbone:
 def _open_folder(folder: Path) -> TransformersBackbone:
     from transformers import AutoModel
 
-    options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    network = open_network(
+        AutoModel,
+        folder,
+        kind="model of transformers",
+        setting="backbone",
+        is_optional=lambda weight: "pooler" in weight,  # many are saved without one
+        allow_more=True,
+        dtype=torch.float32,
+    )
+    _check_takes_images(network, str(folder))
+    path = folder / "preprocessor_config.json"
     try:
-        network, report = AutoModel.from_pretrained(folder, **options)
-        path = folder / "preprocessor_config.json"
-        wanted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"backbone={str(folder)!r}: no model of transformers there ({_first_line(error)})") from error
-    network = _takes_images(network, str(folder))
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # many are saved without a pooler
-    if missing:
-        raise ValueError(f"backbone={str(folder)!r}: {len(missing)} weights are missing, such as {missing[0]}")
-    standardise = wanted.get("do_normalize", True)
-    mean, std = (wanted.get(key) if standardise else None for key in ("image_mean", "image_std"))
-    return TransformersBackbone(network, *((mean, std) if mean and std else ()))
+        colours = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"backbone={str(folder)!r}: {path.name} is not JSON ({error})") from error
+    mean, std = colours.get("image_mean"), colours.get("image_std")
+    if not (mean and std and colours.get("do_normalize", True)):
+        return TransformersBackbone(network)
+    return TransformersBackbone(network, mean, std)
 
 
-def _takes_images(network: nn.Module, name: str) -> nn.Module:
+def _check_takes_images(network: nn.Module, name: str) -> None:
     if network.main_input_name != "pixel_values":
         raise ValueError(f"backbone={name!r}: {type(network).__name__} takes {network.main_input_name}, not images")
-    return network
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

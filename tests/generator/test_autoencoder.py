@@ -412,17 +412,17 @@ def test_data_that_cannot_be_trained_on_are_refused(config, tmp_path):
 
 
 def test_a_folder_without_an_autoencoder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="stabilityai/sd-vae-ft-mse: no such folder; expected one with an autoenc"):
+    with pytest.raises(ValueError, match=r"stabilityai/sd-vae-ft-mse: no such folder; expected one written by .* Auto"):
         load_autoencoder("stabilityai/sd-vae-ft-mse")
     with pytest.raises(ValueError, match=r"no config\.json; expected a folder written by save_pretrained"):
         load_autoencoder(tmp_path)
     for text in ("{}", "[1]", "{half"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"config\.json: not the configuration of a diffusers model"):
+        with pytest.raises(ValueError, match=r"config\.json: not written by diffusers"):
             load_autoencoder(tmp_path)
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     UNet2DModel(block_out_channels=(8,), norm_num_groups=4, **blocks).save_pretrained(tmp_path / "unet")
-    with pytest.raises(ValueError, match="holds a UNet2DModel; expected one of AutoencoderKL, VQModel"):
+    with pytest.raises(ValueError, match="holds a UNet2DModel; expected AutoencoderKL or VQModel"):
         load_autoencoder(tmp_path / "unet")
 
 
@@ -436,7 +436,7 @@ def test_missing_or_damaged_weights_are_refused(folder, damage):
         "empty": lambda: weights.write_bytes(b""),
         "pickled": lambda: (weights.unlink(), torch.save(content, folder / "diffusion_pytorch_model.bin")),
     }[damage]()
-    with pytest.raises(ValueError, match="model: its weights are missing, damaged or of another model"):
+    with pytest.raises(ValueError, match=r"model: no (AutoencoderKL|VQModel) can be read there"):
         load_autoencoder(folder)
 
 
@@ -450,7 +450,8 @@ def test_weights_that_are_not_those_of_the_configuration_are_refused(folder, fau
     else:
         (folder / "config.json").write_text(json.dumps(settings | {"block_out_channels": [8, 32]}))
     save_file(content, folder / WEIGHTS, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"model: .*(of another model|do not fit each other)"):
+    reasons = r"can be read there|are missing, such as encoder\.conv_in\.bias|no place for .* encoder\.conv_in\.extra"
+    with pytest.raises(ValueError, match=f"model: .*({reasons})"):
         load_autoencoder(folder)
 
 

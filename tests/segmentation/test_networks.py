@@ -79,7 +79,7 @@ def test_a_pretrained_one_gets_a_new_classifier_from_the_seed_for_other_classes(
 
 
 def test_a_folder_without_a_segformer_is_named(tmp_path, folder):
-    with pytest.raises(ValueError, match=f"^network='{tmp_path}': no SegFormer of transformers there"):
+    with pytest.raises(ValueError, match=f"^network='{tmp_path}': no SegFormer of transformers can be read there"):
         build_segmenter(SegmentationConfig(network=str(tmp_path)), 2, seed=0)
     (folder / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ValueError, match="no SegFormer") as caught:

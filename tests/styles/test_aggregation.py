@@ -398,19 +398,19 @@ def test_a_folder_that_holds_no_whole_model_is_named(swin_folder, tmp_path):
     tensors = load_file(weights)
     missing = "encoder.layers.0.blocks.0.intermediate.dense.weight"
     save_file({name: tensor for name, tensor in tensors.items() if name != missing}, weights, {"format": "pt"})
-    with pytest.raises(ValueError, match=rf"swin': 1 weights are missing, such as {missing}"):
+    with pytest.raises(ValueError, match=rf"swin': 1 weights .* are missing, such as {missing}"):
         open_backbone(str(swin_folder))
     weights.write_bytes(b"nothing of the kind")
-    with pytest.raises(ValueError, match="swin': no model of transformers there"):
+    with pytest.raises(ValueError, match="swin': no model of transformers can be read there"):
         open_backbone(str(swin_folder))
     weights.unlink()
-    with pytest.raises(ValueError, match="swin': no model of transformers there"):
+    with pytest.raises(ValueError, match="swin': no model of transformers can be read there"):
         open_backbone(str(swin_folder))
     (swin_folder / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="swin': no model of transformers there"):
+    with pytest.raises(ValueError, match="swin': no model of transformers can be read there"):
         open_backbone(str(swin_folder))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty': no model of transformers there"):
+    with pytest.raises(ValueError, match="empty': no model of transformers can be read there"):
         open_backbone(str(tmp_path / "empty"))
 
 
