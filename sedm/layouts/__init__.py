@@ -1,9 +1,9 @@
-"""Layout priors: label maps that nobody drew, yet plausible, to be given to the generator.
+"""Layout priors: plausible label maps that nobody drew, for the generator.
 
 Three ways to get them, behind one small protocol (``fit`` on annotated masks, ``sample`` by seed and index):
 
 * ``EmpiricalPrior``     the masks themselves, bent, recombined, and moved to another composition,
-* ``RandomFieldPrior``   correlated Gaussian fields cut at the wanted composition; also from a description alone,
+* ``RandomFieldPrior``   correlated Gaussian fields, cut to a composition; also from a description alone,
 * ``LearnedPrior``       a small diffusion model of label maps.
 """
 

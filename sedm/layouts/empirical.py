@@ -31,7 +31,7 @@ class EmpiricalPrior(LayoutPrior):
     """Layouts resampled from annotated masks.
 
     Each is one mask through a random flip, affine map and elastic displacement, borders reflected; half of them
-    continue as a second mask beyond a smooth random border. A wanted composition is met by moving all borders.
+    continue as a second mask beyond a smooth random border. A composition is met by moving all borders.
 
     Source: the layouts of unannotated styles in Öttl et al. 2024 (arXiv 2403.14429) are class-balanced real masks under
     affine maps; elastic displacement, recombination and exact compositions are added here, and the shear is milder
@@ -46,21 +46,18 @@ class EmpiricalPrior(LayoutPrior):
 
     kind = "empirical"
 
-    def __init__(self, classes: Sequence[str], masks: UInt8[Tensor, "n h w"], balanced: bool = False):
+    def __init__(self, classes: Sequence[str], masks: UInt8[Tensor, "n h w"]):
         super().__init__(classes, class_fractions(masks, len(classes)))
         self.masks = masks
-        self.balanced = balanced
         self._distances = torch.stack([signed_distances(mask, len(classes)).half() for mask in masks])
 
     @classmethod
-    def fit(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str], balanced: bool = False) -> EmpiricalPrior:
-        """The prior over these masks.
+    def fit(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> EmpiricalPrior:
+        """Make the prior over these masks.
 
         Args:
             masks: (n, h, w), uint8, class indices 0…K−1; those with unannotated pixels (255) are left out.
             classes: names of the indices.
-            balanced: draw a class evenly, then a mask in proportion to the area that this class covers in it, so that
-                rare classes are seen more often.
 
         Raises:
             ValueError: no fully annotated mask, or one with a pixel outside the classes.
@@ -68,8 +65,7 @@ class EmpiricalPrior(LayoutPrior):
         >>> EmpiricalPrior.fit(torch.ones(3, 8, 8, dtype=torch.uint8), ("stroma", "tumour")).size
         (8, 8)
         """
-        masks = complete_masks(masks, len(classes))
-        return cls(classes, masks.clone(), balanced)
+        return cls(classes, complete_masks(masks, len(classes)).clone())
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,41 +84,36 @@ class EmpiricalPrior(LayoutPrior):
         return cut(distances, pixel_counts(fractions, distances[0].numel()))
 
     def _weights(self, wish: Float[Tensor, " classes"] | None) -> Float[Tensor, " n"]:
-        """How likely each mask is to be drawn; with a wish, the nearest quarter of those with all wanted classes."""
-        if self.balanced:
-            weights = (self.fractions / self.fractions.sum(0).clamp(min=1e-12)).sum(1)
-        else:
-            weights = torch.ones(len(self.masks))
+        """Weigh the masks for drawing; with a wish, only the nearest quarter of those with all classes in it."""
         if wish is None:
-            return weights
-        wanted = ~wish.isnan()
-        gaps = (self.fractions - wish)[:, wanted].abs().sum(1)
+            return torch.ones(len(self.masks))
+        gaps = (self.fractions - wish)[:, ~wish.isnan()].abs().sum(1)
         able = ((self.fractions > 0) | ~(wish > 0)).all(1)
         if not able.any():
             names = ", ".join(name for name, fraction in zip(self.classes, wish, strict=True) if fraction > 0)
             raise ValueError(f"composition: no single mask holds all of {names}; ask for fewer, or use another prior")
         nearest = gaps.where(able, torch.inf).argsort(stable=True)[: max(1, int(able.sum()) // 4)]
-        return torch.zeros_like(weights).scatter(0, nearest, weights[nearest])
+        return torch.zeros(len(self.masks)).index_fill(0, nearest, 1.0)
 
     def _bend(self, row: int, generator: torch.Generator) -> Float[Tensor, "classes h w"]:
-        """Signed distances of one mask through a random affine map and elastic displacement."""
+        """Move the signed distances of one mask through a random affine map and elastic displacement."""
         matrix, shift = RANGE.draw(self.size, generator)
         displacement = torch.stack([_smooth_noise(self.size, 0.25, generator) for _ in range(2)])
         displacement = ELASTIC * displacement * torch.tensor(self.size[::-1]).view(2, 1, 1)
         return warp(self._distances[row].float(), matrix, shift, displacement=displacement)
 
     def _state(self):
-        return {"masks": self.masks}, {"balanced": self.balanced}
+        return {"masks": self.masks}, {}
 
     @classmethod
     def _restore(cls, classes, tensors, settings):
-        return cls.fit(tensors["masks"], classes, settings["balanced"])
+        return cls(classes, tensors["masks"])
 
 
 def signed_distances(mask: UInt8[Tensor, "h w"], n_classes: int) -> Float[Tensor, "classes h w"]:
-    """Distance in pixels to each class's border: positive inside, negative outside, ±0.5 beside the border.
+    """Measure the distance to each class's border in px: positive inside, negative outside, ±0.5 beside the border.
 
-    Where a class is everywhere or nowhere, plus or minus the mask's larger side.
+    Where a class is everywhere or nowhere, it is plus or minus the mask's larger side.
 
     >>> signed_distances(torch.tensor([[0, 0, 1, 1]], dtype=torch.uint8), 2)[1]
     tensor([[-1.5000, -0.5000,  0.5000,  1.5000]])
@@ -140,12 +131,13 @@ def signed_distances(mask: UInt8[Tensor, "h w"], n_classes: int) -> Float[Tensor
 
 
 def highest(scores: Float[Tensor, "classes h w"]) -> UInt8[Tensor, "h w"]:
-    """The class of the highest score at each pixel, the first of equals; argmax over the first axis, 20 times faster.
+    """Choose the class of the highest score at each pixel, the first of equals: ``argmax(0)``, 20 times faster.
 
     >>> highest(torch.tensor([[[0.1, 0.5]], [[0.3, 0.5]]]))
     tensor([[1, 0]], dtype=torch.uint8)
     """
-    labels, best = torch.zeros(scores.shape[1:], dtype=torch.uint8), scores[0]
+    labels = torch.zeros(scores.shape[1:], dtype=torch.uint8)
+    best = scores[0]
     for k in range(1, len(scores)):
         labels[scores[k] > best] = k
         best = torch.maximum(best, scores[k])
@@ -153,40 +145,41 @@ def highest(scores: Float[Tensor, "classes h w"]) -> UInt8[Tensor, "h w"]:
 
 
 def cut(scores: Float[Tensor, "classes h w"], counts: Sequence[int]) -> UInt8[Tensor, "h w"]:
-    """The label map with exactly ``counts[k]`` pixels of each class k that has the highest sum of scores.
+    """Label exactly ``counts[k]`` pixels with each class k, so that the sum of their scores is highest.
 
     Every class gets an offset, and each pixel the class whose score plus offset is highest. The offsets are found class
     by class, each putting its own count right while the others stand (coordinate ascent of the dual of the
-    assignment problem); what few pixels ties leave over go where they lose least.
+    assignment problem); the few pixels that ties leave over go where they lose least.
 
     >>> cut(torch.tensor([[[0.9, 0.8, 0.7]], [[0.0, 0.1, 0.2]]]), [1, 2])
     tensor([[0, 1, 1]], dtype=torch.uint8)
     """
     present = [k for k, count in enumerate(counts) if count > 0]
-    flat, wanted = scores.flatten(1).numpy()[present], np.array(counts)[present]
+    targets = np.array(counts)[present]
+    flat = scores.flatten(1).numpy()[present]
     offsets = np.zeros(len(present), np.float32)
     if len(present) > 1:
-        some = flat[:, :: max(1, flat.shape[1] // 512)]  # brings the offsets near at little cost
-        part = np.clip((wanted * some.shape[1] / flat.shape[1]).astype(int), 1, some.shape[1] - 1)
-        _balance(some, part, offsets, n_rounds=8)
-        _balance(flat, wanted, offsets, n_rounds=1)
+        sample = flat[:, :: max(1, flat.shape[1] // 512)]  # brings the offsets near at little cost
+        targets_in_sample = np.clip((targets * sample.shape[1] / flat.shape[1]).astype(int), 1, sample.shape[1] - 1)
+        _balance(sample, targets_in_sample, offsets, n_rounds=8)
+        _balance(flat, targets, offsets, n_rounds=1)
     shifted = flat + offsets[:, None]
     labels = highest(torch.from_numpy(shifted)[:, None])[0].numpy()
-    _settle(labels, shifted, wanted)
+    _settle(labels, shifted, targets)
     return torch.from_numpy(np.array(present, np.uint8)[labels].reshape(scores.shape[1:]))
 
 
-def _balance(flat: np.ndarray, wanted: np.ndarray, offsets: np.ndarray, n_rounds: int) -> None:
-    """Changes the offsets, in place and class by class, so that each class wins as many points as are wanted."""
-    for _ in range(n_rounds if len(wanted) > 2 else 1):  # of two classes one decides for both
-        for k, count in enumerate(wanted):
-            others = reduce(np.maximum, [flat[j] + offsets[j] for j in range(len(wanted)) if j != k]) - flat[k]
+def _balance(flat: np.ndarray, targets: np.ndarray, offsets: np.ndarray, n_rounds: int) -> None:
+    """Change the offsets, in place and class by class, so that each class wins as many points as its target."""
+    for _ in range(n_rounds if len(targets) > 2 else 1):  # of two classes one decides for both
+        for k, count in enumerate(targets):
+            others = reduce(np.maximum, [flat[j] + offsets[j] for j in range(len(targets)) if j != k]) - flat[k]
             offsets[k] = np.partition(others, count - 1)[count - 1]
 
 
-def _settle(labels: np.ndarray, scores: np.ndarray, wanted: np.ndarray) -> None:
-    """Moves the pixels that lose least from classes with too many to classes with too few, in place."""
-    surplus = np.bincount(labels, minlength=len(wanted)) - wanted
+def _settle(labels: np.ndarray, scores: np.ndarray, targets: np.ndarray) -> None:
+    """Move the pixels that lose least from classes with too many to classes with too few, in place."""
+    surplus = np.bincount(labels, minlength=len(targets)) - targets
     for taker, giver in itertools.product(np.flatnonzero(surplus < 0), np.flatnonzero(surplus > 0)):
         n = min(-surplus[taker], surplus[giver])
         if n > 0:
@@ -197,7 +190,7 @@ def _settle(labels: np.ndarray, scores: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def _smooth_noise(size: tuple[int, int], length: float, generator: torch.Generator) -> Float[Tensor, "h w"]:
-    """Mean 0, variance 1, changing over about ``length`` of the side."""
+    """Draw noise of mean 0 and variance 1 that changes over about ``length`` of the side."""
     rows, columns = (torch.from_numpy(splines(n, length * n / 2)) for n in size)
     white = torch.randn(rows.shape[1], columns.shape[1], generator=generator)
     return rows @ white @ columns.T

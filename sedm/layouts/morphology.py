@@ -1,4 +1,4 @@
-"""What can be measured on a label map: fractions, borders, pieces, and how far order reaches."""
+"""Measures of label maps: fractions, borders, pieces, and how far order reaches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ CRUMB = 0.001  # of the picture: smaller pieces are not counted
 def two_point_correlation(
     regions: Bool[Tensor, "n h w"],
 ) -> tuple[Float[np.ndarray, " distances"], Float[np.ndarray, "n distances"]]:
-    """Chance that two points a given distance apart both lie in the region: (distances in px, chances of each map).
+    """Measure the chance that two points a given distance apart both lie in the region.
 
     At distance 0 this is the region's area fraction; far away it tends to the square of it. Pairs are counted inside
-    the picture only, over all directions; distances go up to three quarters of the shorter side, about 1 px apart.
+    the picture only, over all directions.
+
+    Returns:
+        Distances in px, about 1 px apart, up to three quarters of the shorter side; and the chances of each map.
 
     Source: Torquato, Random Heterogeneous Materials (2002), section 2.2, the two-point probability function S_2.
 
@@ -32,8 +35,8 @@ def two_point_correlation(
     distance = np.hypot(y[:, None], x)
     n_bins = int(0.75 * min(h, w))
     ring = np.minimum(np.round(distance).astype(int), n_bins).ravel()
-    one = fft.rfft2(np.ones((h, w)), padded)
-    n_pairs = np.bincount(ring, fft.irfft2(np.abs(one) ** 2, padded).ravel())[:n_bins]
+    whole = fft.rfft2(np.ones((h, w)), padded)
+    n_pairs = np.bincount(ring, fft.irfft2(np.abs(whole) ** 2, padded).ravel())[:n_bins]
     chances = np.empty((len(regions), n_bins))
     for row, region in enumerate(regions.numpy()):
         hits = fft.irfft2(np.abs(fft.rfft2(region.astype(float), padded)) ** 2, padded)
@@ -42,7 +45,7 @@ def two_point_correlation(
 
 
 def perimeter_per_area(regions: Bool[Tensor, "n h w"]) -> Float[Tensor, " n"]:
-    """Length of the region's border inside the picture over the picture's area, 1/px.
+    """Measure the length of a region's border inside the picture over the picture's area, 1/px.
 
     Steps between neighbouring pixels count π/4 each, which is right on average over all directions of a border
     (Crofton's formula with two directions).
@@ -57,7 +60,7 @@ def perimeter_per_area(regions: Bool[Tensor, "n h w"]) -> Float[Tensor, " n"]:
 
 
 def contacts(layouts: UInt8[Tensor, "n h w"], n_classes: int) -> Float[Tensor, "classes classes"]:
-    """How often neighbouring pixels belong to two classes, symmetrical, as a share of all such pairs; diagonal 0.
+    """Count how often neighbouring pixels belong to two classes, as shares of all such pairs; the diagonal is 0.
 
     >>> contacts(torch.tensor([[[0, 1, 1, 2]]], dtype=torch.uint8), 3)[1]
     tensor([0.2500, 0.0000, 0.2500])
@@ -71,7 +74,7 @@ def contacts(layouts: UInt8[Tensor, "n h w"], n_classes: int) -> Float[Tensor, "
 
 
 def component_areas(region: Bool[Tensor, "h w"]) -> Float[np.ndarray, " components"]:
-    """Areas of the connected pieces of a region (4 neighbours), in shares of the picture, largest first.
+    """Measure the connected pieces of a region (4 neighbours) in shares of the picture, largest first.
 
     >>> component_areas(torch.tensor([[1, 0, 1, 1]], dtype=torch.bool)).tolist()
     [0.5, 0.25]

@@ -1,4 +1,4 @@
-"""What every layout prior promises: one way to be fitted, sampled by (seed, index), wished for, saved and loaded."""
+"""The protocol of layout priors: fitted to masks, sampled by (seed, index) in a composition, saved and loaded."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ class LayoutPrior(ABC):
 
     Args:
         classes: names of the values 0…K−1.
-        seen: which classes the masks held, (K,), bool; only these can be asked for.
-        fractions: the share of each class in every mask, (n, K).
+        fractions: the share of each class in every mask, (n, K); only classes that some mask holds can be asked for.
     """
 
     kind: ClassVar[str]
@@ -38,32 +37,35 @@ class LayoutPrior(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> LayoutPrior:
-        """The prior over the fully annotated ones of these masks: (n, h, w), uint8, class indices 0…K−1."""
+        """Fit the prior to those of these masks that are fully annotated: (n, h, w), uint8, class indices 0…K−1."""
 
     @abstractmethod
     def _draw(self, generator: torch.Generator, wish: Float[Tensor, " classes"] | None) -> UInt8[Tensor, "h w"]:
-        """One layout; ``wish`` holds the wanted fractions, NaN where the prior may choose."""
+        """Draw one layout; ``wish`` holds fractions to be met, NaN where the prior may choose."""
 
     @abstractmethod
     def _state(self) -> tuple[dict[str, Tensor], dict]:
-        """What ``_restore`` needs: tensors, and settings that JSON can hold."""
+        """Return what ``_restore`` needs: tensors, and settings that JSON can hold."""
 
     @classmethod
     @abstractmethod
     def _restore(cls, classes: Sequence[str], tensors: dict[str, Tensor], settings: dict) -> LayoutPrior:
-        """The prior with this state."""
+        """Make the prior with this state."""
 
     def sample(
         self, n: int, composition: Mapping[str, float] | None = None, *, seed: int, first: int = 0
     ) -> UInt8[Tensor, "n h w"]:
-        """Layouts ``first``…``first + n − 1`` of this seed, (n, h, w), uint8, class indices 0…K−1.
+        """Sample the layouts ``first``…``first + n − 1`` of this seed.
 
         Each is a function of (seed, its index) alone, whatever ``n`` is asked at once.
 
         Args:
-            composition: wanted fractions by class name, such as ``{"stroma": 0.6}``, met to within one pixel. Classes
-                that it does not name share the rest as they do in the masks. Without it every layout draws its
-                composition from the fitted distribution.
+            composition: fractions by class name, such as ``{"stroma": 0.6}``, met to within one pixel. Classes that
+                it does not name share the rest as they do in the masks. Without it every layout draws its composition
+                from the fitted distribution.
+
+        Returns:
+            (n, h, w), uint8, class indices 0…K−1.
 
         Raises:
             ValueError: a negative n, seed or first; an impossible composition.
@@ -84,7 +86,7 @@ class LayoutPrior(ABC):
         return self._sample(range(first, first + n), seed, wish)
 
     def _sample(self, indices: range, seed: int, wish: Float[Tensor, " classes"] | None) -> UInt8[Tensor, "n h w"]:
-        # One at a time: in a batch, rounding may depend on the batch's size and move a border by a pixel.
+        # one at a time: in a batch, rounding may depend on the batch's size and move a border by a pixel.
         layouts = [self._draw(seeded_generator("layout", seed, index), wish) for index in indices]
         return torch.stack(layouts) if layouts else torch.empty(0, *self.size, dtype=torch.uint8)
 
@@ -110,7 +112,7 @@ class LayoutPrior(ABC):
         return torch.tensor([composition.get(name, float("nan")) for name in self.classes])
 
     def save(self, folder: str | Path) -> Path:
-        """The file that now holds this prior, inside ``folder``; written whole or not at all.
+        """Save this prior in ``folder``, whole or not at all, and return the path of its file.
 
         >>> import tempfile
         >>> from sedm.layouts import EmpiricalPrior
@@ -129,7 +131,7 @@ class LayoutPrior(ABC):
 
 
 def load_prior(folder: str | Path) -> LayoutPrior:
-    """The prior, of whatever kind, that ``save`` wrote to ``folder``.
+    """Load the prior, of whatever kind, that ``save`` wrote to ``folder``.
 
     Raises:
         ValueError: no such file, an unreadable one, or one that holds something else.
@@ -158,9 +160,7 @@ def load_prior(folder: str | Path) -> LayoutPrior:
 
 
 def complete_masks(masks: UInt8[Tensor, "n h w"], n_classes: int) -> UInt8[Tensor, "m h w"]:
-    """Choose the masks without an ``UNKNOWN`` pixel: what a layout looks like there, nobody knows.
-
-    Warns when some are left out; where none is, these very masks come back.
+    """Choose the masks without an ``UNKNOWN`` pixel, and warn where some are left out.
 
     Raises:
         ValueError: no masks, none that is fully annotated, or one with a value outside the classes.
@@ -193,7 +193,7 @@ def complete_masks(masks: UInt8[Tensor, "n h w"], n_classes: int) -> UInt8[Tenso
 def complete(
     wish: Float[Tensor, " classes"], drawn: Float[Tensor, " classes"], usual: Float[Tensor, " classes"]
 ) -> Float[Tensor, " classes"]:
-    """Fractions that sum to 1: the wished ones, and where the wish is NaN the drawn ones, scaled to what is left.
+    """Complete a wish to fractions that sum to 1: where it is NaN, with the drawn ones, scaled to what is left.
 
     Where the drawn ones have nothing of any free class, the usual ones take their place.
 
@@ -210,7 +210,7 @@ def complete(
 
 
 def pixel_counts(fractions: Float[Tensor, " classes"], n_pixels: int) -> list[int]:
-    """Whole numbers that sum to ``n_pixels``, each less than one away from its fraction (largest remainders first).
+    """Round fractions to whole numbers that sum to ``n_pixels``, each by less than one (largest remainders first).
 
     >>> pixel_counts(torch.tensor([0.5, 0.25, 0.25]), 10)
     [5, 3, 2]

@@ -304,14 +304,6 @@ def test_two_masks_are_recombined_half_of_the_time():
     assert 0.15 < both < 0.32  # half are recombined, half of these from two different masks; some borders lie outside
 
 
-@pytest.mark.slow
-def test_balancing_brings_a_rare_class_more_often():
-    masks = torch.zeros(10, 16, 16, dtype=torch.uint8)
-    masks[0, 4:12, 4:12] = 1
-    plain, balanced = (EmpiricalPrior.fit(masks, ("a", "b"), balanced=b).sample(200, seed=0) for b in (False, True))
-    assert (balanced == 1).float().mean() > 3 * (plain == 1).float().mean()
-
-
 def test_a_wish_draws_masks_that_are_near_it():
     masks = torch.zeros(8, 16, 16, dtype=torch.uint8)
     for i, mask in enumerate(masks):

@@ -9,8 +9,9 @@ import torch
 from scipy.stats import foldnorm, multivariate_normal, norm
 
 from sedm.layouts import RandomFieldPrior
+from sedm.layouts.gaussian_fields import level_cut_covariance
 from sedm.layouts.morphology import contacts, perimeter_per_area, two_point_correlation
-from sedm.layouts.random_field import _chain, level_cut_covariance
+from sedm.layouts.random_field import _chain
 
 
 def nested_discs(radius, n=12, size=64, inner=0.5):
@@ -62,7 +63,7 @@ def test_chances_out_of_reach_are_cut_off():
 def test_a_field_has_mean_zero_variance_one_and_the_covariance_asked_for(size, image_size):
     prior = RandomFieldPrior.describe({"a": 0.7, "b": 0.3}, {"b": size}, image_size=image_size, microns_per_pixel=1.0)
     generator = torch.Generator().manual_seed(0)
-    fields = np.stack([prior._field(0, 0, generator).reshape(image_size, image_size) for _ in range(300)])
+    fields = np.stack([prior._draw_field(0, 0, generator).reshape(image_size, image_size) for _ in range(300)])
     assert abs(fields.mean()) < 0.05
     assert fields.var() == pytest.approx(1, abs=0.05)
     wanted = prior.profiles[0, 0].numpy()
