@@ -1,4 +1,4 @@
-"""A finished run packed into a folder that can be shipped: weights, layout prior, style bank and model card.
+"""Packing of a finished run into a folder that can be shipped: weights, layout prior, style bank and model card.
 
 sedm pack tissue --run data/runs/tissue/quick --figures figures/tissue --out data/models/tissue
 """
@@ -22,25 +22,27 @@ from sedm.runtime.files import replacing
 from sedm.sharing.model_card import model_card
 from sedm.sharing.pretrained import BANK, FACTS, Pretrained, load_pretrained
 
-LARGEST = 25 * 2**20  # bytes of a file: what a repository without large-file storage can bear
-ALIKE = 2  # grey levels by which half the precision may change a picture
+LARGEST = 25 * 2**20  # bytes of a file, in a repository without large-file storage
+ALIKE = 2  # grey levels by which half precision may change a picture
 N_COMPARED = 4  # pictures that are compared
 
 
 def pack_run(study: str, run: str | Path, figures: str | Path, out: str | Path, half: bool = False) -> Path:
-    """The folder ``out``, ready for ``load_pretrained``, with a card as README.md; no image and no real mask in it.
+    """Pack a run for ``load_pretrained``, with a card as README.md, and return the folder ``out``.
 
     Args:
         study: a name in ``STUDIES``.
         run: folder with ``model/``, the layout prior and the style bank of a finished run.
         figures: folder with its ``values_training.json`` and, where it was measured, ``values_fidelity.json``.
+        out: folder to be made; no image and no mask that may not be redistributed gets into it.
         half: store the denoiser in half precision, when pictures stay the same to within ``ALIKE`` grey levels.
 
     Raises:
         ValueError: a run that lacks a part, whose prior holds masks that may not be redistributed, whose files are too
             large, or whose pictures half precision would change. Nothing is left in ``out``.
     """
-    facts, run, figures, out = STUDIES[known_name("study", study, STUDIES)], Path(run), Path(figures), Path(out)
+    facts = STUDIES[known_name("study", study, STUDIES)]
+    run, figures, out = Path(run), Path(figures), Path(out)
     if not (figures / "values_training.json").is_file():
         raise ValueError(f"{figures}: no values_training.json; run notebook 03 of this study first")
     pretrained = load_pretrained(run)
@@ -63,6 +65,7 @@ def pack_run(study: str, run: str | Path, figures: str | Path, out: str | Path, 
 
 
 def _write(pretrained: Pretrained, folder: Path, study: str, figures: Path, half: bool) -> None:
+    """Write everything into ``folder``, and check that the packed model draws the same pictures."""
     pipeline, styles = pretrained.pipeline, pretrained.styles
     before = _pictures(pretrained)
     if half:
@@ -79,7 +82,8 @@ def _write(pretrained: Pretrained, folder: Path, study: str, figures: Path, half
     training = json.loads((figures / "values_training.json").read_text())
     measured = figures / "values_fidelity.json"
     fidelity = json.loads(measured.read_text()) if measured.is_file() else None
-    card = model_card(study, training, fidelity, pretrained.layouts.kind, (len(styles.groups), len(styles.names)))
+    n_styles = (len(styles.groups), len(styles.names))
+    card = model_card(study, training, fidelity, pretrained.layouts.kind, n_styles)
     _write_text(folder / "README.md", f"{card}\n")
     facts = {"study": study, "half_precision": half, **training["run"]}
     _write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
@@ -87,12 +91,13 @@ def _write(pretrained: Pretrained, folder: Path, study: str, figures: Path, half
 
 def _pictures(pretrained: Pretrained):
     n = min(N_COMPARED, len(pretrained.styles.names))
-    layouts, styles = pretrained.layouts.sample(n, seed=0), pretrained.group_styles[:n]
+    layouts = pretrained.layouts.sample(n, seed=0)
+    styles = pretrained.group_styles[:n]
     return pretrained.pipeline(layouts, styles, noise_generators(0, range(n)), output_type="pt").images
 
 
 def _forget_origin(folder: Path) -> None:
-    """Takes out where the parts were loaded from, which diffusers writes down: a place on this machine."""
+    """Remove where the parts were loaded from, which diffusers writes down: a place on this machine."""
     for path in folder.rglob("*.json"):
         settings = json.loads(path.read_text())
         if settings.pop("_name_or_path", None) is not None:
@@ -100,6 +105,7 @@ def _forget_origin(folder: Path) -> None:
 
 
 def _check_sizes(folder: Path, half: bool) -> None:
+    """Refuse a file that is too large."""
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > LARGEST:
             hint = "train a smaller network" if half else "pack with half precision"
@@ -119,8 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--figures", type=Path, required=True, help="folder with values_training.json")
     parser.add_argument("--out", type=Path, required=True, help="folder to be made")
     parser.add_argument("--half", action="store_true", help="half precision, if the pictures stay the same")
-    given = parser.parse_args(arguments)
-    out = pack_run(given.study, given.run, given.figures, given.out, given.half)
+    options = parser.parse_args(arguments)
+    out = pack_run(options.study, options.run, options.figures, options.out, options.half)
     for path in sorted(out.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size / 2**20:6.2f} MiB  {path}")

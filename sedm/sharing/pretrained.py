@@ -25,11 +25,11 @@ FILES = ("README.md", "*.json", "*.safetensors")  # all that is ever fetched: no
 class Pretrained:
     """A generator, a prior of layouts for it, and a bank of styles that it may lend."""
 
-    name: str  # as it was asked for
+    name: str  # that `load_pretrained` was called with
     pipeline: SEDMPipeline
     layouts: LayoutPrior
     styles: StyleBank
-    study: str = ""  # a name in ``STUDIES``; "" where nobody said
+    study: str = ""  # a name in ``STUDIES``; "" of a run's own folder
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ class Pretrained:
 
     @property
     def image_size(self) -> int:
-        """Of images and layouts, px a side."""
+        """Side of images and layouts, px."""
         return self.pipeline.denoiser.config.image_size
 
     @property
@@ -48,7 +48,7 @@ class Pretrained:
 
     @cached_property
     def group_styles(self) -> Float[Tensor, "groups n_tokens dim"]:
-        """One style a group of ``styles.names``: that of its first images, as many as in training."""
+        """One style for each group of ``styles.names``: that of its first images, as many as in training."""
         model = self.pipeline.style_encoder.config.model
         rows = first_rows(self.styles.groups, self.styles.names, model.n_style_images)
         return self.pipeline.aggregate(self.styles.embeddings[rows])
@@ -64,10 +64,11 @@ class Pretrained:
 
 
 def load_pretrained(name: str | Path) -> Pretrained:
-    """The generator called ``name``, on the CPU: a shipped one, a folder, or a repository of the Hugging Face Hub.
+    """Load a generator on the CPU: a shipped one, one in a folder, or a repository of the Hugging Face Hub.
 
-    Shipped ones lie in ``data/models/`` and need no network. A folder is one that `packing` wrote, or that of a
-    run (``data/runs/tissue/quick``). Of a repository nothing is fetched but settings, weights and the card.
+    Args:
+        name: of a shipped one in ``data/models/``, which needs no network; a folder that `sedm.sharing.packing` or a
+            run (``data/runs/tissue/quick``) wrote; or a hub id, of which only settings, weights and card are fetched.
 
     Raises:
         ValueError: no such name, or a folder that lacks a part or holds parts that do not fit each other.
@@ -78,19 +79,23 @@ def load_pretrained(name: str | Path) -> Pretrained:
     ValueError: 'no/such/folder/at/all' is no folder and no hub id (owner/name); shipped models: ...
     """
     folder = _find(str(name))
-    inner = folder / "model"
-    pipeline = SEDMPipeline.from_pretrained(inner if inner.is_dir() else folder)
+    model = folder / "model"
+    pipeline = SEDMPipeline.from_pretrained(model if model.is_dir() else folder)
     pipeline.set_progress_bar_config(disable=True)
     facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).is_file() else {}
     pretrained = Pretrained(
-        str(name), pipeline, load_prior(folder), StyleBank.load(folder / BANK), facts.get("study", "")
+        name=str(name),
+        pipeline=pipeline,
+        layouts=load_prior(folder),
+        styles=StyleBank.load(folder / BANK),
+        study=facts.get("study", ""),
     )
     _check(pretrained, folder)
     return pretrained
 
 
 def shipped_models() -> list[str]:
-    """Names of the generators that come with the code.
+    """List the generators that come with the code.
 
     >>> isinstance(shipped_models(), list)
     True
@@ -99,6 +104,7 @@ def shipped_models() -> list[str]:
 
 
 def _find(name: str) -> Path:
+    """Find the folder of a generator, fetched from the hub where it is nowhere here."""
     if Path(name).is_dir():
         return Path(name)
     if name in shipped_models():
@@ -116,14 +122,17 @@ def _find(name: str) -> Path:
 
 
 def _check(pretrained: Pretrained, folder: Path) -> None:
-    settings, size = pretrained.pipeline.denoiser.config, pretrained.image_size
+    """Refuse a prior or a bank that does not fit the model."""
+    settings = pretrained.pipeline.denoiser.config
+    size = pretrained.image_size
     if tuple(pretrained.layouts.size) != (size, size) or len(pretrained.classes) != settings.n_classes:
         raise ValueError(
             f"{folder}: its layout prior draws {len(pretrained.classes)} classes at {pretrained.layouts.size} px, but "
             f"its model takes {settings.n_classes} at {size}; both must come from one run"
         )
-    found, wanted = pretrained.styles.embeddings.shape[1], pretrained.pipeline.style_encoder.config.model.style_dim
-    if found != wanted:
+    length = pretrained.styles.embeddings.shape[1]
+    model_length = pretrained.pipeline.style_encoder.config.model.style_dim
+    if length != model_length:
         raise ValueError(
-            f"{folder}: style embeddings of length {found}, its model's have {wanted}; embed the images again"
+            f"{folder}: style embeddings of length {length}, its model's have {model_length}; embed the images again"
         )

@@ -1,4 +1,4 @@
-"""Backbones of the style encoder: from an image to a vector of features."""
+"""Backbones of the style encoder: from an image to a vector of features, by convolutions or by transformers."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ class ConvolutionalBackbone(nn.Module):
         self.n_features = 2 * sum(channels)
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
-        """Features of ``images`` in [−1, 1], of any size of at least 2 px per halving."""
-        statistics, features = [], images
+        """Compute features of ``images`` in [−1, 1], of any size of at least 2 px per halving."""
+        statistics = []
+        features = images
         for convolution in self.convolutions:
             features = convolution(features)
             statistics.append(features.mean(dim=(2, 3)))
@@ -59,9 +60,9 @@ class TransformersBackbone(nn.Module):
 
     Args:
         network: takes ``pixel_values`` (batch, 3, h, w).
-        mean, std: of each colour in [0, 1], by which the network wants its input standardised; without them it gets
-            the images in [−1, 1].
-        n_features: length of the output; found by showing the network a grey image when left out.
+        mean, std: of each colour in [0, 1], by which its input is standardised; without them it gets the images in
+            [−1, 1].
+        n_features: length of the output; measured on a grey image when left out.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class TransformersBackbone(nn.Module):
             if getattr(module, "mask_token", None) is not None:
                 # of use in pre-training only, and a weight without gradient stops distributed training
                 module.mask_token = None
-        self.network, self.mean, self.std = network, mean, std
+        self.network = network
+        self.mean = mean
+        self.std = std
         size = getattr(network.config, "image_size", None)  # None: takes any size
         self.size = (size, size) if isinstance(size, int) else size and tuple(size)
         self.train()
@@ -84,7 +87,7 @@ class TransformersBackbone(nn.Module):
             self.n_features = n_features or self(torch.zeros(1, 3, *(self.size or (64, 64)))).shape[1]
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
-        """Features of ``images`` in [−1, 1], which are resized to what the network was made for."""
+        """Compute features of ``images`` in [−1, 1], resized to what the network was made for."""
         if self.size and tuple(images.shape[2:]) != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
         if self.mean:
@@ -98,11 +101,11 @@ class TransformersBackbone(nn.Module):
         return pooled.flatten(1)
 
     def train(self, mode: bool = True) -> TransformersBackbone:
-        """This backbone, in evaluation mode whatever is asked."""
+        """Return this backbone, in evaluation mode whatever is asked."""
         return super().train(False)
 
     def describe(self) -> dict:
-        """What `rebuild_backbone` needs; plain values, to be stored as JSON."""
+        """Return what `rebuild_backbone` needs, in plain values for JSON."""
         settings = self.network.config.to_dict()
         for name in ("id2label", "label2id", "dtype"):  # of another task, and of how weights were stored
             settings.pop(name, None)
@@ -110,7 +113,7 @@ class TransformersBackbone(nn.Module):
 
 
 def open_backbone(name: str) -> TransformersBackbone:
-    """The backbone called ``name``.
+    """Open the backbone called ``name``.
 
     Args:
         name: a folder with a model of ``transformers`` (``config.json``, its weights as safetensors, and perhaps
@@ -144,7 +147,7 @@ def open_backbone(name: str) -> TransformersBackbone:
 
 
 def rebuild_backbone(description: dict) -> TransformersBackbone:
-    """The backbone that `TransformersBackbone.describe` described, with random weights, from nothing on disk."""
+    """Build the backbone that `TransformersBackbone.describe` described, with random weights and from no file."""
     from transformers import AutoConfig, AutoModel
 
     network = AutoModel.from_config(AutoConfig.for_model(**description["network"]), dtype=torch.float32)

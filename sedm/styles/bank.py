@@ -1,4 +1,4 @@
-"""The style bank: style embeddings that travel without their images, and which of them are lent."""
+"""The style bank: style embeddings that travel without their images, and the choice of those that lend."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sedm.runtime.files import replacing
 
 @dataclass(frozen=True)
 class StyleBank:
-    """Style embeddings with the group and the image each came from: what is needed of images that may not travel.
+    """Style embeddings with the group and the image that each came from.
 
     Raises:
-        ValueError: another number of groups or image ids than embeddings, or an embedding that is no number.
+        ValueError: another number of groups or image ids than embeddings, or an embedding that is not finite.
 
     >>> bank = StyleBank(torch.eye(3), ["a", "a", "b"], ["0", "1", "2"])
     >>> bank.rows_of("a"), bank.names
@@ -55,7 +55,7 @@ class StyleBank:
         return dict(rows)
 
     def rows_of(self, group: str) -> list[int]:
-        """The rows of one group.
+        """Return the rows of one group.
 
         Raises:
             ValueError: a group that is not in the bank.
@@ -65,7 +65,7 @@ class StyleBank:
         return self._rows[group]
 
     def save(self, path: str | Path) -> Path:
-        """The path of the safetensors file that now holds the bank; written whole or not at all."""
+        """Save the bank as a safetensors file, whole or not at all, and return its path."""
         facts = {"groups": self.groups, "image_ids": self.image_ids, "model": self.model}
         # one key: safetensors writes several in an order that changes from process to process
         with replacing(path) as temporary:
@@ -74,7 +74,7 @@ class StyleBank:
 
     @classmethod
     def load(cls, path: str | Path) -> StyleBank:
-        """The bank stored at ``path``.
+        """Load the bank stored at ``path``.
 
         Raises:
             ValueError: not a style bank.
@@ -87,7 +87,8 @@ class StyleBank:
         """
         try:
             with safe_open(path, "pt") as file:
-                metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
         facts = json.loads(metadata.get("style_bank", "{}"))
@@ -97,7 +98,7 @@ class StyleBank:
 
 
 def first_rows(groups: list[str], names: list[str], n_images: int) -> Int[Tensor, "groups n"]:
-    """Rows of the first ``n_images`` images of each named group, again from the first where there are fewer.
+    """Choose the first ``n_images`` images of each named group, again from the first where there are fewer.
 
     >>> first_rows(["a", "b", "a"], ["a", "b"], n_images=2)
     tensor([[0, 2],
@@ -108,7 +109,7 @@ def first_rows(groups: list[str], names: list[str], n_images: int) -> Int[Tensor
 
 
 def draw_style_rows(bank: StyleBank, group: str, n_images: int, generator: torch.Generator) -> list[int]:
-    """Rows of ``n_images`` images of one group, all different where the group has enough.
+    """Draw the rows of ``n_images`` images of one group, all different where the group has enough.
 
     >>> bank = StyleBank(torch.eye(3), ["a", "a", "b"], ["0", "1", "2"])
     >>> sorted(draw_style_rows(bank, "a", 2, torch.Generator().manual_seed(0)))
@@ -120,7 +121,7 @@ def draw_style_rows(bank: StyleBank, group: str, n_images: int, generator: torch
 
 
 def separating_axes(embeddings: Float[Tensor, "n dim"], groups: list[str], n_axes: int = 2) -> Float[Tensor, "dim k"]:
-    """The orthonormal axes along which the mean embeddings of the groups differ most, the first one most of all.
+    """Find the orthonormal axes along which the mean embeddings of groups differ most, the strongest first.
 
     >>> embeddings = torch.tensor([[0.0, 9.0, 0.0], [0.0, -9.0, 0.0], [4.0, 9.0, 0.1], [4.0, -9.0, 0.1]])
     >>> separating_axes(embeddings, list("aabb"), n_axes=1).abs().round(decimals=1).flatten().tolist()

@@ -42,9 +42,8 @@ class StyleEncoder(ModelMixin, ConfigMixin):
         if model.style_backbone == "convolutional":
             self.features = ConvolutionalBackbone(model.style_channels)
         else:
-            self.features = (
-                rebuild_backbone(backbone_config) if backbone_config else open_backbone(model.style_backbone)
-            )
+            is_saved = backbone_config is not None
+            self.features = rebuild_backbone(backbone_config) if is_saved else open_backbone(model.style_backbone)
             backbone_config = self.features.describe()
         self.register_to_config(model=model, backbone_config=backbone_config)
         n_features = self.features.n_features
@@ -73,6 +72,6 @@ class StyleEncoder(ModelMixin, ConfigMixin):
             ValueError: an item without images, or a number of them that the aggregation does not take.
         """
         if present is not None:
-            images = images.masked_fill(~present[..., None, None, None], 0)  # else not-a-numbers reach the gradients
+            images = images.masked_fill(~present[..., None, None, None], 0)  # padding may be NaN
         embeddings = self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         return self.aggregate(embeddings, present)

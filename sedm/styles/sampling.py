@@ -1,4 +1,4 @@
-"""Style sampling: which images lend their style to the images of a training batch."""
+"""Style sampling: the choice of images that lend their style to a training batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sedm.data.patches import PLACE_COLUMNS, Patches
 
 
 class StyleSampler:
-    """Draws style images for the target images of a batch.
+    """Draw style images for the target images of a batch.
 
     =============  ====================================================================================
     ``augmented``  the target itself, flipped and warped (the reference's default)
@@ -25,7 +25,7 @@ class StyleSampler:
                    slide (it may overlap the target); where there is none, the nearest of the slide
     ``same_group`` one other image of the target's group
     ``multi``      ``n_images`` other images of the target's group, drawn with replacement
-    ``none``       no style: the sampled images are to be ignored in favour of the null style
+    ``none``       no style: the null style takes the place of whatever is drawn
     =============  ====================================================================================
 
     Each image that may lend is as likely as any other. The target never lends its style unwarped: an image alone on
@@ -55,7 +55,9 @@ class StyleSampler:
                 "style_sampling='nearby' must know where each patch lies; "
                 f"the patch table needs the columns {', '.join(PLACE_COLUMNS)}, filled in every row"
             )
-        self.images, self.strategy, self._places = patches.images, strategy, patches.places
+        self.images = patches.images
+        self.strategy = strategy
+        self._places = patches.places
         self.n_images = n_images if strategy == "multi" else 1
         self._of_group = _members(patches.groups)
         if strategy == "nearby":
@@ -65,11 +67,11 @@ class StyleSampler:
             self._tree_of = {slide: cKDTree(patches.places.corners[rows]) for slide, rows in rows_of.items()}
 
     def draw_rows(self, rows: list[int], generator: torch.Generator) -> Int[Tensor, "batch n"]:
-        """Which images lend their style to the images in ``rows``; a row itself only where nothing else can."""
+        """Draw which images lend their style to those in ``rows``; a row itself only where nothing else can."""
         return torch.stack([self._draw_lenders(row, generator) for row in rows])
 
     def draw_images(self, rows: list[int], generator: torch.Generator) -> Float[Tensor, "batch n 3 h w"]:
-        """The style images for the images in ``rows``, in [−1, 1]."""
+        """Draw the style images for the images in ``rows``, in [−1, 1]."""
         style_rows = self.draw_rows(rows, generator)
         images = self.images[style_rows.flatten()].float() / 127.5 - 1
         itself = (style_rows == torch.tensor(rows)[:, None]).flatten()
@@ -78,30 +80,31 @@ class StyleSampler:
         return images.unflatten(0, style_rows.shape)
 
     def draw_dropped(self, n: int, dropout: float, generator: torch.Generator) -> Bool[Tensor, " n"]:
-        """Which of n items see the null style: each with probability ``dropout``; all of them for ``none``."""
+        """Draw which of n items see the null style: each with probability ``dropout``; all of them for ``none``."""
         return torch.rand(n, generator=generator) < (1.0 if self.strategy == "none" else dropout)
 
     def _draw_lenders(self, row: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-        rows, own = self._candidates(row)
+        rows, position = self._candidates(row)
         if len(rows) == 1:
             return torch.full((self.n_images,), row)
         picks = torch.randint(len(rows) - 1, (self.n_images,), generator=generator)
-        return rows[picks + (picks >= own)]  # stepping over itself, without a look at every candidate
+        return rows[picks + (picks >= position)]  # stepping over itself, without a look at every candidate
 
     def _candidates(self, row: int) -> tuple[Int[Tensor, " candidates"], int]:
-        """The images that may lend their style to ``row``, itself among them, and where it stands there."""
+        """Return the images that may lend their style to ``row``, itself among them, and its position there."""
         if self.strategy in ("augmented", "none"):
             return torch.tensor([row]), 0
         if self.strategy == "nearby":
-            of_slide, own = self._of_slide[row]
+            of_slide, position = self._of_slide[row]
             if len(of_slide) > 1:
                 near = self._nearby(row)
-                return of_slide[near], near.index(own)
+                return of_slide[near], near.index(position)
         return self._of_group[row]
 
     def _nearby(self, row: int) -> list[int]:
-        """Which images of its slide lie within one patch of ``row``, else the nearest one; with ``row`` itself."""
-        tree, corner = self._tree_of[self._slides[row]], self._places.corners[row]
+        """Find the images of its slide within one patch of ``row``, else the nearest one; with ``row`` itself."""
+        tree = self._tree_of[self._slides[row]]
+        corner = self._places.corners[row]
         # places are rounded: two patches side by side may be a little more than one side apart
         reach = self._places.sides[row].item() * (1 + 1e-6)
         near = tree.query_ball_point(corner, reach, p=math.inf, return_sorted=True)
@@ -109,11 +112,11 @@ class StyleSampler:
 
 
 def _members(names: Sequence[Hashable]) -> list[tuple[Int[Tensor, " members"], int]]:
-    """For each row: the rows that have its name, and where it stands among them."""
+    """Return for each row the rows that have its name, and its position among them."""
     rows_of = defaultdict(list)
-    own = []
+    positions = []
     for row, name in enumerate(names):
-        own.append(len(rows_of[name]))
+        positions.append(len(rows_of[name]))
         rows_of[name].append(row)
     tensors = {name: torch.tensor(rows) for name, rows in rows_of.items()}
-    return [(tensors[name], position) for name, position in zip(names, own, strict=True)]
+    return [(tensors[name], position) for name, position in zip(names, positions, strict=True)]
