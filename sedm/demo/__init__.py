@@ -1,23 +1,24 @@
 """Style mixing to play with: one pure function, and a page of sliders over it.
 
-* ``render``    the pure function, and places of styles on a map,
-* ``mix``       all that decides one picture: rendered, saved as a pair, written as code, walked along,
+* ``mix``       the pure function, and all that decides one picture: rendered, saved as a pair, written as code,
 * ``uploads``   a user's own pictures and masks, checked,
 * ``worker``    a thread that draws the newest wish and drops older ones,
 * ``controls``  a layout to paint on and a map of styles to pick from,
-* ``page``      the widgets; ``sedm demo`` serves them with Voilà.
+* ``page``      the widgets, with a ``layout_panel`` and a ``style_panel``; ``server`` serves them with Voilà.
 """
 
-from sedm.demo.mix import Mix, unpack_layout
-from sedm.demo.render import project_styles, render_mix
-from sedm.demo.uploads import read_layout, read_style_image, style_of_files
+from pathlib import Path
+
+from sedm.demo.mix import SAVED, Mix, project_styles, render_mix, unpack_layout
+from sedm.demo.uploads import read_layout, read_style_images, style_of_files
 from sedm.runtime.extras import extra
+from sedm.sharing.pretrained import Pretrained
 
 __all__ = [
     "Mix",
     "project_styles",
     "read_layout",
-    "read_style_image",
+    "read_style_images",
     "render_mix",
     "style_mixing",
     "style_of_files",
@@ -25,9 +26,18 @@ __all__ = [
 ]
 
 
-def style_mixing(*arguments, **options):
-    """The page as a widget; see ``sedm.demo.page.StyleMixing``, which it makes."""
+def style_mixing(pretrained: Pretrained, steps: int = 12, folder: str | Path = SAVED):
+    """Make the page as a widget.
+
+    Args:
+        pretrained: the generator to begin with, as ``load_pretrained`` returns it; several pages may share one.
+        steps: solver steps of a final picture, to begin with.
+        folder: where pairs are saved.
+
+    Raises:
+        MissingExtraError: ipywidgets or anywidget is not installed.
+    """
     with extra("demo"):  # widgets are needed for the page alone
         from sedm.demo.page import StyleMixing
 
-    return StyleMixing(*arguments, **options)
+    return StyleMixing(pretrained, steps, folder)

@@ -1,4 +1,4 @@
-"""Controls of the page: a layout to paint on and a map of styles to pick from, which ipywidgets lacks, and a choice.
+"""Controls of the page that ipywidgets lacks: a layout to paint on and a map of styles to pick from.
 
 Painting runs in the browser, so a stroke follows the pointer whatever the kernel does; it arrives here when it ends.
 """
@@ -44,11 +44,26 @@ class StyleMap(anywidget.AnyWidget):
     picked = traitlets.List().tag(sync=True)
 
 
-def fit_choice(fits: Sequence[str]) -> widgets.Dropdown:
+def html(content: str, width: str = "auto") -> widgets.HTML:
+    """Make a widget of some HTML."""
+    return widgets.HTML(content, layout={"width": width})
+
+
+def row(*children: widgets.Widget) -> widgets.HBox:
+    """Lay controls side by side over the whole width of a card."""
+    return widgets.HBox(children).add_class("sedm-row")
+
+
+def card(*children: widgets.Widget) -> widgets.VBox:
+    """Lay controls below each other, in a frame."""
+    return widgets.VBox(children).add_class("sedm-card")
+
+
+def fit_choice(fits: Sequence[str], **layout: str) -> widgets.Dropdown:
     """Offer what may become of a picture that is no square; the first is chosen until another one is.
 
     >>> fit_choice(("crop", "pad")).value
     'crop'
     """
     options = [(f"not square: {fit}", fit) for fit in fits]
-    return widgets.Dropdown(options=options, tooltip="Pictures that are no square", layout={"width": "140px"})
+    return widgets.Dropdown(options=options, tooltip="Pictures that are no square", layout={"width": "140px"} | layout)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sedm.demo.controls import LayoutCanvas, fit_choice
+from sedm.demo.controls import LayoutCanvas, card, fit_choice, html, row
 from sedm.demo.mix import pack_layout
 from sedm.demo.uploads import LAYOUT_FITS, read_layout
 from sedm.figures import CLASS_COLOURS, UNKNOWN_COLOUR
@@ -18,98 +18,102 @@ from sedm.layouts import class_fractions
 from sedm.sharing.pretrained import Pretrained
 
 N_UNDO = 20  # layouts that can be gone back to
-WIDTH = "288px"
+WIDTH = 288  # px
 
 
 class LayoutPanel:
-    """Which layout is to be drawn: ``layout``, and ``code``, the Python expression that gives it again.
+    """The controls of the layout: ``layout``, and ``code``, the Python expression that gives it again.
 
     Args:
+        pretrained: whose prior draws the layouts.
         changed: called after every change of the layout.
-        guarded: wraps what answers a control, so that its errors reach the user.
+        connect: calls an answer whenever a control changes, and shows its errors to the user.
     """
 
-    def __init__(self, pretrained: Pretrained, changed: Callable[[], None], guarded: Callable):
-        self.pretrained, self._changed = pretrained, changed
+    def __init__(self, pretrained: Pretrained, changed: Callable[[], None], connect: Callable):
+        self.pretrained = pretrained
+        self._changed = changed
         self._past: deque[tuple[Tensor, str]] = deque(maxlen=N_UNDO)
         self.layout, self.code = self._sample(0, None)
-        self._make_controls()
+        self.box = self._make_controls()
         self._show()
         for control in (self.number, self.wish):
-            control.observe(guarded(self._draw_anew), names="value")
+            connect(control, self._draw_anew)
         for amount in self.amounts:
-            amount.observe(guarded(self._take_amount), names="value")
-        self.new.on_click(guarded(self._next_number))
-        self.undo.on_click(guarded(self._go_back))
-        self.canvas.observe(guarded(self._take_painted), names="layout_bytes")
-        self.upload.observe(guarded(self._take_upload), names="value")
+            connect(amount, self._take_amount)
+        connect(self.new, self._next_number)
+        connect(self.undo, self._go_back)
+        connect(self.canvas, self._take_painted, trait="layout_bytes")
+        connect(self.upload, self._take_upload)
 
-    def _make_controls(self) -> None:
-        classes, size = self.pretrained.classes, self.pretrained.image_size
+    def _make_controls(self) -> widgets.Widget:
+        classes = self.pretrained.classes
         colours = CLASS_COLOURS[: len(classes)].tolist()
-        self.canvas = LayoutCanvas(size=size, colours=colours, unknown_colour=list(UNKNOWN_COLOUR))
-        self.canvas.layout.width = WIDTH
-        self.brush = widgets.ToggleButtons(
-            options=[(name, k) for k, name in enumerate(classes)], style={"button_width": f"{288 // len(classes)}px"}
+        self.canvas = LayoutCanvas(
+            size=self.pretrained.image_size,
+            colours=colours,
+            unknown_colour=list(UNKNOWN_COLOUR),
+            layout={"width": f"{WIDTH}px"},
         )
-        self.radius = widgets.IntSlider(3, 0, 10, description="Brush, px", layout={"width": WIDTH})
+        self.brush = widgets.ToggleButtons(
+            options=[(name, k) for k, name in enumerate(classes)],
+            style={"button_width": f"{WIDTH // len(classes)}px"},
+        )
+        labelled = {"style": {"description_width": "62px"}}
+        self.radius = widgets.IntSlider(3, 0, 10, description="Brush, px", layout={"width": f"{WIDTH}px"}, **labelled)
         # linked in the browser: a stroke right after a click must not wait for the kernel
         widgets.jsdlink((self.brush, "index"), (self.canvas, "brush_class"))
         widgets.jsdlink((self.radius, "value"), (self.canvas, "brush_radius"))
-        self.number = widgets.BoundedIntText(0, 0, 9999, description="Number", layout={"width": "140px"})
-        self.number.style.description_width = self.radius.style.description_width = "62px"
-        self.new, self.undo = (
-            widgets.Button(description=word, tooltip=tip, layout={"width": "66px"})
-            for word, tip in (("Next", "the next layout of the prior"), ("Undo", "back to the layout before"))
-        )
+        self.number = widgets.BoundedIntText(0, 0, 9999, description="Number", layout={"width": "140px"}, **labelled)
+        narrow = {"layout": {"width": "66px"}}
+        self.new = widgets.Button(description="Next", tooltip="the next layout of the prior", **narrow)
+        self.undo = widgets.Button(description="Undo", tooltip="back to the layout before", **narrow)
         self.wish = widgets.Checkbox(False, description="Ask for these shares", indent=False, layout={"width": "156px"})
-        self.amounts = [widgets.FloatSlider(0, min=0, max=1, step=0.01, readout=False) for _ in classes]
-        self.shares = [widgets.HTML(layout={"width": "44px"}) for _ in classes]
-        for amount in self.amounts:
-            amount.layout.width = "136px"
         self.upload = widgets.FileUpload(description="Mask file", tooltip="Mask file", layout={"width": "104px"})
-        rows = [
-            widgets.HBox([_chip(name, colour), amount, share]).add_class("sedm-row").add_class("sedm-between")
-            for name, colour, amount, share in zip(classes, colours, self.amounts, self.shares, strict=True)
-        ]
-        self.fit = fit_choice(LAYOUT_FITS)
-        self.fit.layout.height = "22px"  # the page just fits its window
-        head = widgets.HBox([widgets.HTML("<h2>Layout</h2>"), self.fit]).add_class("sedm-row").add_class("sedm-between")
-        shares_head = widgets.HBox([self.wish, self.upload]).add_class("sedm-row").add_class("sedm-between")
-        self.box = widgets.VBox(
-            [
-                head,
-                self.canvas,
-                self.brush,
-                self.radius,
-                widgets.HBox([self.number, self.new, self.undo]).add_class("sedm-row"),
-                shares_head,
-                *rows,
-            ]
-        ).add_class("sedm-card")
+        self.fit = fit_choice(LAYOUT_FITS, height="22px")  # the page just fits its window
+        self.amounts, self.shares, rows = [], [], []
+        for name, (red, green, blue) in zip(classes, colours, strict=True):
+            chip = f"<span class='sedm-chip' style='background: rgb({red},{green},{blue})'></span>"
+            amount = widgets.FloatSlider(0, min=0, max=1, step=0.01, readout=False, layout={"width": "136px"})
+            widgets.dlink((self.wish, "value"), (amount, "disabled"), lambda is_wished: not is_wished)
+            self.amounts.append(amount)
+            self.shares.append(html("", width="44px"))
+            rows.append(row(html(f"{chip}{name}", width="100px"), amount, self.shares[-1]))
+        return card(
+            row(html("<h2>Layout</h2>"), self.fit),
+            self.canvas,
+            self.brush,
+            self.radius,
+            row(self.number, self.new, self.undo),
+            row(self.wish, self.upload),
+            *rows,
+        )
 
     def set_layout(self, layout: UInt8[Tensor, "h w"], code: str) -> None:
-        """Shows another layout; the one before can be gone back to."""
+        """Show another layout; the one before can be gone back to."""
         if not layout.equal(self.layout):
             self._past.append((self.layout, self.code))
-            self.layout, self.code = layout, code
-            self._show()
-            self._changed()
+            self._put(layout, code)
 
-    def _sample(self, number: int, wish: dict[str, float] | None) -> tuple[Tensor, str]:
-        layout = self.pretrained.layouts.sample(1, wish, seed=0, first=number)[0]
-        return layout, f"pretrained.layouts.sample(1, {wish}, seed=0, first={number})[0]"
+    def _put(self, layout: UInt8[Tensor, "h w"], code: str) -> None:
+        self.layout = layout
+        self.code = code
+        self._show()
+        self._changed()
 
-    def _draw_anew(self, _change=None) -> None:
-        for amount in self.amounts:
-            amount.disabled = not self.wish.value
-        self.set_layout(*self._sample(self.number.value, self._wished() if self.wish.value else None))
+    def _sample(self, number: int, composition: dict[str, float] | None) -> tuple[Tensor, str]:
+        layout = self.pretrained.layouts.sample(1, composition, seed=0, first=number)[0]
+        return layout, f"pretrained.layouts.sample(1, {composition}, seed=0, first={number})[0]"
 
-    def _take_amount(self, _change) -> None:
+    def _draw_anew(self) -> None:
+        self.set_layout(*self._sample(self.number.value, self._composition() if self.wish.value else None))
+
+    def _take_amount(self) -> None:
         if self.wish.value:  # or the slider only follows the layout shown
             self._draw_anew()
 
-    def _wished(self) -> dict[str, float]:
+    def _composition(self) -> dict[str, float]:
+        """Scale the amounts to shares of sum 1."""
         amounts = [amount.value for amount in self.amounts]
         if sum(amounts) == 0:
             raise ValueError("all shares are 0; ask for some of at least one class")
@@ -118,24 +122,22 @@ class LayoutPanel:
         shares[largest] = round(1 - sum(shares[:largest] + shares[largest + 1 :]), 3)  # rounded, they must sum to 1
         return dict(zip(self.pretrained.classes, shares, strict=True))
 
-    def _next_number(self, _button) -> None:
+    def _next_number(self) -> None:
         self.number.value = (self.number.value + 1) % 10_000
 
-    def _go_back(self, _button) -> None:
+    def _go_back(self) -> None:
         if not self._past:
             raise ValueError("there is no earlier layout to go back to")
-        self.layout, self.code = self._past.pop()
-        self._show()
-        self._changed()
+        self._put(*self._past.pop())
 
-    def _take_painted(self, change) -> None:
+    def _take_painted(self) -> None:
         size = self.pretrained.image_size
-        layout = torch.frombuffer(bytearray(change["new"]), dtype=torch.uint8).view(size, size)
+        layout = torch.frombuffer(bytearray(self.canvas.layout_bytes), dtype=torch.uint8).view(size, size)
         self.set_layout(layout, f'unpack_layout("{pack_layout(layout)}")')
 
-    def _take_upload(self, change) -> None:
-        if change["new"]:
-            file = change["new"][0]
+    def _take_upload(self) -> None:
+        if self.upload.value:
+            (file,) = self.upload.value
             self.upload.value = ()  # so that the same file can be given again
             classes, size = self.pretrained.classes, self.pretrained.image_size
             layout = read_layout(bytes(file.content), file.name, classes, size, self.fit.value)
@@ -147,11 +149,4 @@ class LayoutPanel:
         for share, amount, fraction in zip(self.shares, self.amounts, fractions, strict=True):
             share.value = f"<div class='sedm-share'>{fraction:.1%}</div>"
             if not self.wish.value:  # the sliders show what is there, and can be asked for more from there
-                amount.disabled = True
                 amount.value = round(fraction, 2)
-
-
-def _chip(name: str, colour: list[int]) -> widgets.HTML:
-    red, green, blue = colour
-    chip = f"<span class='sedm-chip' style='background: rgb({red},{green},{blue})'></span>"
-    return widgets.HTML(f"{chip}{name}", layout={"width": "100px"})

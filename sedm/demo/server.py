@@ -19,27 +19,26 @@ TEMPLATES = Path(__file__).parent / "share"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve the page with Voilà until it is interrupted, and prints its address, which holds a token."""
+    """Serve the page with Voilà until it is interrupted, and print its address, which holds a token."""
     parser = argparse.ArgumentParser("sedm demo", description=main.__doc__)
     parser.add_argument("--port", type=int, default=8866, help="the next free one is taken where it is in use")
     parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
-    given = parser.parse_args(arguments)
+    choices = parser.parse_args(arguments)
     if not NOTEBOOK.is_file():
         raise FileNotFoundError(f"{NOTEBOOK} is not there; run it from a checkout of the repository")
-    signal.signal(
-        signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-    )  # which Voilà answers between two tasks
+    # Voilà answers SIGTERM between two tasks
+    signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with extra("demo"):
         from voila.app import Voila
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(TEMPLATES), os.environ.get("JUPYTER_PATH")]))
     options = [
         "--Voila.ip=127.0.0.1",
-        f"--port={given.port}",
+        f"--port={choices.port}",
         "--token",  # a new one each time
         "--template=sedm",
         "--preheat_kernel=True",  # a kernel with the model loaded waits for the next page
         "--pool_size=1",
         f"--Voila.tornado_settings={{'websocket_max_message_size': {LARGEST_UPLOAD}}}",
-        *(["--no-browser"] if given.no_browser else []),
+        *(["--no-browser"] if choices.no_browser else []),
     ]
     Voila.launch_instance([str(NOTEBOOK), *options])

@@ -1,4 +1,4 @@
-"""A user's own pictures and masks: checked before anything is decoded, then brought to the model's size."""
+"""Uploads of own pictures and masks: checked before anything is decoded, then brought to the model's size."""
 
 from __future__ import annotations
 
@@ -24,33 +24,28 @@ LOSSLESS = ("PNG", "TIFF", "BMP")
 LAYOUT_FITS = tuple(fit for fit in FITS if fit != "tile")  # a layout is one picture
 
 
-def read_style_image(content: bytes, name: str, image_size: int) -> UInt8[Tensor, "3 h w"]:
-    """Read the central square of a picture, (3, image_size, image_size), RGB 0…255, ready to lend its style.
+def read_style_images(
+    content: bytes, name: str, image_size: int, fit: str = "crop"
+) -> UInt8[Tensor, "n 3 image_size image_size"]:
+    """Read a picture as style images: one, or several of a picture in tiles.
 
     Args:
         content: of the file.
         name: of the file, for messages.
         image_size: px a side.
+        fit: what becomes of a picture that is no square, one of ``sedm.data.reduce.FITS``.
+
+    Returns:
+        RGB, 0…255.
 
     Raises:
-        ValueError: no picture, too large or too small, with an alpha channel, 16 bits a channel, or animated.
+        ValueError: no such fit; no picture, too large or too small, with an alpha channel, 16 bits a channel, or
+            animated.
 
-    >>> read_style_image(b"hello", "notes.txt", 64)
+    >>> read_style_images(b"hello", "notes.txt", 64)
     Traceback (most recent call last):
     ...
     ValueError: notes.txt: not a picture that can be read; give a PNG, JPEG, TIFF, WEBP or BMP file
-    """
-    return read_style_images(content, name, image_size, "crop")[0]
-
-
-def read_style_images(content: bytes, name: str, image_size: int, fit: str) -> UInt8[Tensor, "n 3 h w"]:
-    """Read a picture as style images: one, or several of a picture in tiles.
-
-    Args:
-        fit: what becomes of a picture that is no square, one of ``sedm.data.reduce.FITS``.
-
-    Raises:
-        ValueError: what ``read_style_image`` refuses, or no such fit.
     """
     image = to_rgb(ImageOps.exif_transpose(_open(content, name)), name)
     squares = [cut_image(image, box, (image_size, image_size)) for box in fit_boxes(image.size, fit, name)]
@@ -93,7 +88,7 @@ def read_layout(
         fit: what becomes of a mask that is no square, one of ``LAYOUT_FITS``.
 
     Raises:
-        ValueError: what ``read_style_image`` refuses; a lossy format; a value or colour of no class; no such fit.
+        ValueError: what ``read_style_images`` refuses; a lossy format; a value or colour of no class.
     """
     if fit not in LAYOUT_FITS:
         raise ValueError(f"fit={fit!r}; a layout is one picture, choose one of {', '.join(LAYOUT_FITS)}")
@@ -105,23 +100,22 @@ def read_layout(
         pixels = _from_colours(np.asarray(image.convert("RGB")), name, classes)
     else:
         pixels = to_class_indices(image, name)
-    wrong = sorted(set(np.unique(pixels).tolist()) - {*range(len(classes)), UNKNOWN})
-    if wrong:
-        meaning = ", ".join(f"{index} {one}" for index, one in enumerate(classes))
-        raise ValueError(f"{name}: holds the value {wrong[0]}; a mask holds {meaning}, or {UNKNOWN} for unknown")
+    outside = sorted(set(np.unique(pixels).tolist()) - {*range(len(classes)), UNKNOWN})
+    if outside:
+        meaning = ", ".join(f"{index} {of_class}" for index, of_class in enumerate(classes))
+        raise ValueError(f"{name}: holds the value {outside[0]}; a mask holds {meaning}, or {UNKNOWN} for unknown")
     (box,) = fit_boxes(image.size, fit, name)
     return torch.from_numpy(cut_mask(pixels, box, (image_size, image_size)).copy())
 
 
 def _open(content: bytes, name: str) -> Image.Image:
-    """The decoded picture; its head is checked first, because decoding is what a bomb waits for."""
+    """Decode a picture; its head is checked first, because decoding is what a bomb waits for."""
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: far too large to be opened; at most {LARGEST} px a side: reduce it") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        wanted = _listed(FORMATS)
-        raise ValueError(f"{name}: not a picture that can be read; give a {wanted} file") from error
+        raise ValueError(f"{name}: not a picture that can be read; give a {_listed(FORMATS)} file") from error
     width, height = image.size
     if max(width, height) > LARGEST:
         raise ValueError(f"{name}: {width}×{height} px; at most {LARGEST} px a side: cut out a part or reduce it")
@@ -138,14 +132,13 @@ def _open(content: bytes, name: str) -> Image.Image:
 
 
 def _from_colours(pixels: np.ndarray, name: str, classes: Sequence[str]) -> UInt8[np.ndarray, "h w"]:
+    """Turn the colours that the page shows into class indices."""
     layout = np.full(pixels.shape[:2], UNKNOWN, np.uint8)
-    known = np.zeros(pixels.shape[:2], bool)
     for index, colour in enumerate(CLASS_COLOURS[: len(classes)]):
-        here = (pixels == colour).all(-1)
-        layout[here], known = index, known | here
-    if not known.all():
-        odd = tuple(pixels[~known][0].tolist())
-        raise ValueError(f"{name}: the colour {odd} stands for no class; give one channel of class indices instead")
+        layout[(pixels == colour).all(-1)] = index
+    if (layout == UNKNOWN).any():
+        colour = tuple(pixels[layout == UNKNOWN][0].tolist())
+        raise ValueError(f"{name}: the colour {colour} stands for no class; give one channel of class indices instead")
     return layout
 
 

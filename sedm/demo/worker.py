@@ -1,4 +1,4 @@
-"""A thread that does the newest wish: an older one is told to stop, and those in between are never begun."""
+"""A thread that does the newest job: an older one is told to stop, and those in between are never begun."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Superseded(Exception):
 
 
 class LatestWorker:
-    """Runs one job at a time, always the last one given; its thread lives only while there is work.
+    """Run one job at a time, always the newest; the thread lives only while there is work.
 
     Args:
-        on_error: is told, in that thread, what a job raised; the next job runs all the same.
+        on_error: takes, in that thread, what a job raised; the next job runs all the same.
 
     >>> worker, seen = LatestWorker(on_error=print), []
     >>> worker.submit(lambda check: seen.append("drawn"))
@@ -29,7 +29,7 @@ class LatestWorker:
         self._busy = False
 
     def submit(self, job: Callable[[Callable[[], None]], None]) -> None:
-        """Starts ``job`` in the background; the job now running is superseded.
+        """Start a job in the background; the one now running is superseded.
 
         Args:
             job: takes ``check``, a function that raises ``Superseded`` when a newer job waits or the program ends, and
@@ -42,7 +42,7 @@ class LatestWorker:
                 threading.Thread(target=self._work).start()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether all work was done within ``timeout`` seconds."""
+        """Wait until all work is done; False when it is not within ``timeout`` seconds."""
         with self._lock:
             return self._lock.wait_for(lambda: not self._busy, timeout)
 

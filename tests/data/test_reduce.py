@@ -10,7 +10,7 @@ from sedm.data.folders.image_folder import load_image_folder
 from sedm.data.patch_table import UNKNOWN, PatchTableError, from_arrays
 from sedm.data.patches import Patches
 from sedm.data.reduce import FITS, fit_boxes, reduce_image
-from sedm.demo.uploads import LAYOUT_FITS, read_layout, read_style_image, read_style_images
+from sedm.demo.uploads import LAYOUT_FITS, read_layout, read_style_images
 
 Y, X = np.mgrid[:48, :64]
 CLASSES = ("ground", "disc")
@@ -176,7 +176,7 @@ def test_the_page_fits_pictures_as_the_library_does(fit):
 
 def test_the_page_crops_when_nothing_else_is_chosen():
     images, masks = patches_of(PLACE, DISC, 32, "crop")
-    assert np.array_equal(read_style_image(file_of(PLACE), "mine.png", 32).permute(1, 2, 0), images[0])
+    assert np.array_equal(read_style_images(file_of(PLACE), "mine.png", 32)[0].permute(1, 2, 0), images[0])
     assert np.array_equal(read_layout(file_of(DISC), "mine.png", CLASSES, 32), masks[0])
 
 

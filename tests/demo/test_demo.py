@@ -17,7 +17,7 @@ from sedm.data.patch_table import UNKNOWN
 from sedm.demo import (
     Mix,
     read_layout,
-    read_style_image,
+    read_style_images,
     render_mix,
     style_mixing,
     style_of_files,
@@ -456,11 +456,11 @@ def test_an_own_picture_lends_its_style_and_is_encoded_once(page, monkeypatch, t
 def test_a_picture_of_any_size_becomes_a_square_of_the_models(pretrained):
     wide = Image.new("RGB", (300, 100), (10, 20, 30))
     wide.paste((200, 100, 0), (100, 0, 200, 100))  # the central square
-    image = read_style_image(encoded(wide), "wide.png", 64)
+    (image,) = read_style_images(encoded(wide), "wide.png", 64)
     assert image.shape == (3, 64, 64)
     assert image[:, 32, 2].tolist() == [200, 100, 0]
     for mode in ("L", "P", "CMYK", "1"):
-        assert read_style_image(encoded(GREY.convert(mode), format="TIFF"), "a.tif", 32).shape == (3, 32, 32)
+        assert read_style_images(encoded(GREY.convert(mode), format="TIFF"), "a.tif", 32).shape == (1, 3, 32, 32)
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ def test_an_edit_runs_again_what_uses_it_and_nothing_else(finished):
         ("paper/method.typ", []),
         ("notebooks/04_synthetic_images.ipynb", ["04_synthetic_images"]),
         ("sedm/group_statistics.py", ["04_synthetic_images", "05_segmentation_ablations"]),
-        ("sedm/demo/render.py", ["04_synthetic_images", "05_segmentation_ablations", "06_style_mixing"]),
+        ("sedm/demo/mix.py", ["04_synthetic_images", "05_segmentation_ablations", "06_style_mixing"]),
     ):
         (finished / edited).touch()
         assert sorted(would_run(finished)) == [*expected, "the paper"], edited

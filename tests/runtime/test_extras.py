@@ -69,7 +69,7 @@ def test_the_library_imports_without_any_extra(root):
             "from sedm.__main__ import main; sys.exit(main(['data', 'catch', 'a', 'b', '--annotations', 'c']))",
             'tiffslide is not installed; pip install "sedm[slides]" brings it',
         ),
-        ("import sedm; sedm.style_mixing()", 'ipywidgets is not installed; pip install "sedm[demo]" brings it'),
+        ("import sedm; sedm.style_mixing(None)", 'ipywidgets is not installed; pip install "sedm[demo]" brings it'),
         (
             "from sedm.__main__ import main; sys.exit(main(['demo']))",
             'voila is not installed; pip install "sedm[demo]" brings it',
