@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 
 def scatter_by_group(points: dict[str, tuple[torch.Tensor, Sequence[str]]], n_named: int = 8) -> Figure:
-    """A figure of 2-D points, one panel for each kind, one colour a group; at most ``n_named`` groups a panel.
+    """Scatter 2-D points, one panel for each kind, one colour a group; at most ``n_named`` groups a panel.
 
     Args:
         points: kind → ((n, 2) coordinates, group of each).
@@ -32,15 +32,15 @@ def scatter_by_group(points: dict[str, tuple[torch.Tensor, Sequence[str]]], n_na
 
 
 def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, str], note: str = "") -> Figure:
-    """A figure of ablations: one panel a measure, one row an arm, one point a seed.
+    """Plot ablations of the generator: one panel a measure, one row a variant, one point a seed.
 
-    A line marks the mean of the first arm, the baseline, and a dotted one what real images reach. Of a measure that
-    should be low, values above four times the median are named at the edge: one failed arm would hide the others.
+    A line marks the mean of the first variant, the baseline, and a dotted one what real images reach. Of a measure that
+    should be low, values above four times the median are named at the edge: one failure would hide the others.
 
     Args:
-        points: one row a seed; index (question, arm), columns the measures.
+        points: one row a seed; index (question, variant), columns the measures.
         floor: the measures of real images.
-        measures: column → what it is called; ↑ or ↓ in it tells which way is better.
+        measures: column → title; ↑ or ↓ in it tells which way is better.
         note: a line below the panels, such as the network that distances are measured on.
 
     >>> index = pd.MultiIndex.from_tuples([("baseline", "ours"), ("baseline", "ours"), ("style", "none")])
@@ -48,32 +48,40 @@ def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, st
     >>> len(ablation_plot(points, pd.Series({"iou": 0.8}), {"iou": "IoU ↑"}).axes)
     1
     """
-    arms = list(dict.fromkeys(points.index))
+    variants = list(dict.fromkeys(points.index))
     figure, axes = plt.subplots(
-        1, len(measures), figsize=(2.2 * len(measures), 1.2 + 0.22 * len(arms)), sharey=True, squeeze=False
+        1, len(measures), figsize=(2.2 * len(measures), 1.2 + 0.22 * len(variants)), sharey=True, squeeze=False
     )
-    rows = np.array([arms.index(arm) for arm in points.index])
-    colours = {question: f"C{i}" for i, question in enumerate(dict.fromkeys(question for question, _ in arms))}
+    rows = np.array([variants.index(variant) for variant in points.index])
+    questions = dict.fromkeys(question for question, _ in variants)
+    colours = {question: f"C{i}" for i, question in enumerate(questions)}
     for axis, (name, title) in zip(axes[0], measures.items(), strict=True):
-        axis.axvline(points.loc[[arms[0]], name].mean(), color="0.7", linewidth=1)
+        axis.axvline(points.loc[[variants[0]], name].mean(), color="0.7", linewidth=1)
         axis.axvline(floor[name], color="0.3", linewidth=1, linestyle=":")
         limit = 4 * points[name].median() if "↓" in title else np.inf
-        shown = points[name] <= limit
-        kinds = [colours[question] for question, _ in points.index[shown]]
-        axis.scatter(points[name][shown], rows[shown], s=14, color=kinds, zorder=2)
-        for arm, value in points[name][~shown].groupby(level=[0, 1]).max().items():
-            place = {"xy": (1, arms.index(arm)), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
-            axis.annotate(f"{value:.3g} →", **place, fontsize="small", color=colours[arm[0]])
+        inside = points[name] <= limit
+        colour_of_points = [colours[question] for question, _ in points.index[inside]]
+        axis.scatter(points[name][inside], rows[inside], s=14, color=colour_of_points, zorder=2)
+        for variant, value in points[name][~inside].groupby(level=[0, 1]).max().items():
+            axis.annotate(
+                f"{value:.3g} →",
+                xy=(1, variants.index(variant)),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="center",
+                fontsize="small",
+                color=colours[variant[0]],
+            )
         axis.set(title=title)
         axis.grid(axis="y", alpha=0.3)
-    axes[0, 0].set(yticks=range(len(arms)), yticklabels=[arm.replace("_", " ") for _, arm in arms])
+    axes[0, 0].set(yticks=range(len(variants)), yticklabels=[name.replace("_", " ") for _, name in variants])
     axes[0, 0].invert_yaxis()
     _write_note(figure, note)
     return figure
 
 
 def agreement_plot(agreement: pd.DataFrame, statistics: dict[str, str]) -> Figure:
-    """A figure with a panel for each statistic: generated against real, one point a group, with the diagonal.
+    """Plot generated against real, one panel a statistic, one point a group, with the diagonal.
 
     Args:
         agreement: as ``fidelity.style_agreement`` returns it.
@@ -91,7 +99,7 @@ def agreement_plot(agreement: pd.DataFrame, statistics: dict[str, str]) -> Figur
 
 
 def table_plot(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
-    """A figure with a panel for each column, one bar a row of the table from 0 to its value, the value beside it.
+    """Plot a table: one panel a column, one bar a row from 0 to its value, the value beside it.
 
     Args:
         table: numbers of 0 or more; its index names the bars.
@@ -116,7 +124,7 @@ def table_plot(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
 
 
 def strip_plot(scores: dict[str, Sequence[float]], xlabel: str) -> Figure:
-    """A figure with a row of points for each case, and a line at its mean; values in [0, 1].
+    """Plot a row of points for each case, and a line at its mean; values in [0, 1].
 
     >>> strip_plot({"real": [0.7, 0.8], "generated": [0.6, 0.7]}, xlabel="IoU").axes[0].get_xlabel()
     'IoU'
@@ -133,11 +141,11 @@ def strip_plot(scores: dict[str, Sequence[float]], xlabel: str) -> Figure:
 def sweep_plot(
     sweeps: dict[str, pd.DataFrame], measures: dict[str, str], floor: pd.Series | dict[str, float], note: str = ""
 ) -> Figure:
-    """A figure with a row for each setting that was swept and a column for each measure.
+    """Plot sweeps: one row of panels a setting, one column a measure.
 
     Args:
-        sweeps: what the setting is called → one row a run; ``value`` is the setting, other columns are measures.
-        measures: column → what it is called.
+        sweeps: label of the setting → one row a run; ``value`` is the setting, other columns are measures.
+        measures: column → title.
         floor: the measures of real images, drawn as dotted lines.
         note: a line below the panels, such as the network that distances are measured on.
 

@@ -1,4 +1,4 @@
-"""Figures of a segmentation ablation: its arms are recipes to train a segmenter, its groups are patients."""
+"""Figures that compare arms, the ways to train a segmenter, over groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
-from sedm.figures.grids import CLASS_COLOURS, UNKNOWN_COLOUR, colour_layout, image_grid
+from sedm.figures.grids import CLASS_COLOURS, UNKNOWN_COLOUR, class_handles, colour_layout, image_grid
 
 COLOURS = ("#4d4d4d", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, and a grey
 MARKERS = "osD^vPX*"  # one more than the colours: pairs repeat late
@@ -27,7 +27,7 @@ SHADE = 0.35  # of the brightness is left where a prediction is wrong: seen with
 
 
 def forest_plot(comparisons: pd.DataFrame, control: str, xlabel: str) -> Figure:
-    """A figure with a row an arm: its mean difference from the control, the 95 % interval, both as numbers beside it.
+    """Plot one row an arm: its mean difference from the control and the 95 % interval, with both as numbers beside.
 
     A dot is filled where the adjusted p is below 0.05, and a stroke where there is none. Numbers that are NaN are left
     out.
@@ -45,28 +45,37 @@ def forest_plot(comparisons: pd.DataFrame, control: str, xlabel: str) -> Figure:
     """
     numbers = comparisons[["mean_difference", "ci_low", "ci_high", "p_adjusted"]].astype(float)
     kinds = [str(kind) for kind in comparisons.get("kind", [KINDS[0]] * len(comparisons))]
-    palette, tested = _palette(kinds), numbers["p_adjusted"].notna().any()
+    palette = _palette(kinds)
+    is_tested = numbers["p_adjusted"].notna().any()
     figure, axis = plt.subplots(figsize=(6.8, 1.1 + 0.27 * len(numbers)), layout="constrained")
     axis.axvline(0, color="0.6", linewidth=1, zorder=0)
-    words = [("difference [95 % interval]", "adjusted p" if tested else "")]
+    words = [("difference [95 % interval]", "adjusted p" if is_tested else "")]
     for place, (kind, (mean, low, high, p)) in enumerate(zip(kinds, numbers.to_numpy(), strict=True)):
         colour = palette[kind]
         axis.hlines(place, low, high, color=colour, linewidth=1.6)
-        inside = colour if p < SIGNIFICANT else "white"
-        look = {"marker": "|", "color": colour} if np.isnan(p) else {"facecolor": inside, "edgecolor": colour}
-        axis.scatter(mean, place, s=28, linewidth=1.4, zorder=2, **look)
-        words.append((_interval_text(mean, low, high), "" if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else "< 0.001"))
+        if np.isnan(p):
+            axis.scatter(mean, place, s=28, linewidth=1.4, zorder=2, marker="|", color=colour)
+        else:
+            inside = colour if p < SIGNIFICANT else "white"
+            axis.scatter(mean, place, s=28, linewidth=1.4, zorder=2, facecolor=inside, edgecolor=colour)
+        words.append((_interval_text(mean, low, high), _p_text(p)))
     for place, texts in enumerate(words, start=-1):
         for text, offset in zip(texts, (10, 152), strict=True):  # points from the panel's right side
-            side = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center_baseline"}
-            axis.annotate(text, (1, place), (offset, 0), **side)
+            axis.annotate(
+                text,
+                xy=(1, place),
+                xytext=(offset, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center_baseline",
+            )
     axis.set(xlabel=f"{xlabel}: difference from “{_words(control)}”", ylim=(len(numbers) - 0.4, -1.4))
     axis.set_yticks(range(len(numbers)), [_words(arm) for arm in numbers.index])
     axis.tick_params(axis="y", length=0)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.spines["left"].set_visible(False)
     handles = [Line2D([], [], color=palette[kind], label=_words(kind)) for kind in palette if "kind" in comparisons]
-    if tested:
+    if is_tested:
         dot = {"color": COLOURS[0], "marker": "o", "linestyle": ""}
         handles.append(Line2D([], [], **dot, label=f"adjusted p < {SIGNIFICANT}"))
         handles.append(Line2D([], [], **dot, markerfacecolor="white", label="otherwise"))
@@ -76,7 +85,7 @@ def forest_plot(comparisons: pd.DataFrame, control: str, xlabel: str) -> Figure:
 
 
 def arms_strip_plot(scores: pd.DataFrame, ylabel: str, highlighted: int = 3) -> Figure:
-    """A figure with a column of points for each arm, one point a group, and mean ± SD between groups beside it.
+    """Plot a column of points for each arm, one point a group, and mean ± SD between groups beside it.
 
     A thin line joins the points of a group; it has a gap where an arm lacks the group's score.
 
@@ -95,14 +104,33 @@ def arms_strip_plot(scores: pd.DataFrame, ylabel: str, highlighted: int = 3) -> 
     for group, values in scores.drop(index=worst).iterrows():
         axis.plot(places, values, color="0.75", linewidth=0.6, marker="o", markersize=3, label=f"_{group}")
     for number, group in enumerate(worst):
-        look = {"color": COLOURS[1:][number % len(COLOURS[1:])], "marker": MARKERS[number % len(MARKERS)]}
-        axis.plot(places, scores.loc[group], **look, linewidth=1.3, markersize=4.5, label=str(group), zorder=3)
-    beside, means, spreads = places + 0.22, scores.mean(), scores.std(ddof=1)
-    black = {"color": "black", "elinewidth": 1.6, "markersize": 8, "markeredgewidth": 2, "zorder": 4}
-    axis.errorbar(beside, means, spreads, fmt="_", **black, label="mean ± SD\nbetween groups")
+        colour = COLOURS[1:][number % len(COLOURS[1:])]
+        marker = MARKERS[number % len(MARKERS)]
+        axis.plot(
+            places,
+            scores.loc[group],
+            color=colour,
+            marker=marker,
+            linewidth=1.3,
+            markersize=4.5,
+            label=str(group),
+            zorder=3,
+        )
+    axis.errorbar(
+        places + 0.22,
+        scores.mean(),
+        scores.std(ddof=1),
+        label="mean ± SD\nbetween groups",
+        fmt="_",
+        color="black",
+        elinewidth=1.6,
+        markersize=8,
+        markeredgewidth=2,
+        zorder=4,
+    )
     axis.set(ylabel=ylabel, xlim=(-0.4, places[-1] + 0.5))
-    slanted = {"rotation": 35, "rotation_mode": "anchor", "ha": "right"}  # long names of narrow columns do not touch
-    axis.set_xticks(places, [_words(arm) for arm in scores], **slanted)
+    # slanted, so that long names of narrow columns do not touch
+    axis.set_xticks(places, [_words(arm) for arm in scores], rotation=35, rotation_mode="anchor", ha="right")
     figure.legend(loc="outside lower center", ncols=2, **KEY)
     return figure
 
@@ -110,7 +138,7 @@ def arms_strip_plot(scores: pd.DataFrame, ylabel: str, highlighted: int = 3) -> 
 def curves_plot(
     curves: dict[str, pd.DataFrame], xlabel: str, ylabel: str, log_x: bool = False, ceiling: float | None = None
 ) -> Figure:
-    """A figure with a curve for each arm: means over groups, joined, with their 95 % intervals.
+    """Plot a curve for each arm: means over groups, joined, with their 95 % intervals.
 
     Curves are moved sideways, by less than a marker each, so that intervals do not hide each other.
 
@@ -135,10 +163,10 @@ def curves_plot(
     shift = min(0.012 * steps.sum(), 0.5 * steps.min() / len(curves))
     for number, (arm, curve) in enumerate(curves.items()):
         x = back(forward(curve.index.to_numpy(float)) + shift * (number - (len(curves) - 1) / 2))
-        look = {"color": COLOURS[number % len(COLOURS)]}
-        axis.vlines(x, curve["low"], curve["high"], **look, linewidth=1.2, alpha=0.7)
-        look |= {"linewidth": 1.5, "marker": MARKERS[number % len(MARKERS)], "markersize": 4.5}
-        axis.plot(x, curve["mean"], **look, label=_words(arm))
+        colour = COLOURS[number % len(COLOURS)]
+        marker = MARKERS[number % len(MARKERS)]
+        axis.vlines(x, curve["low"], curve["high"], color=colour, linewidth=1.2, alpha=0.7)
+        axis.plot(x, curve["mean"], color=colour, linewidth=1.5, marker=marker, markersize=4.5, label=_words(arm))
     if ceiling is not None:
         axis.axhline(ceiling, color="0.3", linewidth=1.2, linestyle=":", label="all annotations")
     axis.set(xlabel=xlabel, ylabel=ylabel)
@@ -151,13 +179,11 @@ def curves_plot(
 
 
 def sweeps_plot(sweeps: dict[str, pd.DataFrame], ylabel: str) -> Figure:
-    """A figure with a panel a setting, its values along the axis, with 95 % intervals; values need not be numbers.
-
-    Five panels fill a row.
+    """Plot one panel a setting, its values along the axis, with 95 % intervals; five panels fill a row.
 
     Args:
-        sweeps: setting → frame with one row a value and the columns ``mean, low, high``.
-        ylabel: what ``mean`` is.
+        sweeps: setting → frame with one row a value, not always a number, and the columns ``mean, low, high``.
+        ylabel: label of ``mean``.
 
     >>> table = pd.DataFrame({"mean": [0.7, 0.8], "low": [0.6, 0.7], "high": [0.8, 0.9]}, index=["drawn", "learned"])
     >>> [label.get_text() for label in sweeps_plot({"layouts": table}, "IoU").axes[0].get_xticklabels()]
@@ -173,8 +199,8 @@ def sweeps_plot(sweeps: dict[str, pd.DataFrame], ylabel: str) -> Figure:
         reach = [table["mean"] - table["low"], table["high"] - table["mean"]]
         places = range(len(table))  # values are often doubled: as far apart as any others
         axis.errorbar(places, table["mean"], reach, color=COLOURS[1], marker="o", markersize=4, linewidth=1.2)
-        steep = any(isinstance(value, str) for value in table.index)
-        axis.set_xticks(places, [str(value) for value in table.index], rotation=30 if steep else 0)
+        has_words = any(isinstance(value, str) for value in table.index)
+        axis.set_xticks(places, [str(value) for value in table.index], rotation=30 if has_words else 0)
         axis.set(xlabel=_words(setting), xlim=(-0.5, len(table) - 0.5))
     for first in axes[:, 0]:
         first.set_ylabel(ylabel)
@@ -188,7 +214,7 @@ def predictions_grid(
     classes: Sequence[str],
     titles: Sequence[str] | None,
 ) -> Figure:
-    """A figure with a column an example: its image, its mask, then each prediction, darkened where it is wrong.
+    """Show one column an example: its image, its mask, then each prediction, darkened where it is wrong.
 
     Args:
         masks: class indices, or 255 where nobody annotated; nothing is wrong there.
@@ -208,12 +234,12 @@ def predictions_grid(
         rows.append(torch.where(wrong[:, None], picture.float() * SHADE, picture).byte())
     labels = ["image", "mask", *map(_words, predictions)]
     figure = image_grid(torch.cat(rows), len(images), row_labels=labels, column_labels=titles or (), size=1.4)
-    handles = [Patch(color=CLASS_COLOURS[number] / 255, label=_words(name)) for number, name in enumerate(classes)]
+    handles = class_handles([_words(name) for name in classes])
     if (masks == UNKNOWN).any():
         handles.append(Patch(color=np.divide(UNKNOWN_COLOUR, 255), label="not annotated"))
     handles.append(Patch(color=SHADE * CLASS_COLOURS[0] / 255, label="darkened: wrong"))
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.04 / len(rows))}
-    figure.legend(handles=handles, ncols=len(handles), **KEY, **place)
+    below = (0.5, -0.04 / len(rows))
+    figure.legend(handles=handles, ncols=len(handles), loc="upper center", bbox_to_anchor=below, **KEY)
     return figure
 
 
@@ -222,12 +248,16 @@ def _words(name: str) -> str:
 
 
 def _interval_text(mean: float, low: float, high: float) -> str:
-    """What a reader sees of a mean and its interval; a dash if there is no mean."""
+    """Write a mean and its interval; a dash if there is no mean."""
     interval = "" if np.isnan([low, high]).any() else f" [{low:z.3f}, {high:z.3f}]"
     return "–" if np.isnan(mean) else f"{mean:+z.3f}{interval}".replace("-", "−")
 
 
+def _p_text(p: float) -> str:
+    return "" if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def _palette(kinds: Sequence[str]) -> dict[str, str]:
-    """The colour of each kind, in the order of their appearance."""
-    known = [*KINDS, *(kind for kind in dict.fromkeys(kinds) if kind not in KINDS)]
-    return {kind: COLOURS[known.index(kind) % len(COLOURS)] for kind in dict.fromkeys(kinds)}
+    """Choose the colour of each kind, in the order of their appearance."""
+    order = list(dict.fromkeys([*KINDS, *kinds]))
+    return {kind: COLOURS[order.index(kind) % len(COLOURS)] for kind in dict.fromkeys(kinds)}

@@ -1,4 +1,4 @@
-"""Grids of pictures: images, layouts, and what belongs to them beside, above or below."""
+"""Grids of pictures: images, layouts, and their partners beside, above or below."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINE_HEIGHT = 0.2  # inches, of a label or caption
 
 
 def colour_layout(layouts: UInt8[Tensor, "n h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """Layouts as pictures, one colour a class, grey where unknown.
+    """Colour layouts, one colour a class, grey where unknown.
 
     >>> colour_layout(torch.tensor([[[0, 255]]], dtype=torch.uint8))[0, :, 0, 1].tolist()
     [170, 170, 170]
@@ -44,7 +44,7 @@ def image_grid(
     classes: Sequence[str] = (),
     size: float = 1.0,
 ) -> Figure:
-    """A figure of pictures in rows, labelled at the left and the top.
+    """Show pictures in rows, labelled at the left and the top.
 
     Args:
         pictures: filled row by row.
@@ -60,25 +60,14 @@ def image_grid(
     picture_height = size * pictures.shape[2] / pictures.shape[3]
     caption_height = LINE_HEIGHT if captions else 0
     height = n_rows * picture_height + (n_rows - 1) * caption_height
-    figure, axes = plt.subplots(
-        n_rows,
-        n_columns,
-        squeeze=False,
-        figsize=(size * n_columns, height),
-        gridspec_kw={
-            "wspace": 0.04,
-            "hspace": 0.04 + caption_height / picture_height,
-            "left": 0,
-            "right": 1,
-            "bottom": 0,
-            "top": 1,
-        },
-    )
-    for index, axis in enumerate(axes.flat):
+    figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=(size * n_columns, height))
+    gap = 0.04 + caption_height / picture_height
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0.04, hspace=gap)
+    for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-        if index < len(pictures):
-            axis.imshow(pictures[index].permute(1, 2, 0).numpy())
+    for axis, picture in zip(axes.flat, pictures, strict=False):
+        axis.imshow(picture.permute(1, 2, 0).numpy())
     for axis, label in zip(axes[:, 0], row_labels, strict=False):
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
     for axis, label in zip(axes[0], column_labels, strict=False):
@@ -86,31 +75,37 @@ def image_grid(
     for axis, caption in zip(axes.flat, captions, strict=False):
         axis.set_xlabel(caption, fontsize="small", labelpad=2)
     if classes:
-        keys = [Patch(color=CLASS_COLOURS[k] / 255, label=name) for k, name in enumerate(classes)]
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.04 / n_rows - caption_height / height)}
-        figure.legend(handles=keys, ncols=len(keys), frameon=False, fontsize="small", **place)
+        below = -0.04 / n_rows - caption_height / height
+        handles = class_handles(classes)
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, below)}
+        figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize="small", **place)
     if title:
         above = 0.1 / n_rows + (LINE_HEIGHT / height if column_labels else 0)
         figure.suptitle(title, y=1.0 + above, va="bottom", fontsize="medium")
     return figure
 
 
+def class_handles(classes: Sequence[str]) -> list[Patch]:
+    """Make the entries of a legend that names the colours of classes."""
+    return [Patch(color=colour / 255, label=name) for name, colour in zip(classes, CLASS_COLOURS, strict=False)]
+
+
 def crossing_grid(
     top: UInt8[Tensor, "m 3 h w"], left: UInt8[Tensor, "n 3 h w"], images: UInt8[Tensor, "n m 3 h w"], **options
 ) -> Figure:
-    """A figure of n × m images, with what their columns share above and what their rows share at the left.
+    """Show n × m images, with what their columns share above and what their rows share at the left.
 
     >>> pictures = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     >>> len(crossing_grid(pictures, pictures[:1], pictures[None]).axes)
     6
     """
     corner = torch.full_like(top[:1], 255)
-    rows = [corner, top, *(part for one, row in zip(left, images, strict=True) for part in (one[None], row))]
-    return image_grid(torch.cat(rows), n_columns=len(top) + 1, **options)
+    rows = torch.cat([left[:, None], images], dim=1).flatten(0, 1)
+    return image_grid(torch.cat([corner, top, rows]), n_columns=len(top) + 1, **options)
 
 
 def paired_grid(above: UInt8[Tensor, "n 3 h w"], below: UInt8[Tensor, "n 3 h w"], n_columns: int, **options) -> Figure:
-    """A figure of rows of pictures, with each picture's partner right under it; only whole rows are shown.
+    """Show rows of pictures, with each picture's partner right under it; only whole rows are shown.
 
     >>> pictures = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
     >>> len(paired_grid(pictures, pictures, n_columns=2).axes)
@@ -127,7 +122,7 @@ def style_layout_grid(
     images: UInt8[Tensor, "n m 3 h w"],
     **options,
 ) -> Figure:
-    """A figure of every layout in every style: layouts along the top, styles at the left.
+    """Show every layout in every style: layouts along the top, styles at the left.
 
     Args:
         styles: an image that lent each style, or its name.
@@ -140,9 +135,9 @@ def style_layout_grid(
     if not isinstance(styles, Tensor):
         return image_grid(torch.cat([top, *images]), len(top), row_labels=["layout", *styles], **options)
     figure = crossing_grid(top, styles, images, **options)
-    corner = {"transform": figure.axes[0].transAxes, "fontsize": "small"}
-    figure.axes[0].text(0.95, 0.5, "layout →", ha="right", va="center", **corner)
-    figure.axes[0].text(0.5, 0.05, "style ↓", ha="center", va="bottom", **corner)
+    corner = figure.axes[0]
+    corner.text(0.95, 0.5, "layout →", ha="right", va="center", fontsize="small", transform=corner.transAxes)
+    corner.text(0.5, 0.05, "style ↓", ha="center", va="bottom", fontsize="small", transform=corner.transAxes)
     return figure
 
 
@@ -153,15 +148,16 @@ def pairs_grid(
     n_columns: int = 4,
     **options,
 ) -> Figure:
-    """A figure of pictures with each one's partner close beside it, and a value under the two.
+    """Show pictures with each one's partner close beside it, and a value under the two.
 
     >>> pictures = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
     >>> pairs_grid(pictures, pictures, [0.1, 0.2, 0.3, 0.4, 12.34567]).axes[4].get_xlabel()
     '12.3'
     """
     gap, margin = (torch.full_like(left[..., : left.shape[3] // part + 1], 255) for part in (32, 12))
-    options = {"size": 2.0, "captions": [f"{value:#.3g}".rstrip(".") for value in values]} | options
-    return image_grid(torch.cat([margin, left, gap, right, margin], dim=3), min(n_columns, len(left)), **options)
+    pairs = torch.cat([margin, left, gap, right, margin], dim=3)
+    captions = [f"{value:#.3g}".rstrip(".") for value in values]
+    return image_grid(pairs, min(n_columns, len(left)), captions=captions, size=2.0, **options)
 
 
 def scored_grid(
@@ -173,7 +169,7 @@ def scored_grid(
     low_is_bad: bool = True,
     **options,
 ) -> Figure:
-    """A figure of the worst images by a score, the worst first, with their layouts beside and their scores under them.
+    """Show the worst images by a score, the worst first, with their layouts beside and their scores under them.
 
     Images without a score (NaN) are left out.
 
@@ -196,7 +192,7 @@ def scored_grid(
 
 
 def sample_history(folder: str | Path, n_shown: int = 5) -> Figure:
-    """A figure of the sample sheets that training left in ``folder``: layouts, images of some steps, styles.
+    """Show the sample sheets that training left in ``folder``: layouts, images of some steps, styles.
 
     Args:
         n_shown: sheets, evenly spaced from the first to the last.

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 
 
 def set_plot_style() -> None:
-    """None, after setting the one style of all figures."""
+    """Set the one style of all figures."""
     import seaborn
 
     seaborn.set_theme(context="paper", style="ticks", palette="deep", font_scale=1.0)
