@@ -44,8 +44,8 @@ class StyleMap(anywidget.AnyWidget):
     picked = traitlets.List().tag(sync=True)
 
 
-def html(content: str, width: str = "auto") -> widgets.HTML:
-    """Make a widget of some HTML."""
+def html(content: str, width: str | None = None) -> widgets.HTML:
+    """Make a widget of some HTML; without a width, the page's style gives it one."""
     return widgets.HTML(content, layout={"width": width})
 
 
