@@ -63,15 +63,8 @@ def ablation_plot(points: pd.DataFrame, floor: pd.Series, measures: dict[str, st
         colour_of_points = [colours[question] for question, _ in points.index[inside]]
         axis.scatter(points[name][inside], rows[inside], s=14, color=colour_of_points, zorder=2)
         for variant, value in points[name][~inside].groupby(level=[0, 1]).max().items():
-            axis.annotate(
-                f"{value:.3g} →",
-                xy=(1, variants.index(variant)),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="center",
-                fontsize="small",
-                color=colours[variant[0]],
-            )
+            look = {"color": colours[variant[0]], "fontsize": "small", "ha": "right", "va": "center"}
+            axis.text(1, variants.index(variant), f"{value:.3g} →", transform=axis.get_yaxis_transform(), **look)
         axis.set(title=title)
         axis.grid(axis="y", alpha=0.3)
     axes[0, 0].set(yticks=range(len(variants)), yticklabels=[name.replace("_", " ") for _, name in variants])

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.transforms import offset_copy
 from torch import Tensor
 
 from sedm.figures.grids import CLASS_COLOURS, UNKNOWN_COLOUR, class_handles, colour_layout, image_grid
@@ -61,14 +62,8 @@ def forest_plot(comparisons: pd.DataFrame, control: str, xlabel: str) -> Figure:
         words.append((_interval_text(mean, low, high), _p_text(p)))
     for place, texts in enumerate(words, start=-1):
         for text, offset in zip(texts, (10, 152), strict=True):  # points from the panel's right side
-            axis.annotate(
-                text,
-                xy=(1, place),
-                xytext=(offset, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                va="center_baseline",
-            )
+            beside = offset_copy(axis.get_yaxis_transform(), figure, x=offset, units="points")
+            axis.text(1, place, text, transform=beside, va="center_baseline")
     axis.set(xlabel=f"{xlabel}: difference from “{_words(control)}”", ylim=(len(numbers) - 0.4, -1.4))
     axis.set_yticks(range(len(numbers)), [_words(arm) for arm in numbers.index])
     axis.tick_params(axis="y", length=0)
@@ -106,28 +101,10 @@ def arms_strip_plot(scores: pd.DataFrame, ylabel: str, highlighted: int = 3) -> 
     for number, group in enumerate(worst):
         colour = COLOURS[1:][number % len(COLOURS[1:])]
         marker = MARKERS[number % len(MARKERS)]
-        axis.plot(
-            places,
-            scores.loc[group],
-            color=colour,
-            marker=marker,
-            linewidth=1.3,
-            markersize=4.5,
-            label=str(group),
-            zorder=3,
-        )
-    axis.errorbar(
-        places + 0.22,
-        scores.mean(),
-        scores.std(ddof=1),
-        label="mean ± SD\nbetween groups",
-        fmt="_",
-        color="black",
-        elinewidth=1.6,
-        markersize=8,
-        markeredgewidth=2,
-        zorder=4,
-    )
+        axis.plot(places, scores.loc[group], color=colour, lw=1.3, marker=marker, ms=4.5, label=str(group), zorder=3)
+    black = {"color": "black", "elinewidth": 1.6, "ms": 8, "mew": 2, "zorder": 4}
+    means, spreads = scores.mean(), scores.std(ddof=1)
+    axis.errorbar(places + 0.22, means, spreads, fmt="_", label="mean ± SD\nbetween groups", **black)
     axis.set(ylabel=ylabel, xlim=(-0.4, places[-1] + 0.5))
     # slanted, so that long names of narrow columns do not touch
     axis.set_xticks(places, [_words(arm) for arm in scores], rotation=35, rotation_mode="anchor", ha="right")

@@ -253,14 +253,8 @@ class RandomFieldPrior(LayoutPrior):
         return type(self)(self.classes, **(tensors | settings | changes))
 
     def _state(self):
-        settings = {
-            "order": self.order,
-            "size": self.size,
-            "step": self.step,
-            "folds": self.folds,
-            "couplings": self.couplings,
-            "smoothing": self.smoothing,
-        }
+        names = ("order", "size", "step", "folds", "couplings", "smoothing")
+        settings = {name: getattr(self, name) for name in names}
         return {"fractions": self.fractions, "profiles": self.profiles}, settings
 
     @classmethod

@@ -92,7 +92,7 @@ def test_numbers_of_a_forest_are_beside_their_rows(comparisons):
     axis = forest_plot(comparisons, control="real_only", xlabel="IoU").axes[0]
     rows = {place: [] for place in range(-1, 4)}
     for text in axis.texts:
-        rows[text.xy[1]].append(text.get_text())
+        rows[text.get_position()[1]].append(text.get_text())
     assert rows == {
         -1: ["difference [95 % interval]", "adjusted p"],
         0: ["+0.012 [0.004, 0.020]", "< 0.001"],
