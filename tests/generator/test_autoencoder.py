@@ -77,7 +77,8 @@ def count_steps(monkeypatch, fail_at=None):
 
 @pytest.fixture
 def config(config):
-    return replace(config, autoencoder=AutoencoderConfig(channels=(8, 16), n_steps=6, batch_size=4, learning_rate=1e-3))
+    settings = AutoencoderConfig(channels=(8, 16), n_steps=6, batch_size=4, warmup_steps=2, checkpoint_every=2)
+    return replace(config, autoencoder=settings)
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +236,9 @@ def trained(tmp_path_factory):
     config = replace(
         base,
         data=DataConfig(image_size=16),
-        autoencoder=AutoencoderConfig(channels=(16, 16), n_steps=150, batch_size=8, learning_rate=3e-3),
-        training=replace(base.training, ema_decay=0.9, checkpoint_every=200),
+        autoencoder=AutoencoderConfig(
+            channels=(16, 16), n_steps=150, batch_size=8, learning_rate=3e-3, warmup_steps=2, ema_decay=0.9
+        ),
     )
     folder, patches = tmp_path_factory.mktemp("autoencoder"), colour_blocks(128, seed=1)
     return train(config, patches, folder), patches.images, colour_blocks(64, seed=2).images, folder
@@ -334,7 +336,7 @@ def test_another_seed_configuration_or_data_trains_anew(config, tmp_path, monkey
         "seed": (replace(config, seed=1), patches),
         "settings": (changed(config, kl_weight=0.1), patches),
         "image": (config, replace(patches, images=images)),
-        "clipping": (replace(config, training=replace(config.training, max_grad_norm=0.1)), patches),
+        "clipping": (changed(config, max_grad_norm=0.1), patches),
     }[change]
     calls = count_steps(monkeypatch)
     assert same_weights(train(config, patches, tmp_path), load_autoencoder(tmp_path))
