@@ -1,4 +1,8 @@
-"""What is run: studies (a data set with its question), presets (its size), and one flat table of both."""
+"""What is run: studies (a data set with its question), presets (its size), and one flat table of both.
+
+Here stands every number that decides a result and that somebody may want to choose. What is part of a method (the
+schedule of noise, the weight that its source gives to a loss, the values that a fit tries) stands beside the method.
+"""
 
 from sedm.config.presets import PRESETS, build_config
 from sedm.config.settings import (
@@ -21,7 +25,10 @@ from sedm.config.settings import (
     Config,
     DataConfig,
     LayoutConfig,
+    LearnedPriorConfig,
     ModelConfig,
+    OptimiserConfig,
+    ResumableConfig,
     SamplingConfig,
     SegmentationConfig,
     TrainingConfig,
@@ -52,7 +59,10 @@ __all__ = [
     "Config",
     "DataConfig",
     "LayoutConfig",
+    "LearnedPriorConfig",
     "ModelConfig",
+    "OptimiserConfig",
+    "ResumableConfig",
     "SamplingConfig",
     "SegmentationConfig",
     "Study",

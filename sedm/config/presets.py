@@ -1,7 +1,6 @@
 """Presets: the settings of each size, smoke to paper, and what single studies change in them.
 
-A notebook turns its flat parameters into one frozen value, ``build_config("tissue", "quick", seed=0)``; no
-number is set anywhere else.
+A notebook turns its flat parameters into one frozen value, ``build_config("tissue", "quick", seed=0)``.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from sedm.config.settings import (
     Config,
     DataConfig,
     LayoutConfig,
+    LearnedPriorConfig,
     ModelConfig,
     SamplingConfig,
     SegmentationConfig,
@@ -25,15 +25,28 @@ from sedm.config.studies import STUDIES
 
 PRESETS = {
     "smoke": {  # proves the plumbing, in seconds
-        "data": DataConfig(32, 4, 2, 3, 6, n_annotated_groups=2),
-        "layouts": LayoutConfig(n_compared=12, n_learning_steps=4),
-        "model": ModelConfig((16, 32), style_dim=16, style_channels=(8, 16)),
-        "autoencoder": AutoencoderConfig((8, 16), n_steps=6),
+        "data": DataConfig(
+            image_size=32,
+            n_train_groups=4,
+            n_validation_groups=2,
+            n_test_groups=3,
+            n_images_per_group=6,
+            n_annotated_groups=2,
+        ),
+        "layouts": LayoutConfig(n_compared=12, learned=LearnedPriorConfig(n_steps=4, warmup_steps=0)),
+        "model": ModelConfig(channels=(16, 32), style_dim=16, style_channels=(8, 16)),
+        "autoencoder": AutoencoderConfig(channels=(8, 16), n_steps=6, warmup_steps=2, checkpoint_every=3),
         "training": TrainingConfig(n_steps=6, batch_size=8, warmup_steps=2, checkpoint_every=3),
         "sampling": SamplingConfig(n_images=12, n_steps=3, micro_batch=4),
-        "segmentation": SegmentationConfig(channels=(8, 16), n_steps=6, batch_size=8, n_seeds=1),
+        "segmentation": SegmentationConfig(channels=(8, 16), n_steps=6, batch_size=8),
         "arms": ArmConfig(
-            ("real", "colour_augmentation", "sedm"), swept=("synthetic_fraction",), n_steps=6, batch_size=8, n_images=12
+            compared=("real", "colour_augmentation", "sedm"),
+            swept=("synthetic_fraction",),
+            n_seeds=1,
+            n_images=12,
+            channels=(8, 16),
+            n_steps=6,
+            batch_size=8,
         ),
     },
     "quick": {  # what a newcomer runs first, in minutes on two CPU cores
@@ -45,9 +58,14 @@ PRESETS = {
         "sampling": SamplingConfig(),
         "segmentation": SegmentationConfig(),
         "arms": ArmConfig(
-            (
-                *("real", "colour_augmentation", "reinhard"),
-                *("shuffled_styles", "sedm", "sedm_augmented", "all_annotations"),
+            compared=(
+                "real",
+                "colour_augmentation",
+                "reinhard",
+                "shuffled_styles",
+                "sedm",
+                "sedm_augmented",
+                "all_annotations",
             ),
             swept=("synthetic_fraction",),
             label_counts=(2, 12),
@@ -56,38 +74,72 @@ PRESETS = {
         ),
     },
     "full": {  # the honest experiment, in hours on CPU cores or half an hour on a GPU
-        "data": DataConfig(64, 60, 8, 24, 24, n_shifted_groups=12),
-        "layouts": LayoutConfig(n_learning_steps=2000),
-        "model": ModelConfig((48, 96, 192)),
-        "autoencoder": AutoencoderConfig(),
+        "data": DataConfig(
+            n_train_groups=60,
+            n_validation_groups=8,
+            n_test_groups=24,
+            n_images_per_group=24,
+            n_shifted_groups=12,
+        ),
+        "layouts": LayoutConfig(learned=LearnedPriorConfig(n_steps=2000, warmup_steps=100)),
+        "model": ModelConfig(channels=(48, 96, 192)),
+        "autoencoder": AutoencoderConfig(warmup_steps=200, ema_decay=0.999),
         "training": TrainingConfig(n_steps=8000, batch_size=8, warmup_steps=200, ema_decay=0.999),
         "sampling": SamplingConfig(n_images=2000),  # 20 steps measured no better than 10 to 12
-        "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, n_seeds=3),
+        "segmentation": SegmentationConfig(n_steps=1000, batch_size=24),
         "arms": ArmConfig(
-            COMPARED,
+            compared=COMPARED,
             swept=(
-                *("colour_jitter", "synthetic_fraction", "pseudo_label_fraction", "transfer_fraction"),
-                *("consistency_weight",),
-                *("share", "layouts", "n_steps", "n_steps_of_transfer", "n_steps_of_pseudo_labels"),
+                "colour_jitter",
+                "synthetic_fraction",
+                "pseudo_label_fraction",
+                "transfer_fraction",
+                "consistency_weight",
+                "share",
+                "layouts",
+                "n_steps",
+                "n_steps_of_transfer",
+                "n_steps_of_pseudo_labels",
             ),
             label_counts=(4, 8, 16, 60),
             also_annotated=4,
             longer=("n_steps_1200", "n_steps_of_transfer_1200", "n_steps_of_pseudo_labels_1200"),
             n_draws=2,
+            n_seeds=3,
+            n_images=800,
             n_steps=400,
             batch_size=12,
-            n_images=800,
             n_pretraining_steps=3000,
             n_fine_tuning_steps=1500,
         ),
     },
     "paper": {  # the reference's scale: 512 px, latents, a Swin-V2 encoder, several GPUs; never run so far
-        "data": DataConfig(512, 60, 8, 24, 24, n_shifted_groups=12),
-        "layouts": LayoutConfig(n_learning_steps=20_000),
-        "model": ModelConfig(
-            (128, 256, 512), n_blocks=2, unshuffle=1, style_dim=512, style_backbone="swinv2", autoencoder="own"
+        "data": DataConfig(
+            image_size=512,
+            n_train_groups=60,
+            n_validation_groups=8,
+            n_test_groups=24,
+            n_images_per_group=24,
+            n_shifted_groups=12,
         ),
-        "autoencoder": AutoencoderConfig((64, 128, 256), n_steps=50_000, batch_size=8, learning_rate=1e-4),
+        "layouts": LayoutConfig(learned=LearnedPriorConfig(n_steps=20_000, warmup_steps=100)),
+        "model": ModelConfig(
+            channels=(128, 256, 512),
+            n_blocks=2,
+            unshuffle=1,
+            style_dim=512,
+            style_backbone="swinv2",
+            autoencoder="own",
+        ),
+        "autoencoder": AutoencoderConfig(
+            channels=(64, 128, 256),
+            n_steps=50_000,
+            batch_size=8,
+            learning_rate=1e-4,
+            warmup_steps=1000,
+            ema_decay=0.9999,
+            checkpoint_every=1000,
+        ),
         "training": TrainingConfig(
             n_steps=60_000,
             batch_size=16,
@@ -99,12 +151,14 @@ PRESETS = {
             checkpoint_every=1000,
         ),
         "sampling": SamplingConfig(n_images=20_000, n_steps=20, n_style_images=4),
-        "segmentation": SegmentationConfig("segformer_b2", n_steps=10_000, batch_size=16, n_seeds=3),
+        "segmentation": SegmentationConfig(network="segformer_b2", n_steps=10_000),
         "arms": ArmConfig(
-            COMPARED,
+            compared=COMPARED,
+            network="segformer_b2",
             n_draws=3,
-            n_steps=10_000,
+            n_seeds=3,
             n_images=20_000,
+            n_steps=10_000,
             n_pretraining_steps=40_000,
             n_fine_tuning_steps=20_000,
         ),

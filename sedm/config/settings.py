@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 
@@ -13,20 +14,68 @@ def _positive(config, *names: str) -> None:
             raise ValueError(f"{name}={getattr(config, name)}; it must be greater than 0")
 
 
+def _fraction(config, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)}; it must lie in [0, 1]")
+
+
 def known_name(what: str, name: str, known) -> str:
-    """``name``, when it is among ``known``.
+    """Return ``name``, which must be among ``known``.
 
     Raises:
-        ValueError: says what was asked for, what there is, and the nearest match.
+        ValueError: it is not; the message lists the known names and says which of them is nearest.
 
     >>> known_name("preset", "quick", ["smoke", "quick"])
     'quick'
     """
-    if name in list(known):  # a list, which a dictionary cannot look up, is no name either
+    if name in list(known):  # in a dictionary, a list could not be looked up
         return name
     nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     raise ValueError(f"{what}={name!r}; choose one of {', '.join(known)}{hint}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """How `sedm.runtime.loop.optimise` trains a network: AdamW, a linear warm-up, then half a cosine to zero."""
+
+    n_steps: int
+    batch_size: int  # items a step and process
+    learning_rate: float = 1e-3  # the peak
+    warmup_steps: float = 100  # below 1: a share of all steps
+    warmup_start: int = 0  # step s of the warm-up has (s + this) / n_warmup_steps of the peak
+    weight_decay: float = 0.01
+    fused: bool = True  # one kernel for all weights; faster, rounds differently
+    ema_decay: float = 0.998  # of the averaged weights, which are the result; 0 = the last weights are
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm; 0 = they are not
+    max_loss_growth: float = 3.0  # times the mean loss of the first steps, which stops the training; 0 = it goes on
+
+    def __post_init__(self):
+        _positive(self, "n_steps", "batch_size", "learning_rate")
+
+    @property
+    def n_warmup_steps(self) -> int:
+        """The number of steps in which the learning rate rises to its peak.
+
+        >>> OptimiserConfig(n_steps=300, batch_size=1, warmup_steps=0.1).n_warmup_steps
+        30
+        """
+        is_share = self.warmup_steps < 1
+        n_steps = round(self.warmup_steps * self.n_steps) if is_share else round(self.warmup_steps)
+        return max(self.warmup_start, n_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumableConfig(OptimiserConfig):
+    """How a network is trained in a folder, whose checkpoints an interrupted training goes on from."""
+
+    checkpoint_every: int = 400  # steps
+    n_checkpoints: int = 2  # the last ones, which are kept
+
+    def __post_init__(self):
+        super().__post_init__()
+        _positive(self, "checkpoint_every", "n_checkpoints")
 
 
 @dataclass(frozen=True)
@@ -51,16 +100,41 @@ PRIORS = ("empirical", "random_field", "learned")
 LAYOUT_SOURCES = (*PRIORS, "predicted_masks")  # the last are predicted on unannotated images
 
 
+@dataclass(frozen=True, kw_only=True)
+class LearnedPriorConfig(OptimiserConfig):
+    """The diffusion model of label maps (`sedm.layouts.learned`), how it is trained, and how it draws."""
+
+    channels: tuple[int, ...] = (48, 96)  # U-Net width at each resolution
+    grid: int = 32  # points along the layout's shorter side
+    reach: float = 0.1  # of the layout's shorter side: how far from a border distances are told apart
+    zoom: float = 1.25  # largest factor by which masks are enlarged or reduced in training
+    shift: float = 0.1  # of a mask's size, by which it is moved at most in training
+    fraction_jitter: float = 0.1  # standard deviation of the logarithm of a class fraction around that of a mask
+    max_loss_weight: float = 5.0  # of nearly clean maps
+    n_solver_steps: int = 8  # more of them smooth small structures away
+    micro_batch: int = 8  # layouts drawn at once; part of what fixes a layout, for rounding depends on it
+    n_steps: int = 300
+    batch_size: int = 16
+    warmup_steps: float = 0.1
+    ema_decay: float = 0.999
+
+    def __post_init__(self):
+        super().__post_init__()
+        _positive(self, "grid", "reach", "max_loss_weight", "n_solver_steps", "micro_batch")
+        if not self.zoom > 1:
+            raise ValueError(f"zoom={self.zoom}; it must be greater than 1")
+
+
 @dataclass(frozen=True)
 class LayoutConfig:
     """Which prior draws the layouts that images are made for, and how priors are compared."""
 
     prior: str = "empirical"  # PRIORS
     n_compared: int = 200  # layouts of each prior in the fidelity table
-    n_learning_steps: int = 300  # of the learned prior
+    learned: LearnedPriorConfig = field(default_factory=LearnedPriorConfig)
 
     def __post_init__(self):
-        _positive(self, "n_compared", "n_learning_steps")
+        _positive(self, "n_compared")
         known_name("prior", self.prior, PRIORS)
 
 
@@ -125,29 +199,28 @@ class ModelConfig:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
 
-@dataclass(frozen=True)
-class AutoencoderConfig:
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(ResumableConfig):
     """The small autoencoder of ours, where ``model.autoencoder`` is "own"."""
 
     channels: tuple[int, ...] = (32, 64)  # width at each resolution; each but the first halves it
     latent_channels: int = 4
     kl_weight: float = 1e-6  # of the Kullback-Leibler term, which keeps latents near a unit Gaussian
+    n_measured: int = 1024  # images that the latents' mean and deviation are measured on, at most
     n_steps: int = 1000
-    batch_size: int = 2  # images a step and process: many small steps learn faster here
-    learning_rate: float = 1e-3  # peak, AdamW
+    batch_size: int = 2  # many small steps learn faster here
 
     def __post_init__(self):
-        _positive(self, "latent_channels", "n_steps", "batch_size", "learning_rate")
+        super().__post_init__()
+        _positive(self, "latent_channels", "n_measured")
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(ResumableConfig):
     """How the generator is trained."""
 
     n_steps: int = 3000
-    batch_size: int = 4  # images a step and process: many small steps learn faster here
-    learning_rate: float = 1e-3  # peak, AdamW
-    warmup_steps: int = 100  # linear, then cosine to zero
+    batch_size: int = 4  # many small steps learn faster here
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
     unannotated: str = "predicted_masks"  # what images without a mask are trained with; UNANNOTATED
     style_sampling: str = "multi"  # which images lend their style in training; STYLE_SAMPLING
@@ -156,13 +229,10 @@ class TrainingConfig:
     symmetries: str = "square"  # under which images and layouts are seen, and style images by themselves; SYMMETRIES
     colour_jitter: float = 0.2  # of an item and its style images alike: their optical density times exp(±this)
     train_style_encoder: bool = True  # False leaves encoder and aggregation as they were initialised
-    ema_decay: float = 0.998  # of the averaged weights that sampling uses
-    max_grad_norm: float = 1.0
-    checkpoint_every: int = 400  # steps
-    n_checkpoints: int = 2  # the last ones, which are kept
+    max_loss_weight: float = 5.0  # of nearly clean images; γ of min-SNR, Hang et al. 2023
 
     def __post_init__(self):
-        _positive(self, "n_steps", "batch_size", "learning_rate", "checkpoint_every", "n_checkpoints")
+        super().__post_init__()
         known_name("symmetries", self.symmetries, SYMMETRIES)
         known_name("unannotated", self.unannotated, UNANNOTATED)
         known_name("style_sampling", self.style_sampling, STYLE_SAMPLING)
@@ -195,71 +265,100 @@ class SamplingConfig:
             raise ValueError(f"filter_percentile={self.filter_percentile}; it must lie in [0, 100), and 0 keeps all")
 
 
-@dataclass(frozen=True)
-class SegmentationConfig:
-    """How a segmentation network is trained."""
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig(OptimiserConfig):
+    """How a segmentation network is trained; in `Config` those that predict masks, filter pairs, and judge."""
 
     network: str = "unet"  # or one of SEGFORMERS, or a folder with a pretrained SegFormer
     channels: tuple[int, ...] = (16, 32, 64, 128)  # U-Net width at each resolution
-    n_steps: int = 150
-    batch_size: int = 16
-    learning_rate: float = 3e-3  # peak, AdamW with a cosine schedule
     synthetic_fraction: float = 0.8  # share of a batch drawn from the synthetic table, where there is one
     colour_jitter: float = 0.0  # strength of random colour changes; 0 = none
     consistency_weight: float = 10.0  # of a mean teacher's loss on unannotated images, where it is given any
-    n_seeds: int = 2  # repetitions of every arm
+    consistency_ramp: float = 0.4  # share of the steps until that weight is reached
+    teacher_decay: float = 0.99  # of the teacher's weights; until that many steps are made, their plain average
+    student_jitter: float = 0.3  # strength of the colour changes that the teacher is not shown
+    n_steps: int = 150
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    warmup_steps: float = 0.05
+    warmup_start: int = 1
+    fused: bool = False
+    ema_decay: float = 0.0
+    max_grad_norm: float = 0.0
+    max_loss_growth: float = 0.0  # that of a mean teacher grows with its weight
 
     def __post_init__(self):
-        _positive(self, "n_steps", "batch_size", "learning_rate", "n_seeds")
-        if not 0 <= self.synthetic_fraction <= 1:
-            raise ValueError(f"synthetic_fraction={self.synthetic_fraction}; it must lie in [0, 1]")
+        super().__post_init__()
+        _fraction(self, "synthetic_fraction")
+        if not 0 <= self.teacher_decay < 1:
+            raise ValueError(f"teacher_decay={self.teacher_decay}; it must lie in [0, 1)")
+        _positive(self, "consistency_ramp")
 
 
 CONTROLS = (  # need no generator
-    *("real", "colour_augmentation", "reinhard", "macenko", "reinhard_augmented", "pseudo_labels", "mean_teacher"),
+    "real",
+    "colour_augmentation",
+    "reinhard",
+    "macenko",
+    "reinhard_augmented",
+    "pseudo_labels",
+    "mean_teacher",
 )
 COMPARED = (
     *CONTROLS,
-    *("no_style", "shuffled_styles", "annotated_styles"),
-    *("sedm", "sedm_filtered", "sedm_augmented", "sedm_mean_teacher", "sedm_pseudo_layouts", "sedm_pseudo_labels"),
-    *("transductive", "all_annotations"),
+    "no_style",
+    "shuffled_styles",
+    "annotated_styles",
+    "sedm",
+    "sedm_filtered",
+    "sedm_augmented",
+    "sedm_mean_teacher",
+    "sedm_pseudo_layouts",
+    "sedm_pseudo_labels",
+    "transductive",
+    "all_annotations",
 )
 
 
-@dataclass(frozen=True)
-class ArmConfig:
-    """How ways to train a segmentation network are compared (`sedm.experiments.arm_runs`)."""
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig(SegmentationConfig):
+    """Which ways to train a segmentation network are compared (`sedm.experiments.arm_runs`), and with what settings.
 
-    compared: tuple[str, ...]  # arms
+    Strengths, weights and fractions were chosen on validation groups, each among four. Only the arms that they concern
+    take them: an arm without random colours has a ``colour_jitter`` of 0.
+    """
+
+    compared: tuple[str, ...] = CONTROLS  # arms
     swept: tuple[str, ...] = ()  # settings of which several values are compared as well
     label_counts: tuple[int, ...] = ()  # of annotated groups, on the curve of the arms ``by_labels``
     by_labels: tuple[str, ...] = ("real", "colour_augmentation")
     also_annotated: int = 0  # groups, with which ``also_compared`` are compared once more; 0 = not at all
     also_compared: tuple[str, ...] = (
-        *("real", "colour_augmentation", "reinhard_augmented", "pseudo_labels"),
-        *("sedm", "sedm_augmented", "sedm_pseudo_layouts"),
+        "real",
+        "colour_augmentation",
+        "reinhard_augmented",
+        "pseudo_labels",
+        "sedm",
+        "sedm_augmented",
+        "sedm_pseudo_layouts",
     )
     longer: tuple[str, ...] = ()  # arms of sweeps over ``n_steps``: the method, then the controls it is compared with
     n_draws: int = 1  # of annotated groups
-    n_steps: int = 150  # of a segmentation network
-    batch_size: int = 16  # of it
+    n_seeds: int = 2  # repetitions of every arm
     n_images: int = 256  # synthetic ones, of each source
     layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
-    # chosen on validation groups, each among four: of the arms with random colours, with generated images, with
-    # pseudo-labels, with colour transfer, and with a mean teacher
     colour_jitter: float = 0.2
-    synthetic_fraction: float = 0.8
-    pseudo_label_fraction: float = 0.8
-    transfer_fraction: float = 0.8
+    predictor_jitter: float = 0.2  # ``colour_jitter`` of what predicts masks and filters; not tuned
+    pseudo_label_fraction: float = 0.8  # ``synthetic_fraction`` of arms with pseudo-labels
+    transfer_fraction: float = 0.8  # ``synthetic_fraction`` of arms with colour transfer
     consistency_weight: float = 0.1
     n_pretraining_steps: int = 0  # of one generator without any mask, where those of all draws start; 0 = no such start
     n_fine_tuning_steps: int = 0  # of a draw's generator after that
 
     def __post_init__(self):
-        _positive(self, "n_draws", "n_steps", "batch_size", "n_images", "colour_jitter")
-        for name in ("synthetic_fraction", "pseudo_label_fraction", "transfer_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}; it must lie in [0, 1]")
+        super().__post_init__()
+        _positive(self, "n_draws", "n_seeds", "n_images")
+        _fraction(self, "pseudo_label_fraction", "transfer_fraction")
         known_name("layouts", self.layouts, LAYOUT_SOURCES)
         if (self.n_pretraining_steps > 0) != (self.n_fine_tuning_steps > 0):
             raise ValueError(
@@ -282,7 +381,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-    arms: ArmConfig = field(default_factory=lambda: ArmConfig(CONTROLS))
+    arms: ArmConfig = field(default_factory=ArmConfig)
 
     def __post_init__(self):
         if self.model.autoencoder and (self.training.symmetries != "none" or self.training.colour_jitter):
@@ -290,12 +389,15 @@ class Config:
                 f"symmetries={self.training.symmetries!r} and colour_jitter={self.training.colour_jitter} with "
                 f"model.autoencoder={self.model.autoencoder!r}; set them to 'none' and 0: latents are computed once"
             )
-        wanted, given = self.model.n_style_images, self.sampling.n_style_images
-        if self.model.aggregation == "linear" and wanted != given:
-            raise ValueError(f"sampling.n_style_images={given}; 'linear' aggregates exactly {wanted}, as in training")
-        if self.model.aggregation == "linear" and self.training.style_sampling != "multi" and wanted != 1:
+        n_images = self.model.n_style_images
+        if self.model.aggregation == "linear" and self.sampling.n_style_images != n_images:
             raise ValueError(
-                f"style_sampling={self.training.style_sampling!r} lends one image; 'linear' was asked for {wanted}"
+                f"sampling.n_style_images={self.sampling.n_style_images}; 'linear' aggregates exactly {n_images}, "
+                "as in training"
+            )
+        if self.model.aggregation == "linear" and self.training.style_sampling != "multi" and n_images != 1:
+            raise ValueError(
+                f"style_sampling={self.training.style_sampling!r} lends one image; 'linear' was asked for {n_images}"
             )
 
     def __str__(self):
@@ -305,12 +407,18 @@ class Config:
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """The settings as one flat dictionary, keys like ``training.n_steps``.
+    """Write the settings as one flat dictionary, with keys like ``training.n_steps``.
 
-    >>> flatten(Config("tissue", "quick"))["sampling.n_steps"] == SamplingConfig().n_steps
-    True
+    >>> flat = flatten(Config("tissue", "quick"))
+    >>> flat["sampling.n_steps"], flat["layouts.learned.n_steps"]
+    (12, 300)
     """
-    flat = {}
-    for name, value in dataclasses.asdict(config).items():
-        flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
+    return dict(_flat_items(dataclasses.asdict(config)))
+
+
+def _flat_items(settings: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat_items(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,4 +1,8 @@
-"""Augmentation: pictures or masks under random symmetries and affine maps, and pictures in other colours."""
+"""Augmentation: random symmetries and affine maps of pictures and masks, and two random changes of colour.
+
+The generator sees images of other optical density (`scale_density`), as other stains would give; segmentation networks
+see channels of other mean and contrast (`jitter_channels`), as is usual for them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ class AffineRange:
     flips: bool = True  # left-right and up-down, each half of the time
 
     def draw(self, size: tuple[int, int], generator: torch.Generator) -> tuple[Float[Tensor, "2 2"], Float[Tensor, 2]]:
-        """(matrix, shift) for a picture of ``size`` (h, w): what ``warp`` takes.
+        """Draw the (matrix, shift) that ``warp`` takes, for a picture of ``size`` (h, w).
 
         >>> matrix, shift = AffineRange(shear=0, scale=1).draw((8, 8), torch.Generator().manual_seed(0))
         >>> torch.allclose(matrix @ matrix.T, torch.eye(2), atol=1e-6)
@@ -46,7 +50,7 @@ def warp(
     mode: str = "bilinear",
     displacement: Float[Tensor, "2 h w"] | None = None,
 ) -> Shaped[Tensor, "channels h w"]:
-    """The picture seen through a map: the pixel at p shows what lies at ``matrix @ p + shift + displacement[p]``.
+    """Look at the picture through a map: the pixel at p shows what lies at ``matrix @ p + shift + displacement[p]``.
 
     Beyond its borders the picture is reflected.
 
@@ -55,7 +59,7 @@ def warp(
         matrix: acts on (x, y) in pixels from the centre.
         shift: (x, y) in pixels.
         displacement: (x, y) in pixels, of every pixel; None for an affine map alone.
-        mode: ``bilinear`` for images, ``nearest`` for masks, whose class indices must stay what they are.
+        mode: ``bilinear`` for images, ``nearest`` for masks, which hold class indices.
 
     >>> mask = torch.arange(9, dtype=torch.uint8).view(1, 3, 3)
     >>> warp(mask, torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), mode="nearest")[0, 0]
@@ -67,13 +71,12 @@ def warp(
     grid = F.affine_grid(normalised[None], [1, 1, *picture.shape[1:]], align_corners=False)
     if displacement is not None:
         grid = grid + (displacement / half[:, None, None]).permute(1, 2, 0)
-    seen = F.grid_sample(picture[None].float(), grid, mode, "reflection", align_corners=False)
-    seen = seen[0] if picture.is_floating_point() else seen[0].round()
-    return seen.to(picture.dtype)
+    warped = F.grid_sample(picture[None].float(), grid, mode, "reflection", align_corners=False)[0]
+    return (warped if picture.is_floating_point() else warped.round()).to(picture.dtype)
 
 
 def draw_symmetries(n: int, kind: str, generator: torch.Generator) -> Bool[Tensor, "3 n"]:
-    """Whether each of n pictures is mirrored left-right, then up-down, then along its diagonal, each half of the time.
+    """Draw whether each of n pictures is mirrored left-right, up-down, and along its diagonal, each half of the time.
 
     Args:
         kind: "square" for all three, so each of the eight symmetries of a square is as likely; "mirror" for the first
@@ -89,7 +92,7 @@ def draw_symmetries(n: int, kind: str, generator: torch.Generator) -> Bool[Tenso
 
 
 def apply_symmetries(pictures: Shaped[Tensor, "n ... h w"], coins: Bool[Tensor, "3 n"]) -> Shaped[Tensor, "n ... h w"]:
-    """Each picture under the symmetry of its coins; the diagonal is left out where h ≠ w.
+    """Mirror each picture as its coins say; along the diagonal only where h = w.
 
     >>> apply_symmetries(torch.tensor([[[1, 2], [3, 4]]]), torch.tensor([[True], [False], [False]])).tolist()
     [[[2, 1], [4, 3]]]
@@ -101,22 +104,46 @@ def apply_symmetries(pictures: Shaped[Tensor, "n ... h w"], coins: Bool[Tensor, 
     return pictures
 
 
-def draw_exponents(n: int, jitter: float, generator: torch.Generator) -> Float[Tensor, "n 3"]:
-    """Factors of the optical density for `recolour`, from exp(−jitter) to exp(jitter), uniform in their logarithm.
+def draw_density_factors(n: int, jitter: float, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+    """Draw factors of the optical density, from exp(−jitter) to exp(jitter), uniform in their logarithm.
 
-    >>> draw_exponents(2, 0.0, torch.Generator()).tolist()
+    >>> draw_density_factors(2, 0.0, torch.Generator()).tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
     return torch.exp(jitter * (2 * torch.rand(n, 3, generator=generator) - 1))
 
 
-def recolour(images: Float[Tensor, "n ... 3 h w"], exponents: Float[Tensor, "n 3"]) -> Float[Tensor, "n ... 3 h w"]:
-    """Images in [−1, 1] whose optical density is multiplied channel by channel: another stain; white stays white.
+def scale_density(images: Float[Tensor, "n ... 3 h w"], factors: Float[Tensor, "n 3"]) -> Float[Tensor, "n ... 3 h w"]:
+    """Multiply the optical density of each channel, as more or less stain would; white stays white.
 
     The optical density of a pixel of brightness I in (0, 1] is −log I, so a factor on it is a power of I.
 
-    >>> recolour(torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1), torch.full((1, 3), 2.0)).flatten().tolist()
+    Args:
+        images: in [−1, 1].
+        factors: of each item and channel.
+
+    >>> scale_density(torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1), torch.full((1, 3), 2.0)).flatten().tolist()
     [1.0, -0.5, -1.0]
     """
-    exponents = exponents.view(len(images), *[1] * (images.ndim - 4), 3, 1, 1)
+    exponents = factors.view(len(images), *[1] * (images.ndim - 4), 3, 1, 1)
     return 2 * ((images + 1) / 2).clamp(0, 1) ** exponents - 1
+
+
+def jitter_channels(
+    images: Float[Tensor, "batch 3 h w"], strength: float, generator: torch.Generator
+) -> Float[Tensor, "batch 3 h w"]:
+    """Stretch each channel of each image about its mean by up to 1 ± strength, and shift it by up to ± strength / 2.
+
+    Args:
+        images: in [0, 1], and so is what comes back.
+        strength: 0 leaves colours alone.
+        generator: on the CPU.
+
+    >>> jitter_channels(torch.full((1, 3, 2, 2), 0.5), 0.1, torch.Generator().manual_seed(0)).std((2, 3)).max().item()
+    0.0
+    """
+    stretch, shift = strength * (2 * torch.rand(2, len(images), 3, 1, 1, generator=generator).to(images.device) - 1)
+    if not strength:
+        return images
+    mean = images.mean((2, 3), keepdim=True)
+    return (mean + (images - mean) * (1 + stretch) + shift / 2).clamp(0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import mmap
 import tempfile
@@ -22,6 +21,7 @@ from sedm.data.patch_table import UNKNOWN, MaskValues, PatchTableError, Table, r
 from sedm.data.pictures import decode_pair, locate
 from sedm.data.reduce import Box, cut_image, cut_mask, fit_boxes
 from sedm.data.splits import draw_groups, draw_test_groups
+from sedm.runtime.fingerprints import hash_of
 
 PLACE_COLUMNS = ("slide", "x_microns", "y_microns", "microns_per_pixel")
 """With all of these, a patch table tells where its patches lie."""
@@ -455,17 +455,16 @@ def _join(parts: Iterable[Tensor], shape: tuple[int, ...]) -> Tensor:
 
 
 def data_checksum(*tables: Patches) -> str:
-    """Compute twelve hexadecimal digits that change with any pixel, mask or group of the tables.
+    """Hash every pixel, mask and group of the tables.
 
     >>> pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     >>> a, b = (Patches(pixels, pixels[:, 0], [group], classes=("stroma",)) for group in "ab")
     >>> data_checksum(a) == data_checksum(a), data_checksum(a) == data_checksum(b)
     (True, False)
     """
-    digest = hashlib.sha256()
+    parts = []
     for patches in tables:
         for pixels in (patches.images, patches.masks):
-            digest.update(repr(tuple(pixels.shape)).encode())
-            digest.update(pixels.contiguous().numpy())
-        digest.update(repr(patches.groups).encode())
-    return digest.hexdigest()[:12]
+            parts += [repr(tuple(pixels.shape)), pixels]
+        parts.append(repr(patches.groups))
+    return hash_of(*parts)

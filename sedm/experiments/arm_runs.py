@@ -36,14 +36,24 @@ from sedm.segmentation.scores import score_groups
 from sedm.segmentation.segmenter import kept_segmenter, predict, train_segmenter
 
 IGNORED = (
-    *(f"arms.{name}" for name in ("compared", "swept", "label_counts", "by_labels", "n_draws")),
-    *("arms.also_annotated", "arms.also_compared", "arms.longer"),
-    "segmentation.n_seeds",
-    *(f"arms.{name}_fraction" for name in ("synthetic", "pseudo_label", "transfer")),
-    *("arms.colour_jitter", "arms.consistency_weight"),
-    *("layouts.prior", "layouts.n_compared"),
+    "arms.compared",
+    "arms.swept",
+    "arms.label_counts",
+    "arms.by_labels",
+    "arms.also_annotated",
+    "arms.also_compared",
+    "arms.longer",
+    "arms.n_draws",
+    "arms.n_seeds",
+    "arms.pseudo_label_fraction",
+    "arms.transfer_fraction",
+    "layouts.prior",
+    "layouts.n_compared",
 )
-"""Settings that say which runs there are, that are in those of the segmenter, or that concern other notebooks."""
+"""Settings of which runs there are, the fractions of kinds of arms, and settings of other notebooks.
+
+The fraction of a run itself is its ``arms.synthetic_fraction``.
+"""
 
 
 def train_arms(
@@ -92,7 +102,8 @@ def train_arms(
         subsets: dict[tuple, LabelSubset] = {}
 
         def finish(run: ArmRun) -> str:
-            sections = {"data": run.config.data, "model": run.config.model, "arms": run.config.arms}
+            arms = replace(baseline.arms, layouts=run.config.arms.layouts)  # the rest concerns the run's network
+            sections = {"data": run.config.data, "model": run.config.model, "arms": arms}
             key = run.draw, *sections.values()
             if key not in subsets:
                 generator = generators.get(lent_generator(run))
@@ -119,7 +130,7 @@ def train_arm(run: ArmRun, subset: LabelSubset, out: Path) -> dict[str, float]:
     synthetic = synthetic_pairs(subset, arm, config)
     network = train_segmenter(
         real,
-        config.segmentation,
+        config.arms,
         config.seed,
         synthetic=synthetic,
         unannotated=subset.train.unannotated().images if arm.unannotated else None,

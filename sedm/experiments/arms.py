@@ -50,37 +50,34 @@ ARMS = {
 }
 SWEPT = {  # setting → value → the arm with this value, all else alike
     "colour_jitter": {
-        value: Arm("control", changes={"segmentation": {"colour_jitter": value}}) for value in (0.1, 0.2, 0.3, 0.4)
+        value: Arm("control", changes={"arms": {"colour_jitter": value}}) for value in (0.1, 0.2, 0.3, 0.4)
     },
     "synthetic_fraction": {
-        value: replace(ARMS["sedm_augmented"], changes={"segmentation": {"synthetic_fraction": value}})
+        value: replace(ARMS["sedm_augmented"], changes={"arms": {"synthetic_fraction": value}})
         for value in (0.2, 0.4, 0.6, 0.8)
     },
     "pseudo_label_fraction": {
-        value: replace(ARMS["pseudo_labels"], changes={"segmentation": {"synthetic_fraction": value}})
+        value: replace(ARMS["pseudo_labels"], changes={"arms": {"synthetic_fraction": value}})
         for value in (0.2, 0.4, 0.6, 0.8)
     },
     "transfer_fraction": {
-        value: replace(ARMS["reinhard_augmented"], changes={"segmentation": {"synthetic_fraction": value}})
+        value: replace(ARMS["reinhard_augmented"], changes={"arms": {"synthetic_fraction": value}})
         for value in (0.2, 0.4, 0.6, 0.8)
     },
     "consistency_weight": {
-        value: replace(ARMS["mean_teacher"], changes={"segmentation": {"consistency_weight": value}})
+        value: replace(ARMS["mean_teacher"], changes={"arms": {"consistency_weight": value}})
         for value in (0.1, 0.3, 1.0, 3.0)
     },
     "share": {value: replace(ARMS["sedm_augmented"], share=value) for value in (0.125, 0.25, 0.5, 1.0)},
     "layouts": {
         value: replace(ARMS["sedm_augmented"], changes={"arms": {"layouts": value}}) for value in LAYOUT_SOURCES
     },
-    "n_steps": {
-        value: replace(ARMS["sedm_augmented"], changes={"segmentation": {"n_steps": value}}) for value in (400, 1200)
-    },
+    "n_steps": {value: replace(ARMS["sedm_augmented"], changes={"arms": {"n_steps": value}}) for value in (400, 1200)},
     "n_steps_of_transfer": {
-        value: replace(ARMS["reinhard_augmented"], changes={"segmentation": {"n_steps": value}})
-        for value in (400, 1200)
+        value: replace(ARMS["reinhard_augmented"], changes={"arms": {"n_steps": value}}) for value in (400, 1200)
     },
     "n_steps_of_pseudo_labels": {
-        value: replace(ARMS["pseudo_labels"], changes={"segmentation": {"n_steps": value}}) for value in (400, 1200)
+        value: replace(ARMS["pseudo_labels"], changes={"arms": {"n_steps": value}}) for value in (400, 1200)
     },
     "aggregation": {
         value: replace(ARMS["sedm_augmented"], changes={"model": {"aggregation": value}})
@@ -132,7 +129,7 @@ def list_arm_runs(
     """
     n_annotated = n_annotated or [baseline.data.n_annotated_groups]
     draws = draws or range(baseline.seed, baseline.seed + baseline.arms.n_draws)
-    seeds = range(baseline.segmentation.n_seeds) if seeds is None else seeds
+    seeds = range(baseline.arms.n_seeds) if seeds is None else seeds
     runs = {}
     for seed in seeds:
         for n, draw in ((n, draw) for n in n_annotated for draw in draws):
@@ -145,16 +142,17 @@ def list_arm_runs(
 
 
 def arm_config(baseline: Config, arm: Arm, n_annotated: int, seed: int) -> Config:
-    """Build the settings of one run."""
+    """Build the settings of one run; its network is trained as their section ``arms`` says."""
     arms = baseline.arms
-    segmentation = {"n_steps": arms.n_steps, "batch_size": arms.batch_size}
-    segmentation |= {"colour_jitter": arms.colour_jitter} if arm.augmented else {}
-    if arm.synthetic in TRANSFERS:
-        segmentation["synthetic_fraction"] = arms.transfer_fraction
-    elif arm.synthetic or arm.pseudo_labels:
-        segmentation["synthetic_fraction"] = arms.synthetic_fraction if arm.synthetic else arms.pseudo_label_fraction
-    segmentation |= {"consistency_weight": arms.consistency_weight} if arm.unannotated else {}
-    changes = {"data": {"n_annotated_groups": n_annotated}, "segmentation": segmentation}
+    fraction = arms.pseudo_label_fraction if arm.pseudo_labels else 0.0
+    if arm.synthetic:
+        fraction = arms.transfer_fraction if arm.synthetic in TRANSFERS else arms.synthetic_fraction
+    network = {
+        "synthetic_fraction": fraction,
+        "colour_jitter": arms.colour_jitter if arm.augmented else 0.0,
+        "consistency_weight": arms.consistency_weight if arm.unannotated else 0.0,
+    }
+    changes = {"data": {"n_annotated_groups": n_annotated}, "arms": network}
     for section, values in arm.changes.items():
         changes[section] = changes.get(section, {}) | dict(values)
     sections = {name: replace(getattr(baseline, name), **values) for name, values in changes.items()}

@@ -7,7 +7,6 @@ pretrained without any mask.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -30,12 +29,12 @@ from sedm.generator.denoiser import StyleDiffusion
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.training import train_generator
 from sedm.layouts import EmpiricalPrior, LayoutPrior, LearnedPrior, RandomFieldPrior
+from sedm.runtime.fingerprints import hash_of
 from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.segmentation.segmenter import kept_segmenter
 from sedm.styles.bank import StyleBank
 
-SEGMENTER_JITTER = 0.2  # not tuned: another strength would call for other generators
 STYLES = ("unannotated", "annotated", "shuffled", "none", "transductive")
 TRANSFERS = {"reinhard": reinhard, "macenko": macenko}
 
@@ -67,7 +66,7 @@ class LabelSubset:
     def __init__(
         self, config: Config, data: StudyData, number: int, folder: Path, generator: SEDMPipeline | None = None
     ):
-        segmentation = replace(config.segmentation, colour_jitter=SEGMENTER_JITTER)
+        segmentation = replace(config.segmentation, colour_jitter=config.arms.predictor_jitter)
         self.config = replace(config, seed=number, segmentation=segmentation)
         self.data = data
         self.number = number
@@ -118,8 +117,7 @@ class LabelSubset:
             rows = (~self.train.is_annotated).nonzero().flatten().tolist()
             return GivenLayouts(self.with_predicted_masks.masks[rows], list(map(str, rows)))
         if source == "learned":
-            n_steps = self.config.layouts.n_learning_steps
-            return LearnedPrior.fit(annotated.masks, annotated.classes, n_steps=n_steps, seed=self.number)
+            return LearnedPrior.fit(annotated.masks, annotated.classes, self.config.layouts.learned, seed=self.number)
         prior = {"empirical": EmpiricalPrior, "random_field": RandomFieldPrior}[source]
         return prior.fit(annotated.masks, annotated.classes)
 
@@ -138,7 +136,7 @@ class LabelSubset:
         config = self.config
         # groups are chosen by the bank, and pairs filtered afterwards
         sampling = replace(config.sampling, n_images=config.arms.n_images, style_sources="all", filter_percentile=0.0)
-        layouts = config.arms.layouts, config.layouts.n_learning_steps
+        layouts = config.arms.layouts, config.layouts.learned
         name = f"{styles}-{_short_hash(sampling, *layouts, weights_hash(self.generator), self.data.checksum)}"
         with claim(self.folder / f"{name}.lock", wait=True):
             table = generate_patches(
@@ -229,4 +227,4 @@ def transfer_colours(patches: Patches, references: Patches, method: Callable, n_
 
 def _short_hash(*settings) -> str:
     """Hash settings to six hexadecimal digits, to keep what different ones made apart."""
-    return hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
+    return hash_of(repr(settings))[:6]

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sedm.data.patches import Patches
+from sedm.data.pixels import to_signed
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
 from sedm.runtime.seeds import seeded_generator
@@ -32,7 +33,7 @@ def denoising_errors(
         t = (ratios - wanted[level]).abs().argmin().to(device)
         generator, squares = seeded_generator("denoising errors", 0, level), []
         for rows in torch.arange(len(patches)).split(64):
-            x_0 = (patches.images[rows].float() / 127.5 - 1).to(device)
+            x_0 = to_signed(patches.images[rows]).to(device)
             noise, times = torch.randn(x_0.shape, generator=generator).to(device), t.expand(len(rows))
             x_t = diffusion.add_noise(x_0, noise, times)
             output = denoiser(x_t, times, patches.masks[rows].to(device), styles[rows])

@@ -31,12 +31,11 @@ from sedm.generation.shards import (
     mix_style,
     save_shard,
     shard_ranges,
-    tensor_hash,
-    text_hash,
     weights_hash,
 )
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.layouts import LayoutPrior, load_prior
+from sedm.runtime.fingerprints import hash_of
 from sedm.runtime.hardware import pick_device
 from sedm.styles.bank import StyleBank
 
@@ -170,9 +169,9 @@ def _decisive(layouts, styles: StyleBank, config: SamplingConfig, pairing: Pairi
         "seed": seed,
         "model": model_name,
         "layout_source": "given, used as they are" if given else f"drawn from a prior ({layouts.kind})",
-        "layouts": tensor_hash(of_layouts) + (text_hash(json.dumps(layouts.ids)) if given else ""),
-        "styles": tensor_hash(styles.embeddings) + text_hash(json.dumps([styles.groups, styles.image_ids])),
-        "lenders": text_hash(json.dumps(pairing.facts)),
+        "layouts": hash_of(of_layouts) + (hash_of(json.dumps(layouts.ids)) if given else ""),
+        "styles": hash_of(styles.embeddings) + hash_of(json.dumps([styles.groups, styles.image_ids])),
+        "lenders": hash_of(json.dumps(pairing.facts)),
         "images_per_shard": config.micro_batch * MICRO_BATCHES_PER_SHARD,
     }
 

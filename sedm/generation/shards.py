@@ -7,7 +7,6 @@ batch. So an image has the same bytes in any shard, on any number of processes, 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from sedm.generation.pairing import GivenLayouts, Pairing, StyleChoice
 from sedm.generator.pipeline import SEDMPipeline, noise_generators
 from sedm.layouts import LayoutPrior
 from sedm.runtime.files import replacing
+from sedm.runtime.fingerprints import hash_of
 from sedm.styles.bank import StyleBank
 
 SPLIT, CLAIM = "train", "generation.json"
@@ -116,32 +116,10 @@ def mix_style(pipeline: SEDMPipeline, bank: StyleBank, choice: StyleChoice) -> F
 
 
 def weights_hash(pipeline: SEDMPipeline) -> str:
-    """Twelve hexadecimal digits that change with any weight of the model, those of its autoencoder included."""
+    """Hash the weights of the model, those of its autoencoder included."""
     parts = [pipeline.style_encoder, pipeline.denoiser]
     parts += [] if pipeline.autoencoder is None else [pipeline.autoencoder]
-    return tensor_hash(*(weight.detach().float() for part in parts for weight in part.state_dict().values()))
-
-
-def tensor_hash(*tensors: Tensor) -> str:
-    """Twelve hexadecimal digits that change with any value.
-
-    >>> import torch
-    >>> tensor_hash(torch.zeros(2)) == tensor_hash(torch.ones(2))
-    False
-    """
-    digest = hashlib.sha256()
-    for values in tensors:  # one after the other: together they may not fit into memory twice
-        digest.update(values.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()[:12]
-
-
-def text_hash(text: str) -> str:
-    """Twelve hexadecimal digits that change with any character.
-
-    >>> text_hash("a") == text_hash("b")
-    False
-    """
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hash_of(*(weight.detach().float() for part in parts for weight in part.state_dict().values()))
 
 
 def layout_ids(layouts: LayoutPrior | GivenLayouts, n: int, *, seed: int, first: int = 0) -> list[str]:

@@ -4,7 +4,7 @@
     minimise  mean |x − x̂| + kl_weight · KL(N(μ, σ²) ‖ N(0, 1)) / (numbers in x)
     latents that the denoiser sees = (μ(x) − shift) · scale,   with mean 0 and standard deviation 1
 
-Ours is a small one, trained here; any ``AutoencoderKL`` or ``VQModel`` in a folder of diffusers' format serves as well.
+Ours is a small one, trained here; any ``AutoencoderKL`` in a folder of diffusers' format serves as well.
 Source: Rombach et al., CVPR 2022 (arXiv 2112.10752), section 3.1 and appendix G, with the KL weight in their sense.
 Theirs also learns from a perceptual network and a discriminator; ours does not, because the former's weights would
 have to be downloaded. So fine grain comes back smoother than it was.
@@ -13,37 +13,37 @@ have to be downloaded. So fine grain comes back smoother than it was.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, VQModel
+from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from sedm.config import AutoencoderConfig, Config
 from sedm.data.patches import Patches
-from sedm.runtime.loop import make_accelerator, optimise
+from sedm.data.pixels import to_signed
+from sedm.runtime.fingerprints import hash_of
+from sedm.runtime.loop import make_accelerator, memory_format, optimise
 from sedm.runtime.network_folders import open_network, read_settings
 from sedm.runtime.seeds import seeded_generator
 
 N_NORM_GROUPS = 4  # few and wide ones are fast in bfloat16
-N_MEASURED = 1024  # images that the latents' mean and deviation are measured on, at most
-CLASSES = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 
 
 def build_autoencoder(config: AutoencoderConfig, seed: int) -> AutoencoderKL:
-    """An untrained autoencoder whose initial weights depend on ``seed`` alone.
+    """Build an untrained autoencoder, whose initial weights depend on ``seed`` alone.
 
     Latents are 2 ** (len(config.channels) − 1) times smaller than images, and have ``config.latent_channels``.
 
     Raises:
         ValueError: a width that the number of norm groups does not divide.
 
-    >>> latent_shape(build_autoencoder(AutoencoderConfig((8, 16, 16), latent_channels=4), seed=0), image_size=64)
+    >>> autoencoder = build_autoencoder(AutoencoderConfig(channels=(8, 16, 16), latent_channels=4), seed=0)
+    >>> latent_shape(autoencoder, image_size=64)
     (4, 16)
     """
     if any(width % N_NORM_GROUPS for width in config.channels):
@@ -72,7 +72,7 @@ class AutoencoderLoss(nn.Module):
         self.kl_weight = kl_weight
 
     def forward(self, images: Float[Tensor, "batch 3 h w"], noise: Float[Tensor, "batch c s s"]) -> Float[Tensor, ""]:
-        """The loss of images in [−1, 1], their latents drawn with ``noise`` ~ N(0, 1)."""
+        """Compute the loss of images in [−1, 1], their latents drawn with ``noise`` ~ N(0, 1)."""
         parameters = self.autoencoder.encode(images).latent_dist.parameters.float()
         posterior = DiagonalGaussianDistribution(parameters)
         decoded = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -80,7 +80,7 @@ class AutoencoderLoss(nn.Module):
 
 
 def train_autoencoder(config: Config, patches: Patches, folder: str | Path, progress: bool = True) -> AutoencoderKL:
-    """The trained autoencoder with averaged weights, in evaluation mode on the CPU.
+    """Train the autoencoder and return it with averaged weights, in evaluation mode on the CPU.
 
     ``folder`` receives it in diffusers' format, and under ``training`` what `sedm.runtime.loop.optimise` writes. An
     interrupted run of the same configuration and data goes on, on as many processes as began it; a finished one is
@@ -95,7 +95,8 @@ def train_autoencoder(config: Config, patches: Patches, folder: str | Path, prog
             autoencoder cannot halve so often; or see `sedm.runtime.loop.optimise`.
         FloatingPointError: the loss diverged; the last checkpoint stays.
     """
-    settings, size = config.autoencoder, config.data.image_size
+    settings = config.autoencoder
+    size = config.data.image_size
     if not len(patches.images) or tuple(patches.images.shape[2:]) != (size, size):
         raise ValueError(f"images of shape {tuple(patches.images.shape)}; expected (1 or more, 3, {size}, {size})")
     autoencoder = build_autoencoder(settings, config.seed)
@@ -106,25 +107,27 @@ def train_autoencoder(config: Config, patches: Patches, folder: str | Path, prog
         generator = seeded_generator("autoencoder batch", config.seed, step, accelerator.process_index)
         rows = torch.randint(len(patches.images), (settings.batch_size,), generator=generator)
         noise = torch.randn(settings.batch_size, channels, latent_size, latent_size, generator=generator)
-        return model(_to_floats(patches.images[rows]).to(accelerator.device), noise.to(accelerator.device))
+        return model(to_signed(patches.images[rows]).to(accelerator.device), noise.to(accelerator.device))
 
-    module = AutoencoderLoss(autoencoder, settings.kl_weight)
-    shared = ("n_steps", "batch_size", "learning_rate")
-    loop = dataclasses.replace(config.training, **{name: getattr(settings, name) for name in shared})
-    decisive = [config.seed, dataclasses.asdict(settings), loop.warmup_steps, loop.ema_decay, loop.max_grad_norm]
-    digest = hashlib.sha256(json.dumps(decisive).encode())
-    digest.update(patches.images.contiguous().numpy())
-    options = {"name": "autoencoder", "progress": progress}
-    optimise(accelerator, module, loss_of, loop, Path(folder) / "training", digest.hexdigest()[:12], **options)
-    standardise_latents(autoencoder, patches.images, config.seed)
+    optimise(
+        accelerator,
+        AutoencoderLoss(autoencoder, settings.kl_weight).to(memory_format=memory_format(accelerator)),
+        loss_of,
+        settings,
+        Path(folder) / "training",
+        hash_of(json.dumps([config.seed, dataclasses.asdict(settings)]), patches.images),
+        name="autoencoder",
+        progress=progress,
+    )
+    standardise_latents(autoencoder, patches.images, config.seed, settings.n_measured)
     if accelerator.is_main_process:
         _save(autoencoder, Path(folder))
     accelerator.wait_for_everyone()
     return autoencoder
 
 
-def make_autoencoder(config: Config, patches: Patches, folder: str | Path) -> AutoencoderKL | VQModel | None:
-    """What ``config.model.autoencoder`` asks for: None for "", our own trained on ``patches``, or that in its folder.
+def make_autoencoder(config: Config, patches: Patches, folder: str | Path) -> AutoencoderKL | None:
+    """Train our own autoencoder or load another, as ``config.model.autoencoder`` says; None where it is "".
 
     Args:
         patches: as `train_autoencoder` takes them.
@@ -145,20 +148,22 @@ def make_autoencoder(config: Config, patches: Patches, folder: str | Path) -> Au
 
 
 @torch.no_grad()
-def standardise_latents(autoencoder: AutoencoderKL, images: UInt8[Tensor, "n 3 h w"], seed: int) -> None:
-    """None; the autoencoder's ``shift_factor`` and ``scaling_factor`` then give these images' latents mean 0, sd 1.
+def standardise_latents(
+    autoencoder: AutoencoderKL, images: UInt8[Tensor, "n 3 h w"], seed: int, n_measured: int = 1024
+) -> None:
+    """Set the autoencoder's ``shift_factor`` and ``scaling_factor`` so that latents have mean 0 and deviation 1.
 
-    They are measured on all images, or on ``N_MEASURED`` of many, drawn with ``seed``.
+    They are measured on all images, or on ``n_measured`` of many, drawn with ``seed``.
 
-    >>> autoencoder = build_autoencoder(AutoencoderConfig((8, 16)), seed=0)
+    >>> autoencoder = build_autoencoder(AutoencoderConfig(channels=(8, 16)), seed=0)
     >>> images = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     >>> standardise_latents(autoencoder, images, seed=0)
     >>> round(encode_images(autoencoder, images).std().item(), 3)
     1.0
     """
-    if len(images) > N_MEASURED:
+    if len(images) > n_measured:
         order = torch.randperm(len(images), generator=seeded_generator("measured latents", seed))
-        images = images[order[:N_MEASURED]]
+        images = images[order[:n_measured]]
     autoencoder.register_to_config(shift_factor=0.0, scaling_factor=1.0)
     latents = encode_images(autoencoder, images).double()
     autoencoder.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item())
@@ -172,8 +177,8 @@ def _save(autoencoder: AutoencoderKL, folder: Path) -> None:
             path.replace(folder / path.name)
 
 
-def load_autoencoder(folder: str | Path) -> AutoencoderKL | VQModel:
-    """Open the autoencoder in ``folder`` (diffusers' format, safetensors), in evaluation mode on the CPU.
+def load_autoencoder(folder: str | Path) -> AutoencoderKL:
+    """Load the autoencoder in ``folder`` (diffusers' format, safetensors), in evaluation mode on the CPU.
 
     Nothing is downloaded: a name of a model hub is not a folder.
 
@@ -184,17 +189,17 @@ def load_autoencoder(folder: str | Path) -> AutoencoderKL | VQModel:
     >>> load_autoencoder("no/such/folder")
     Traceback (most recent call last):
     ...
-    ValueError: no/such/folder: no such folder; expected one written by save_pretrained of AutoencoderKL or VQModel
+    ValueError: no/such/folder: no such folder; expected one written by save_pretrained of AutoencoderKL
     """
-    name = read_settings(folder, "config.json", CLASSES)["_class_name"]
-    autoencoder = open_network(CLASSES[name], folder, kind=name, dtype=torch.float32)
+    read_settings(folder, "config.json", ["AutoencoderKL"])
+    autoencoder = open_network(AutoencoderKL, folder, kind="AutoencoderKL", dtype=torch.float32)
     if (autoencoder.config.in_channels, autoencoder.config.out_channels) != (3, 3):
         raise ValueError(f"{folder}: its images have {autoencoder.config.in_channels} channels; expected 3, for RGB")
     return autoencoder.requires_grad_(False)
 
 
-def latent_shape(autoencoder: AutoencoderKL | VQModel, image_size: int) -> tuple[int, int]:
-    """(channels, px a side) of the latents of square images.
+def latent_shape(autoencoder: AutoencoderKL, image_size: int) -> tuple[int, int]:
+    """Compute (channels, px a side) of the latents of square images.
 
     Raises:
         ValueError: an image size that the autoencoder cannot halve so often.
@@ -203,16 +208,16 @@ def latent_shape(autoencoder: AutoencoderKL | VQModel, image_size: int) -> tuple
     factor = 2 ** (len(settings.block_out_channels) - 1)
     if image_size % factor:
         raise ValueError(f"images of {image_size} px; this autoencoder needs a multiple of {factor}")
-    return settings.get("vq_embed_dim") or settings.latent_channels, image_size // factor
+    return settings.latent_channels, image_size // factor
 
 
 @torch.no_grad()
 def encode_images(
-    autoencoder: AutoencoderKL | VQModel, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 64
+    autoencoder: AutoencoderKL, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 64
 ) -> Float[Tensor, "n c s t"]:
-    """Standardised latents on the CPU, computed on the device where the autoencoder lies, always the same.
+    """Encode images as standardised latents on the CPU, computed on the device where the autoencoder lies.
 
-    An ``AutoencoderKL`` gives the mode of its distribution, a ``VQModel`` latents before they are quantised.
+    They are the modes of the autoencoder's distributions, so that an image has always the same.
 
     Args:
         batch_size: images encoded at once, which bounds the memory.
@@ -227,18 +232,17 @@ def encode_images(
     shift, scale = _standardisation(autoencoder)
 
     def encode(chunk: Tensor) -> Tensor:
-        encoded = autoencoder.encode(_to_floats(chunk).to(autoencoder.device, autoencoder.dtype))
-        latents = encoded.latents if isinstance(autoencoder, VQModel) else encoded.latent_dist.mode()
-        return (latents.float().cpu() - shift) * scale
+        encoded = autoencoder.encode(to_signed(chunk).to(autoencoder.device, autoencoder.dtype))
+        return (encoded.latent_dist.mode().float().cpu() - shift) * scale
 
     return torch.cat([encode(chunk) for chunk in images.split(batch_size)])
 
 
 @torch.no_grad()
 def decode_latents(
-    autoencoder: AutoencoderKL | VQModel, latents: Float[Tensor, "n c s t"], batch_size: int = 64
+    autoencoder: AutoencoderKL, latents: Float[Tensor, "n c s t"], batch_size: int = 64
 ) -> Float[Tensor, "n 3 h w"]:
-    """Images in [−1, 1] on the CPU, from standardised latents; a ``VQModel`` quantises them first.
+    """Decode standardised latents to images in [−1, 1] on the CPU.
 
     Args:
         batch_size: latents decoded at once, which bounds the memory.
@@ -258,10 +262,6 @@ def decode_latents(
     return torch.cat([decode(chunk) for chunk in latents.split(batch_size)])
 
 
-def _to_floats(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    return images.float() / 127.5 - 1
-
-
-def _standardisation(autoencoder: AutoencoderKL | VQModel) -> tuple[float, float]:
-    """Shift and scale in diffusers' convention: standardised = (latents − shift) · scale."""
+def _standardisation(autoencoder: AutoencoderKL) -> tuple[float, float]:
+    """Read shift and scale in diffusers' convention: standardised = (latents − shift) · scale."""
     return autoencoder.config.get("shift_factor") or 0.0, autoencoder.config.scaling_factor

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput, VQModel
+from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
 from sedm.config import SamplingConfig
 from sedm.data.patch_table import UNKNOWN
+from sedm.data.pixels import to_bytes, to_signed
 from sedm.generator.autoencoder import decode_latents, load_autoencoder
 from sedm.generator.denoiser import Denoiser
 from sedm.generator.process import Diffusion
@@ -45,7 +46,7 @@ class SEDMPipeline(DiffusionPipeline):
         style_encoder: StyleEncoder,
         denoiser: Denoiser,
         scheduler: DPMSolverMultistepScheduler,
-        autoencoder: AutoencoderKL | VQModel | None = None,
+        autoencoder: AutoencoderKL | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -53,7 +54,7 @@ class SEDMPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def from_model(cls, model, autoencoder: AutoencoderKL | VQModel | None = None) -> SEDMPipeline:
+    def from_model(cls, model, autoencoder: AutoencoderKL | None = None) -> SEDMPipeline:
         """Build the pipeline of a trained ``StyleDiffusion``, with the autoencoder whose latents it was trained on."""
         scheduler = Diffusion(model.denoiser.config.model.objective).solver()
         return cls(model.style_encoder, model.denoiser, scheduler, autoencoder)
@@ -90,7 +91,7 @@ class SEDMPipeline(DiffusionPipeline):
     def embed(self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 256) -> Float[Tensor, "n dim"]:
         """Embed the style of each image, on the CPU."""
         embeddings = [
-            self.style_encoder.embed(chunk.to(self.device, self.style_encoder.dtype) / 127.5 - 1).float().cpu()
+            self.style_encoder.embed(to_signed(chunk, self.device, self.style_encoder.dtype)).float().cpu()
             for chunk in images.split(batch_size)
         ]
         return torch.cat(embeddings)
@@ -181,7 +182,7 @@ class SEDMPipeline(DiffusionPipeline):
             x_t = scheduler.step(output, t, x_t).prev_sample
         if self.autoencoder is not None:
             x_t = decode_latents(self.autoencoder, x_t)
-        images = (x_t.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).cpu()
+        images = to_bytes(x_t).cpu()
         if output_type == "pil":
             images = self.numpy_to_pil(images.permute(0, 2, 3, 1).numpy() / 255)
         return ImagePipelineOutput(images=images)

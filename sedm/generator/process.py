@@ -3,17 +3,18 @@
     x_t = α_t·x_0 + σ_t·noise                     t = 0…999
 
     objective   target              α, σ                                   weight of the target's squared error
-    x_0         x_0                 cosine                                 min(1 / σ², 5)
-    v           α·noise − σ·x_0     cosine, σ_999 = 1 (zero terminal SNR)  min(1 / σ², 5)·σ²
-    flow        noise − x_0         α = 1 − σ, σ = t / 1000                min(1 / σ², 5)·σ²
-    epsilon     noise               the reference's                        min(5 / SNR, 1),  SNR = α² / σ²
+    x_0         x_0                 cosine                                 min(1 / σ², γ)
+    v           α·noise − σ·x_0     cosine, σ_999 = 1 (zero terminal SNR)  min(1 / σ², γ)·σ²
+    flow        noise − x_0         α = 1 − σ, σ = t / 1000                min(1 / σ², γ)·σ²
+    epsilon     noise               the reference's                        min(γ / SNR, 1),  SNR = α² / σ²
 
-The weights of the first three are the same weight of the squared error of x_0: that of v (Salimans & Ho 2022, arXiv
-2202.00512), cut off where nearly clean images, in which nothing is left to decide, would take over (min-SNR, Hang et
-al. 2023, arXiv 2303.09556). A cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672) ends in pure noise, so that
-sampling may start there: the brightness drift of schedules that stop earlier does not arise (Lin et al. 2023, arXiv
-2305.08891). ``epsilon`` cannot end there, since noise alone says nothing about x_0; it has the schedule of Öttl et
-al. (ECCV 2024), betas from 0.0015 to 0.0205 with linear roots. ``flow``: Liu et al. 2022 (arXiv 2209.03003).
+γ is ``training.max_loss_weight``. The weights of the first three are the same weight of the squared error of x_0: that
+of v (Salimans & Ho 2022, arXiv 2202.00512), cut off where nearly clean images, in which nothing is left to decide,
+would take over (min-SNR, Hang et al. 2023, arXiv 2303.09556). A cosine schedule (Nichol & Dhariwal 2021, arXiv
+2102.09672) ends in pure noise, so that sampling may start there: the brightness drift of schedules that stop earlier
+does not arise (Lin et al. 2023, arXiv 2305.08891). ``epsilon`` cannot end there, since noise alone says nothing about
+x_0; it has the schedule of Öttl et al. (ECCV 2024), betas from 0.0015 to 0.0205 with linear roots. ``flow``: Liu et
+al. 2022 (arXiv 2209.03003).
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from torch import Tensor
 from sedm.config import OBJECTIVES, known_name
 
 N_TIMES = 1000
-MAX_WEIGHT = 5.0
 
 _COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 _SCHEDULES = {
@@ -69,7 +69,7 @@ class Diffusion:
     def add_noise(
         self, x_0: Float[Tensor, "batch c h w"], noise: Float[Tensor, "batch c h w"], t: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch c h w"]:
-        """x_t."""
+        """Mix image and noise to x_t."""
         alpha, sigma = self._at(t)
         return alpha * x_0 + sigma * noise
 
@@ -103,20 +103,20 @@ class Diffusion:
             case "flow":
                 return x_t - sigma * output
 
-    def loss_weights(self, t: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Compute the weight of each item's squared error, see above.
+    def loss_weights(self, t: Int[Tensor, " batch"], max_weight: float) -> Float[Tensor, " batch"]:
+        """Compute the weight of each item's squared error, see above; ``max_weight`` is γ.
 
-        >>> Diffusion("x_0").loss_weights(torch.tensor([0, 500, 999]))
+        >>> Diffusion("x_0").loss_weights(torch.tensor([0, 500, 999]), max_weight=5.0)
         tensor([5.0000, 1.9696, 1.0000])
         """
         alpha, sigma = self.alphas.to(t.device)[t], self.sigmas.to(t.device)[t]
         if self.objective == "epsilon":
-            return (MAX_WEIGHT * sigma**2 / alpha**2).clamp(max=1)
-        of_x_0 = (1 / sigma**2).clamp(max=MAX_WEIGHT)
+            return (max_weight * sigma**2 / alpha**2).clamp(max=1)
+        of_x_0 = (1 / sigma**2).clamp(max=max_weight)
         return of_x_0 if self.objective == "x_0" else of_x_0 * sigma**2
 
     def solver(self) -> DPMSolverMultistepScheduler:
-        """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095) for a network of this objective.
+        """Make the solver DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095) for a network of this objective.
 
         >>> Diffusion("flow").solver().config.prediction_type
         'flow_prediction'

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -22,17 +21,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sedm.config import Config, TrainingConfig, build_config
-from sedm.data.augment import apply_symmetries, draw_exponents, draw_symmetries, recolour
+from sedm.data.augment import apply_symmetries, draw_density_factors, draw_symmetries, scale_density
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches
+from sedm.data.pixels import to_signed
 from sedm.data.study_data import load_study
 from sedm.generator.autoencoder import encode_images, latent_shape, make_autoencoder
 from sedm.generator.denoiser import StyleDiffusion, build_model
 from sedm.generator.pipeline import SEDMPipeline, sample_images
 from sedm.generator.process import N_TIMES, Diffusion
 from sedm.runtime.files import replacing
+from sedm.runtime.fingerprints import hash_of
 from sedm.runtime.hardware import pick_device
-from sedm.runtime.loop import make_accelerator, optimise
+from sedm.runtime.loop import make_accelerator, memory_format, optimise
 from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.styles.sampling import StyleSampler
@@ -50,7 +51,7 @@ def train_model(
     initial: StyleDiffusion | None = None,
     progress: bool = True,
 ) -> StyleDiffusion:
-    """The trained model with averaged weights, in evaluation mode on the CPU.
+    """Train a model and return it with averaged weights, in evaluation mode on the CPU.
 
     ``folder`` receives checkpoints and metrics (see `optimise`) and ``samples/``, a sheet of images at each
     checkpoint. An interrupted run of the same configuration and data goes on, on as many processes as began it; a
@@ -87,15 +88,15 @@ def train_model(
         batch, target = training_batch(patches, latents, pools, sampler, diffusion, settings, generator)
         batch, target = [tensor.to(accelerator.device) for tensor in batch], target.to(accelerator.device)
         errors = (network(*batch).float() - target).square().mean(dim=(1, 2, 3))
-        return (diffusion.loss_weights(batch[1]) * errors).mean()
+        return (diffusion.loss_weights(batch[1], settings.max_loss_weight) * errors).mean()
 
     def save_samples(n_steps: int) -> None:
         pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
         save_sample_sheet(pipeline, patches, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
 
     fingerprint = run_fingerprint(config, patches, latents, initial)
-    options = {"progress": progress, "on_checkpoint": save_samples}
-    optimise(accelerator, model, loss_of, settings, folder, fingerprint, **options)
+    model.to(memory_format=memory_format(accelerator))
+    optimise(accelerator, model, loss_of, settings, folder, fingerprint, progress=progress, on_checkpoint=save_samples)
     return model
 
 
@@ -108,10 +109,10 @@ def training_batch(
     settings: TrainingConfig,
     generator: torch.Generator,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """((x_t, t, layout, style_images, drop_style), target): what the model gets, and what it should answer."""
+    """Draw ((x_t, t, layout, style_images, drop_style), target): what the model gets, and what it should answer."""
     rows = [pool[torch.randint(len(pool), (count,), generator=generator)] for pool, count in pools]
     rows = torch.cat(rows).tolist()
-    x_0 = patches.images[rows].float() / 127.5 - 1 if latents is None else latents[rows]
+    x_0 = to_signed(patches.images[rows]) if latents is None else latents[rows]
     noise = torch.randn(x_0.shape, generator=generator)
     t = torch.randint(N_TIMES, (len(rows),), generator=generator)
     style_images = sampler.draw_images(rows, generator)
@@ -120,19 +121,21 @@ def training_batch(
     layout = patches.masks[rows].masked_fill(drop_layout[:, None, None], UNKNOWN)
 
     symmetry = draw_symmetries(len(rows), settings.symmetries, generator)
-    x_0, layout = apply_symmetries(x_0, symmetry), apply_symmetries(layout, symmetry)
-    lent = draw_symmetries(style_images.shape[0] * style_images.shape[1], settings.symmetries, generator)
-    style_images = apply_symmetries(style_images.flatten(0, 1), lent).unflatten(0, style_images.shape[:2])
+    x_0 = apply_symmetries(x_0, symmetry)
+    layout = apply_symmetries(layout, symmetry)
+    symmetry = draw_symmetries(style_images.shape[0] * style_images.shape[1], settings.symmetries, generator)
+    style_images = apply_symmetries(style_images.flatten(0, 1), symmetry).unflatten(0, style_images.shape[:2])
     if settings.colour_jitter:
-        exponents = draw_exponents(len(rows), settings.colour_jitter, generator)
-        exponents[drop_style] = 1  # the null style is of colours that occur
-        x_0, style_images = recolour(x_0, exponents), recolour(style_images, exponents)
-    x_t, target = diffusion.add_noise(x_0, noise, t), diffusion.target(x_0, noise, t)
-    return (x_t, t, layout, style_images, drop_style), target
+        factors = draw_density_factors(len(rows), settings.colour_jitter, generator)
+        factors[drop_style] = 1  # the null style is of colours that occur
+        x_0 = scale_density(x_0, factors)
+        style_images = scale_density(style_images, factors)
+    x_t = diffusion.add_noise(x_0, noise, t)
+    return (x_t, t, layout, style_images, drop_style), diffusion.target(x_0, noise, t)
 
 
 def batch_pools(annotated: Bool[Tensor, " n"], settings: TrainingConfig) -> list[tuple[Tensor, int]]:
-    """(rows, how many of them a batch takes): annotated rows, then the others, where there are any.
+    """List (rows, how many of them a batch takes): annotated rows, then the others, where there are any.
 
     Layouts are learned from annotated rows, so they must not drown among thousands of others.
 
@@ -177,23 +180,16 @@ def run_fingerprint(
     latents: Tensor | None = None,
     initial: StyleDiffusion | None = None,
 ) -> str:
-    """A hash of all that decides the trained weights: seed, settings, data, and the weights that they start from."""
+    """Hash all that decides the trained weights: seed, settings, data, and the weights that they start from."""
     decisive = [patches.n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
-    digest = hashlib.sha256(json.dumps(decisive).encode())
-    weights = [] if initial is None else [weight.cpu() for weight in initial.state_dict().values()]
-    for values in (
-        patches.images,
-        patches.masks,
-        patches.is_annotated,
-        *([] if latents is None else [latents]),
-        *weights,
-    ):
-        digest.update(values.contiguous().numpy())
-    digest.update("\n".join(patches.groups).encode())
+    parts = [json.dumps(decisive), patches.images, patches.masks, patches.is_annotated]
+    parts += [] if latents is None else [latents]
+    parts += [] if initial is None else initial.state_dict().values()
+    parts += ["\n".join(patches.groups)]
     if patches.places is not None:  # they decide which images are nearby
         slides, corners, sides = patches.places
-        digest.update(repr((slides, corners.tolist(), sides.tolist())).encode())
-    return digest.hexdigest()[:12]
+        parts += [repr((slides, corners.tolist(), sides.tolist()))]
+    return hash_of(*parts)
 
 
 def save_sample_sheet(pipeline: SEDMPipeline, patches: Patches, config: Config, path: Path) -> None:

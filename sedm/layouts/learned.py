@@ -10,6 +10,7 @@ borders stay smooth, no class appears between two others, and the grid may be co
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -17,38 +18,27 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from sedm.config import LearnedPriorConfig
 from sedm.data.augment import AffineRange, warp
 from sedm.data.label_maps import class_fractions
 from sedm.layouts.empirical import cut, highest, signed_distances
 from sedm.layouts.prior import LayoutPrior, complete, complete_masks, pixel_counts
+from sedm.runtime.loop import OneProcess, optimise
 from sedm.runtime.seeds import seeded_generator
-
-GRID = 32  # points along the layout's shorter side
-MULTIPLE = 4  # of which grid sides are multiples: pixels are folded into channels, then the U-Net halves them once
-REACH = 0.1  # of the layout's shorter side: how far from a border distances are told apart
-VIEWS = AffineRange(rotation=180.0, scale=1.25, shear=0.0, translation=0.1)
-JITTER = 0.1  # standard deviation of the logarithm of a class fraction around a mask's own
-CHANNELS = (48, 96)  # U-Net width at each resolution
-BATCH_SIZE = 16
-LEARNING_RATE = 1e-3
-MAX_LOSS_WEIGHT = 5.0
-MICRO_BATCH = 8  # layouts sampled at once: always so many, for rounding depends on the number
-N_SOLVER_STEPS = 8  # more of them smooth small structures away
 
 
 class LearnedPrior(LayoutPrior):
     """Layouts from a diffusion model of the masks: shapes that none of them holds, in arrangements like theirs.
 
-    The network knows the class fractions, varied by a tenth so that they cannot serve as a mask's name. It is also
+    The network knows the class fractions, varied a little so that they cannot serve as a mask's name. It is also
     told zoom and turn of what it sees: when sampling it is told that there were none, so that neither shows.
 
     Source: telling the network its augmentation, Karras et al. 2022 (arXiv 2206.00364), section 5.
 
     >>> masks = torch.zeros(2, 16, 16, dtype=torch.uint8)
     >>> masks[:, 4:12, 4:12] = 1
-    >>> prior = LearnedPrior.fit(masks, ("stroma", "tumour"), n_steps=1, progress=False)
+    >>> prior = LearnedPrior.fit(masks, ("stroma", "tumour"), LearnedPriorConfig(n_steps=1), progress=False)
     >>> (prior.sample(2, {"tumour": 0.25}, seed=0) == 1).float().mean((1, 2))
     tensor([0.2500, 0.2500])
     """
@@ -56,10 +46,16 @@ class LearnedPrior(LayoutPrior):
     kind = "learned"
 
     def __init__(
-        self, classes: Sequence[str], fractions: Float[Tensor, "n classes"], size: Sequence[int], network: nn.Module
+        self,
+        classes: Sequence[str],
+        fractions: Float[Tensor, "n classes"],
+        size: Sequence[int],
+        network: nn.Module,
+        config: LearnedPriorConfig,
     ):
         super().__init__(classes, fractions)
         self._size = tuple(size)
+        self.config = config
         self.network = network.eval().requires_grad_(False)
 
     @property
@@ -71,105 +67,107 @@ class LearnedPrior(LayoutPrior):
         cls,
         masks: UInt8[Tensor, "n h w"],
         classes: Sequence[str],
+        config: LearnedPriorConfig | None = None,
         *,
         seed: int = 0,
-        n_steps: int = 1500,
         progress: bool = True,
     ) -> LearnedPrior:
-        """The prior after this much training, a function of masks and seed; 1500 steps take 5 to 8 minutes on one core.
+        """Train the prior, a function of masks, settings and seed; 1500 steps take 5 to 8 minutes on one core.
 
         Args:
             masks: (n, h, w), uint8, class indices 0…K−1; those with unannotated pixels (255) are left out.
             classes: names of the indices.
+            config: its defaults when left out.
             seed: of the initial weights and of every batch.
-            n_steps: batches of 16 masks, each seen in another view.
-            progress: show a bar with the loss and the time left.
+            progress: show a bar with masks/s, loss and time left.
 
         Raises:
-            ValueError: no fully annotated mask, masks below 8 px, a pixel outside the classes, no steps, or a negative
-                seed.
+            ValueError: no fully annotated mask, masks below 8 px, a pixel outside the classes, or a negative seed.
 
         >>> masks = torch.ones(1, 16, 12, dtype=torch.uint8)
-        >>> LearnedPrior.fit(masks, ("stroma", "tumour"), n_steps=1, progress=False).size
+        >>> LearnedPrior.fit(masks, ("stroma", "tumour"), LearnedPriorConfig(n_steps=1), progress=False).size
         (16, 12)
         """
+        config = config or LearnedPriorConfig()
         masks = complete_masks(masks, len(classes))
         if min(masks.shape[1:]) < 8:
             raise ValueError(
                 f"masks of {masks.shape[1]}×{masks.shape[2]} px; the learned prior needs 8 px or more a side"
             )
-        if n_steps < 1 or seed < 0:
-            raise ValueError(f"n_steps={n_steps}, seed={seed}; expected at least one step and a seed of 0 or more")
+        if seed < 0:
+            raise ValueError(f"seed={seed}; expected 0 or more")
         with torch.random.fork_rng(devices=[]):  # layers initialise from the global state; leave it as it was
             torch.manual_seed(seed)
-            network = _Network(len(classes))
-        _train(network, _distances(masks, len(classes)), seed, n_steps, progress)
-        return cls(classes, class_fractions(masks, len(classes)), masks.shape[1:], network)
+            network = _Network(len(classes), config.channels)
+        _train(network, _distances(masks, len(classes), config), config, seed, progress)
+        return cls(classes, class_fractions(masks, len(classes)), masks.shape[1:], network, config)
 
     def _draw(self, generator: torch.Generator, wish: Float[Tensor, " classes"] | None) -> UInt8[Tensor, "h w"]:
-        return self._finish([self._start(generator, wish)] * MICRO_BATCH)[0]
+        return self._finish([self._start(generator, wish)] * self.config.micro_batch)[0]
 
     def _sample(self, indices: range, seed: int, wish: Float[Tensor, " classes"] | None) -> UInt8[Tensor, "n h w"]:
+        n_batch = self.config.micro_batch
         layouts = [torch.empty(0, *self.size, dtype=torch.uint8)]
-        for start in range(indices.start - indices.start % MICRO_BATCH, indices.stop, MICRO_BATCH):
-            batch = range(start, start + MICRO_BATCH)  # whole, and beginning at the same index whatever is asked for
-            found = self._finish([self._start(seeded_generator("layout", seed, index), wish) for index in batch])
-            layouts.append(found[[index in indices for index in batch]])
+        for start in range(indices.start - indices.start % n_batch, indices.stop, n_batch):
+            batch = range(start, start + n_batch)  # whole, and beginning at the same index whatever is asked for
+            drawn = self._finish([self._start(seeded_generator("layout", seed, index), wish) for index in batch])
+            layouts.append(drawn[[index in indices for index in batch]])
         return torch.cat(layouts)
 
     def _start(self, generator: torch.Generator, wish: Float[Tensor, " classes"] | None) -> tuple[Tensor, Tensor]:
-        """All that is random in one layout: (its class fractions, the noise that it begins from)."""
+        """Draw all that is random in one layout: (its class fractions, the noise that it begins from)."""
         row = int(torch.randint(len(self.fractions), (), generator=generator))
-        drawn = _vary(self.fractions[row], generator)
+        drawn = _jitter_fractions(self.fractions[row], self.config.fraction_jitter, generator)
         fractions = drawn if wish is None else complete(wish, drawn, self.fractions.mean(0))
-        return fractions, torch.randn(len(self.classes), *_grid(self.size), generator=generator)
+        return fractions, torch.randn(len(self.classes), *_grid(self.size, self.config), generator=generator)
 
     @torch.inference_mode()
     def _finish(self, starts: list[tuple[Tensor, Tensor]]) -> UInt8[Tensor, "n h w"]:
-        """The layouts of these fractions that the solver reaches from this noise."""
+        """Solve from the noise to the layouts, and give each exactly its class fractions."""
         from diffusers import DPMSolverMultistepScheduler
 
         fractions, x_t = (torch.stack(parts) for parts in zip(*starts, strict=True))
         # beyond what it has seen the network would have to guess: the offsets do the rest
-        told = fractions.clamp(self.fractions.amin(0), self.fractions.amax(0))
-        condition = torch.cat([told, torch.zeros(len(told), 2)], dim=1)
+        known = fractions.clamp(self.fractions.amin(0), self.fractions.amax(0))
+        condition = torch.cat([known, torch.zeros(len(known), 2)], dim=1)
         solver = DPMSolverMultistepScheduler.from_config(noise_schedule().config, timestep_spacing="trailing")
-        solver.set_timesteps(N_SOLVER_STEPS)
+        solver.set_timesteps(self.config.n_solver_steps)
         for t in solver.timesteps:
             clean = self.network(x_t, t.expand(len(x_t)), condition).clamp(-1, 1)
             x_t = solver.step(clean, t, x_t).prev_sample
         scores = F.interpolate(x_t, self.size, mode="bicubic", align_corners=False)
-        n_pixels = math.prod(self.size)
-        pairs = zip(scores, fractions, strict=True)
-        return torch.stack([cut(score, pixel_counts(wanted, n_pixels)) for score, wanted in pairs])
+        counts = [pixel_counts(shares, math.prod(self.size)) for shares in fractions]
+        return torch.stack([cut(score, count) for score, count in zip(scores, counts, strict=True)])
 
     def _state(self):
         weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        return {"fractions": self.fractions, **weights}, {"size": self.size}
+        return {"fractions": self.fractions, **weights}, {"size": self.size, "config": dataclasses.asdict(self.config)}
 
     @classmethod
     def _restore(cls, classes, tensors, settings):
         fractions = tensors.pop("fractions")
-        network = _Network(len(classes))
+        config = settings.get("config", {})  # files of earlier versions do not hold it: it was always the default
+        config = LearnedPriorConfig(**config | {"channels": tuple(config.get("channels", LearnedPriorConfig.channels))})
+        network = _Network(len(classes), config.channels)
         network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
-        return cls(classes, fractions, settings["size"], network)
+        return cls(classes, fractions, settings["size"], network, config)
 
 
 class _Network(nn.Module):
     """Predicts the clean distances from noisy ones, their time, and a condition: class fractions, zoom and turn."""
 
-    def __init__(self, n_classes: int):
+    def __init__(self, n_classes: int, channels: tuple[int, ...]):
         from diffusers import UNet2DModel
 
         super().__init__()
-        self.embed = nn.Linear(n_classes + 2, 4 * CHANNELS[0])  # the width of the U-Net's time embedding
+        self.embed = nn.Linear(n_classes + 2, 4 * channels[0])  # the width of the U-Net's time embedding
         self.unet = UNet2DModel(
             in_channels=4 * n_classes,
             out_channels=4 * n_classes,
-            block_out_channels=CHANNELS,
+            block_out_channels=channels,
             layers_per_block=1,
-            down_block_types=("DownBlock2D",) * len(CHANNELS),
-            up_block_types=("UpBlock2D",) * len(CHANNELS),
+            down_block_types=("DownBlock2D",) * len(channels),
+            up_block_types=("UpBlock2D",) * len(channels),
             norm_num_groups=4,
             resnet_time_scale_shift="scale_shift",
             class_embed_type="identity",
@@ -183,7 +181,7 @@ class _Network(nn.Module):
 
 
 def noise_schedule():
-    """The diffusion process: T = 1000, cosine (Nichol & Dhariwal 2021, arXiv 2102.09672), x_0-prediction.
+    """Make the diffusion process: T = 1000, cosine (Nichol & Dhariwal 2021, arXiv 2102.09672), x_0-prediction.
 
     >>> noise_schedule().config.prediction_type
     'sample'
@@ -193,55 +191,53 @@ def noise_schedule():
     return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample")
 
 
-def _train(network: nn.Module, distances: Float[Tensor, "n k h w"], seed: int, n_steps: int, progress: bool) -> None:
-    """Leaves the averaged weights of the training in ``network``."""
-    from diffusers.optimization import get_cosine_schedule_with_warmup
-    from diffusers.training_utils import EMAModel
-
-    averaged = EMAModel(network.parameters(), decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, fused=True)
-    schedule = get_cosine_schedule_with_warmup(optimizer, min(100, n_steps // 10), n_steps)
+def _train(
+    network: nn.Module, distances: Float[Tensor, "n k h w"], config: LearnedPriorConfig, seed: int, progress: bool
+) -> None:
+    """Train ``network`` and leave the averaged weights in it."""
     noising = noise_schedule()
-    with tqdm(range(n_steps), "learning layouts", unit="step", disable=not progress) as bar:
-        for step in bar:
-            generator = seeded_generator("layout training batch", seed, step)
-            x_t, t, condition, x_0 = _batch(distances, noising, generator)
-            weights = (1 / (1 - noising.alphas_cumprod[t])).clamp(max=MAX_LOSS_WEIGHT)  # as in sedm.generator.denoiser
-            loss = (weights * (network(x_t, t, condition) - x_0).square().mean((1, 2, 3))).mean()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            averaged.step(network.parameters())
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    averaged.copy_to(network.parameters())
+
+    def loss_of(network: nn.Module, step: int) -> Tensor:
+        generator = seeded_generator("layout training batch", seed, step)
+        x_t, t, condition, x_0 = _batch(distances, noising, config, generator)
+        # as in sedm.generator.process
+        weights = (1 / (1 - noising.alphas_cumprod[t])).clamp(max=config.max_loss_weight)
+        return (weights * (network(x_t, t, condition) - x_0).square().mean((1, 2, 3))).mean()
+
+    optimise(OneProcess(torch.device("cpu")), network, loss_of, config, name="learning layouts", progress=progress)
 
 
-def _distances(masks: UInt8[Tensor, "n h w"], n_classes: int) -> Float[Tensor, "n k h2 w2"]:
-    """Signed distances in units of the reach, twice as fine as the grid: turned first, averaged down afterwards."""
-    distances = torch.stack([signed_distances(mask, n_classes) for mask in masks]) / (REACH * min(masks.shape[1:]))
-    fine = [2 * n for n in _grid(masks.shape[1:])]
+def _distances(masks: UInt8[Tensor, "n h w"], n_classes: int, config: LearnedPriorConfig) -> Float[Tensor, "n k h2 w2"]:
+    """Compute signed distances in units of the reach, twice as fine as the grid: turned first, then averaged down."""
+    reach = config.reach * min(masks.shape[1:])
+    distances = torch.stack([signed_distances(mask, n_classes) for mask in masks]) / reach
+    fine = [2 * n for n in _grid(masks.shape[1:], config)]
     return F.interpolate(distances, fine, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _batch(distances: Float[Tensor, "n k h2 w2"], noising, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """(x_t, t, condition, x_0): what the network gets, and what it should answer."""
-    pictures, conditions = [], []
-    for row in torch.randint(len(distances), (BATCH_SIZE,), generator=generator).tolist():
-        matrix, shift, told = _view(distances.shape[2:], generator)
-        seen = warp(distances[row], matrix, shift) / matrix.det().abs().sqrt()  # enlarged, a distance is longer
-        fractions = class_fractions(highest(seen)[None], len(seen))[0]
-        pictures.append(F.avg_pool2d(seen.tanh(), 2))
-        conditions.append(torch.cat([_vary(fractions, generator), told]))
+def _batch(
+    distances: Float[Tensor, "n k h2 w2"], noising, config: LearnedPriorConfig, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Draw (x_t, t, condition, x_0): what the network gets, and what it should answer."""
+    pictures = []
+    conditions = []
+    for row in torch.randint(len(distances), (config.batch_size,), generator=generator).tolist():
+        matrix, shift, zoom_and_turn = _view(distances.shape[2:], config, generator)
+        view = warp(distances[row], matrix, shift) / matrix.det().abs().sqrt()  # enlarged, a distance is longer
+        fractions = class_fractions(highest(view)[None], len(view))[0]
+        pictures.append(F.avg_pool2d(view.tanh(), 2))
+        jittered = _jitter_fractions(fractions, config.fraction_jitter, generator)
+        conditions.append(torch.cat([jittered, zoom_and_turn]))
     x_0 = torch.stack(pictures)
     noise = torch.randn(x_0.shape, generator=generator)
-    t = torch.randint(noising.config.num_train_timesteps, (BATCH_SIZE,), generator=generator)
+    t = torch.randint(noising.config.num_train_timesteps, (config.batch_size,), generator=generator)
     return noising.add_noise(x_0, noise, t), t, torch.stack(conditions), x_0
 
 
-def _view(size: Sequence[int], generator: torch.Generator) -> tuple[Float[Tensor, "2 2"], Tensor, Tensor]:
-    """(matrix, shift, what the network is told of them): half of the time a symmetry, otherwise any turn and zoom.
+def _view(
+    size: Sequence[int], config: LearnedPriorConfig, generator: torch.Generator
+) -> tuple[Float[Tensor, "2 2"], Tensor, Tensor]:
+    """Draw (matrix, shift, what the network is told of them): half of the time a symmetry, else any turn and zoom.
 
     A symmetry of the picture, of which a square has eight, makes nothing unnatural, and is told as two zeros. A turn by
     other angles brings reflected corners; it is told as sin²(2·angle), a zoom as its share of the range, −1…1.
@@ -253,18 +249,23 @@ def _view(size: Sequence[int], generator: torch.Generator) -> tuple[Float[Tensor
         quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
         matrix = torch.linalg.matrix_power(quarter, turns) @ torch.tensor([1.0, 1.0 - 2 * flip]).diag()
         return matrix, torch.zeros(2), torch.zeros(2)
-    matrix, shift = VIEWS.draw(size, generator)
+    views = AffineRange(rotation=180.0, scale=config.zoom, shear=0.0, translation=config.shift)
+    matrix, shift = views.draw(size, generator)
     area = matrix.det().abs()
-    zoom, turn = -area.log() / (2 * math.log(VIEWS.scale)), (2 * matrix[0, 0] * matrix[0, 1] / area).square()
+    zoom = -area.log() / (2 * math.log(config.zoom))
+    turn = (2 * matrix[0, 0] * matrix[0, 1] / area).square()
     return matrix, shift, torch.stack([zoom, turn])
 
 
-def _vary(fractions: Float[Tensor, " classes"], generator: torch.Generator) -> Float[Tensor, " classes"]:
-    varied = fractions * (JITTER * torch.randn(len(fractions), generator=generator)).exp()
+def _jitter_fractions(
+    fractions: Float[Tensor, " classes"], jitter: float, generator: torch.Generator
+) -> Float[Tensor, " classes"]:
+    varied = fractions * (jitter * torch.randn(len(fractions), generator=generator)).exp()
     return varied / varied.sum()
 
 
-def _grid(size: Sequence[int]) -> tuple[int, int]:
-    """Grid points along height and width."""
-    step = max(1.0, min(size) / GRID)
-    return tuple(MULTIPLE * max(2, round(n / step / MULTIPLE)) for n in size)
+def _grid(size: Sequence[int], config: LearnedPriorConfig) -> tuple[int, int]:
+    """Compute the grid points along height and width: pixels are folded into channels, then each level halves them."""
+    multiple = 2 ** len(config.channels)
+    step = max(1.0, min(size) / config.grid)
+    return tuple(multiple * max(2, round(n / step / multiple)) for n in size)

@@ -1,8 +1,11 @@
-"""The training loop: any module and any loss, on one process or several, and an interruption changes nothing.
+"""The one optimiser loop: any module and any loss, with a folder or without, on one process or several.
 
-The loss of a step draws its batch from (seed, step, rank) alone. So a run that goes on from a checkpoint computes,
-bit for bit, what the run without the interruption would have computed, also after ``kill -9``. On another number of
+The loss of a step draws its batch from (seed, step, rank) alone. So a run that goes on from a checkpoint computes, bit
+for bit, what the run without the interruption would have computed, also after ``kill -9``. On another number of
 processes it would see other batches, hence every checkpoint says how many made it, and others are refused.
+
+The generator and the autoencoder train in a folder, on the processes of `make_accelerator`. Segmentation networks and
+layout priors train in this process alone (`OneProcess`) and leave no files.
 """
 
 from __future__ import annotations
@@ -11,29 +14,26 @@ import copy
 import json
 import math
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sedm.config import TrainingConfig
+from sedm.config import OptimiserConfig
 from sedm.runtime.files import replacing
 from sedm.runtime.hardware import autocast_dtype, pick_device
 from sedm.runtime.seeds import seeded_generator
 
-EXPLOSION = 3.0  # times the mean loss at the beginning
 WINDOW = 20  # steps over which the loss is averaged to see an explosion
 
 
 def make_accelerator() -> Accelerator:
-    """The processes, the device and the precision of this run: bfloat16 where the hardware computes with it.
+    """Set up the processes, the device and the precision: bfloat16 where the hardware computes with it.
 
     >>> make_accelerator().num_processes
     1
@@ -43,143 +43,242 @@ def make_accelerator() -> Accelerator:
     return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if half else "no")
 
 
+class OneProcess:
+    """Stand in for an `Accelerator` in short trainings, which every process of a launcher makes for itself.
+
+    Precision is left to the loss.
+    """
+
+    num_processes = 1
+    process_index = 0
+    is_main_process = True
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Return both as they are."""
+        return module, optimizer
+
+    def autocast(self) -> AbstractContextManager:
+        """Compute as the loss says."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of ``loss``."""
+        loss.backward()
+
+    def clip_grad_norm_(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        """Clip the gradient and return the norm that it had."""
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    def reduce(self, values: Tensor, reduction: str) -> Tensor:
+        """Return the values as they are."""
+        return values
+
+    def wait_for_everyone(self) -> None:
+        """Go on: there is nobody else."""
+
+
 def optimise(
-    accelerator: Accelerator,
+    processes: Accelerator | OneProcess,
     module: nn.Module,
     loss_of: Callable[[nn.Module, int], Tensor],
-    settings: TrainingConfig,
-    folder: str | Path,
-    fingerprint: str,
+    config: OptimiserConfig,
+    folder: str | Path | None = None,
+    fingerprint: str = "",
     *,
     name: str = "training",
     progress: bool = True,
     on_checkpoint: Callable[[int], None] | None = None,
 ) -> None:
-    """Train ``module``, which then holds its averaged weights (EMA), in evaluation mode, on the CPU.
+    """Train ``module`` and leave it with its averaged weights, frozen, in evaluation mode, on the CPU.
 
     ``folder`` receives the last checkpoints, ``metrics.jsonl`` (one line a step) and TensorBoard's event files. A
     finished run is loaded, whatever number of processes made it; an unfinished one goes on with the number that began
-    it. Checkpoints of another fingerprint are left alone until this run writes its first.
+    it. Checkpoints of another fingerprint are left alone until this run writes its first. Without a folder nothing is
+    written.
 
     Args:
-        accelerator: of `make_accelerator`; each process computes the loss of its own batch.
+        processes: each computes the loss of its own batch.
         loss_of: the scalar loss of a step, given the module (wrapped for several processes) and the step's number.
-        settings: its steps, batch size (for the bar), learning rate, clipping, averaging and checkpoints are used.
+        config: steps, learning rate and averaging; with a folder a `ResumableConfig`, of checkpoints as well.
         fingerprint: a hash of all that decides the result.
+        name: of the progress bar.
+        progress: show a bar with images/s, loss and time left.
         on_checkpoint: called on the main process after each checkpoint with the number of steps made, while
             ``module`` holds the averaged weights.
 
     Raises:
         ValueError: another number of processes began this run.
-        FloatingPointError: the loss or its gradient is no longer finite, or the loss has grown to ``EXPLOSION``
-            times what it was at the beginning; the last checkpoint stays.
+        FloatingPointError: the loss or its gradient is no longer finite, or the loss has grown to
+            ``config.max_loss_growth`` times what it was at the beginning; the last checkpoint stays.
 
-    >>> import tempfile
-    >>> line, settings = nn.Linear(1, 1, bias=False), TrainingConfig(n_steps=3, warmup_steps=0)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     loss_of = lambda model, step: (model(torch.ones(4, 1)) - 2).square().mean()
-    ...     optimise(make_accelerator(), line, loss_of, settings, folder, "doubling", progress=False)
-    ...     sorted(path.name for path in Path(folder).iterdir())
-    ['checkpoint-doubling-00000003.pt', 'metrics.jsonl', 'tensorboard']
+    >>> line, config = nn.Linear(1, 1, bias=False), OptimiserConfig(n_steps=300, batch_size=4, warmup_steps=0)
+    >>> loss_of = lambda model, step: (model(torch.ones(4, 1)) - 2).square().mean()
+    >>> optimise(OneProcess(torch.device("cpu")), line, loss_of, config, progress=False)
+    >>> line.weight.requires_grad
+    False
     """
-    # channels last is the faster layout in bfloat16, the slower one in float32
-    half = accelerator.mixed_precision != "no"
-    module.to(accelerator.device, memory_format=torch.channels_last if half else torch.contiguous_format).train()
+    module.to(processes.device).train()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    ema = EMAModel(module.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=True)
-    model, optimizer = accelerator.prepare(module, optimizer)
-    schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.n_steps)
-    stateful = (module, ema, optimizer, schedule)
-    checkpoints = Checkpoints(folder, fingerprint, settings.n_checkpoints, stateful, accelerator.num_processes)
+    ema = average_weights(module, config)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=config.fused
+    )
+    model, optimizer = processes.prepare(module, optimizer)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, config))
+    stateful = [module, optimizer, schedule] + ([ema] if ema else [])
+    checkpoints = Checkpoints(folder, fingerprint, config, stateful, processes.num_processes)
     state = checkpoints.read_last()
     # all processes refuse at the same moment: a launcher that sees one end would kill the main one before it speaks
-    accelerator.wait_for_everyone()
-    losses = checkpoints.restore(state, settings.n_steps)
+    processes.wait_for_everyone()
+    losses = checkpoints.restore(state, config.n_steps)
     first = len(losses)
-    shows_progress = progress and accelerator.is_main_process
-    if shows_progress and state and state.get("n_processes") not in (None, accelerator.num_processes):
+    writes = folder is not None and processes.is_main_process
+    shows_progress = progress and processes.is_main_process
+    if shows_progress and state and state.get("n_processes") not in (None, processes.num_processes):
         print(f"{name}: {folder} holds what {_processes(state['n_processes'])} finished; it is loaded", file=sys.stderr)
+    n_images = config.batch_size * processes.num_processes  # of a step
 
     with (
         torch.random.fork_rng(),
-        Metrics(folder, first, accelerator.is_main_process and first < settings.n_steps) as metrics,
+        Metrics(folder, first, writes and first < config.n_steps) as metrics,
         tqdm(
-            total=settings.n_steps * settings.batch_size * accelerator.num_processes,
+            total=config.n_steps * n_images,
             desc=name,
-            initial=first * settings.batch_size * accelerator.num_processes,
+            initial=first * n_images,
             unit="image",
             disable=not shows_progress,
         ) as bar,
     ):
-        for step in range(first, settings.n_steps):
-            # for what draws from the global state inside a library's network, such as dropout
-            torch.manual_seed(seeded_generator(fingerprint, step, accelerator.process_index).initial_seed())
-            with accelerator.autocast():
+        for step in range(first, config.n_steps):
+            seed_global_state(seeded_generator(fingerprint, step, processes.process_index), processes.device)
+            with processes.autocast():
                 loss = loss_of(model, step)
-            accelerator.backward(loss)
-            gradient_norm = float(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm))
-            losses.append(accelerator.reduce(loss.detach(), "mean").item())
-            _stop_when_lost(losses, gradient_norm, settings, checkpoints)
+            processes.backward(loss)
+            clips = config.max_grad_norm > 0
+            gradient_norm = float(processes.clip_grad_norm_(parameters, config.max_grad_norm)) if clips else 0.0
+            losses.append(processes.reduce(loss.detach(), "mean").item())
+            _stop_when_lost(losses, gradient_norm, config, checkpoints)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            ema.step(module.parameters())
+            if ema:
+                ema.step(module.parameters())
             metrics.write(step, losses[-1], gradient_norm, schedule.get_last_lr()[0])
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            bar.update(settings.batch_size * accelerator.num_processes)
+            if shows_progress:
+                bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+                bar.update(n_images)
             done = step + 1
-            if (done % settings.checkpoint_every == 0 or done == settings.n_steps) and accelerator.is_main_process:
+            if writes and (done % config.checkpoint_every == 0 or done == config.n_steps):
                 checkpoints.save(losses)
                 if on_checkpoint is not None:
-                    ema.store(module.parameters())
-                    ema.copy_to(module.parameters())
-                    on_checkpoint(done)
-                    ema.restore(module.parameters())
+                    with averaged(module, ema):
+                        on_checkpoint(done)
                     module.train()
 
-    ema.copy_to(module.parameters())
+    if ema:
+        ema.copy_to(module.parameters())
     module.to("cpu", memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
-def _stop_when_lost(losses: list[float], gradient_norm: float, settings: TrainingConfig, checkpoints) -> None:
-    step, advice = len(losses) - 1, f"Lower the learning rate ({settings.learning_rate})."
+def seed_global_state(generator: torch.Generator, device: torch.device) -> None:
+    """Seed what draws from the global state inside a library's network, such as dropout.
+
+    ``torch.manual_seed`` also looks for devices that are not used, which takes longer than a small step should.
+    """
+    torch.default_generator.manual_seed(generator.initial_seed())
+    if device.type == "cuda":
+        torch.cuda.manual_seed(generator.initial_seed())
+
+
+def learning_rate_share(step: int, config: OptimiserConfig) -> float:
+    """Return the share of the peak learning rate that a step is made with: a linear rise, then half a cosine to zero.
+
+    >>> config = OptimiserConfig(n_steps=6, batch_size=1, warmup_steps=2)
+    >>> [round(learning_rate_share(step, config), 2) for step in range(7)]
+    [0.0, 0.5, 1.0, 0.85, 0.5, 0.15, 0.0]
+    """
+    n_warmup = config.n_warmup_steps
+    if step < n_warmup:
+        return (step + config.warmup_start) / n_warmup
+    return 0.5 * (1 + math.cos(math.pi * ((step - n_warmup) / max(1, config.n_steps - n_warmup))))
+
+
+def average_weights(module: nn.Module, config: OptimiserConfig):
+    """Begin a moving average of the weights; None where ``config.ema_decay`` asks for none.
+
+    Its decay rises to that of ``config`` as 1 − (1 + step)^−0.75.
+    """
+    if not config.ema_decay:
+        return None
+    from diffusers.training_utils import EMAModel  # takes seconds to import
+
+    return EMAModel(module.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+
+
+@contextmanager
+def averaged(module: nn.Module, ema) -> Iterator[None]:
+    """Let ``module`` hold its averaged weights until the block ends."""
+    if ema:
+        ema.store(module.parameters())
+        ema.copy_to(module.parameters())
+    yield
+    if ema:
+        ema.restore(module.parameters())
+
+
+def memory_format(processes: Accelerator) -> torch.memory_format:
+    """Choose the layout of weights that is faster: channels last in bfloat16, contiguous in float32."""
+    return torch.channels_last if processes.mixed_precision != "no" else torch.contiguous_format
+
+
+def _stop_when_lost(losses: list[float], gradient_norm: float, config: OptimiserConfig, checkpoints) -> None:
+    fault = ""
     if not math.isfinite(losses[-1] + gradient_norm):
-        raise FloatingPointError(
-            f"step {step}: the loss is {losses[-1]}, its gradient's norm {gradient_norm}; {checkpoints.last_good()} "
-            + advice
-        )
-    if len(losses) >= 2 * WINDOW and fmean(losses[-WINDOW:]) > EXPLOSION * fmean(losses[:WINDOW]):
-        raise FloatingPointError(
-            f"step {step}: the loss of the last {WINDOW} steps is {fmean(losses[-WINDOW:]):.3g}, more than "
-            f"{EXPLOSION:g} times that of the first ({fmean(losses[:WINDOW]):.3g}); {checkpoints.last_good()} " + advice
-        )
+        fault = f"the loss is {losses[-1]}, its gradient's norm {gradient_norm}"
+    elif config.max_loss_growth and len(losses) >= 2 * WINDOW:
+        beginning, now = fmean(losses[:WINDOW]), fmean(losses[-WINDOW:])
+        if now > config.max_loss_growth * beginning:
+            fault = (
+                f"the loss of the last {WINDOW} steps is {now:.3g}, more than {config.max_loss_growth:g} times that of "
+                f"the first ({beginning:.3g})"
+            )
+    if fault:
+        advice = f"Lower the learning rate ({config.learning_rate})."
+        raise FloatingPointError(f"step {len(losses) - 1}: {fault}; {checkpoints.last_good()} {advice}")
 
 
 class Checkpoints:
     """The last states of one run, each in one file that is whole or not there."""
 
-    def __init__(self, folder: str | Path, fingerprint: str, n_kept: int, stateful: tuple, n_processes: int):
-        self.folder, self.fingerprint, self.n_kept, self.stateful = Path(folder), fingerprint, n_kept, stateful
+    def __init__(
+        self, folder: str | Path | None, fingerprint: str, config: OptimiserConfig, stateful: Sequence, n_processes: int
+    ):
+        self.folder = None if folder is None else Path(folder)
+        self.fingerprint = fingerprint
+        self.config = config
+        self.stateful = stateful
         self.n_processes = n_processes
 
     def paths(self) -> list[Path]:
-        """This run's checkpoints, the latest last."""
-        return sorted(self.folder.glob(f"checkpoint-{self.fingerprint}-*.pt"))
+        """List this run's checkpoints, the latest last; there are none without a folder."""
+        return [] if self.folder is None else sorted(self.folder.glob(f"checkpoint-{self.fingerprint}-*.pt"))
 
     def last_good(self) -> str:
-        """Half a sentence on what an interrupted run can go on from."""
+        """Say in half a sentence what an interrupted run can go on from."""
         paths = self.paths()
         return f"{paths[-1]} holds the last good state." if paths else "no checkpoint had been written yet."
 
     def save(self, losses: list[float]) -> None:
         """Write the state after ``len(losses)`` steps, then delete what is older than the last kept."""
         path = self.folder / f"checkpoint-{self.fingerprint}-{len(losses):08d}.pt"
-        states = [one.state_dict() for one in self.stateful]
+        states = [part.state_dict() for part in self.stateful]
         state = {"losses": losses, "states": states, "n_processes": self.n_processes}
         with replacing(path) as temporary:
             torch.save(state, temporary)
-        for old in set(self.folder.glob("checkpoint-*.pt")) - set(self.paths()[-self.n_kept :]):
+        for old in set(self.folder.glob("checkpoint-*.pt")) - set(self.paths()[-self.config.n_checkpoints :]):
             old.unlink()
 
     def read_last(self) -> dict | None:
@@ -219,7 +318,7 @@ def _processes(count: int) -> str:
 
 
 def load_raw_weights(module: nn.Module, folder: str | Path) -> nn.Module:
-    """A copy of a trained ``module`` with the weights of the last step, instead of the average that it holds.
+    """Copy a trained ``module`` and give the copy the weights of the last step, instead of the average.
 
     Raises:
         ValueError: no checkpoint in ``folder``.
@@ -241,13 +340,15 @@ def load_raw_weights(module: nn.Module, folder: str | Path) -> nn.Module:
 class Metrics:
     """Write a line of JSON a step, also for TensorBoard where installed; replace lines beyond the resumed step."""
 
-    def __init__(self, folder: str | Path, first: int, enabled: bool):
-        self.folder, self.first, self.enabled = Path(folder), first, enabled
+    def __init__(self, folder: str | Path | None, first: int, enabled: bool):
+        self.folder = folder
+        self.first = first
+        self.enabled = enabled
         self._board = None
 
     def __enter__(self) -> Metrics:
         if self.enabled:
-            path = self.folder / "metrics.jsonl"
+            path = Path(self.folder, "metrics.jsonl")
             kept = path.read_text().splitlines()[: self.first] if path.exists() else []
             with replacing(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
@@ -255,11 +356,11 @@ class Metrics:
             with suppress(ImportError):  # an extra; without it the file alone is written
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._board = SummaryWriter(self.folder / "tensorboard", purge_step=self.first)
+                self._board = SummaryWriter(Path(self.folder, "tensorboard"), purge_step=self.first)
         return self
 
     def write(self, step: int, loss: float, gradient_norm: float, learning_rate: float) -> None:
-        """Keeps the numbers of one step."""
+        """Keep the numbers of one step."""
         if self.enabled:
             values = {"loss": loss, "gradient_norm": gradient_norm, "learning_rate": learning_rate}
             self._file.write(json.dumps({"step": step} | values) + "\n")

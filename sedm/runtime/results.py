@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import platform
@@ -21,6 +20,7 @@ from torch import Tensor
 from sedm.config import Config, flatten
 from sedm.config.studies import STUDIES
 from sedm.runtime.files import replacing
+from sedm.runtime.fingerprints import hash_of_file
 from sedm.runtime.hardware import autocast_dtype, pick_device
 
 FOLDERS = {"quick": "", "full": "full", "paper": "paper"}  # of the presets whose results are committed
@@ -73,7 +73,7 @@ class Results:
             # no date or version in the file: the same picture gives the same bytes
             figure.savefig(temporary, metadata={"Software": None})
         if path.parent == self.folder:
-            self._drawn[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+            self._drawn[path.name] = hash_of_file(path)
         return path
 
     def save_values(self, name: str, values: dict) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sedm.config import STYLE_SAMPLING, known_name
 from sedm.data.augment import AffineRange, warp
 from sedm.data.patches import PLACE_COLUMNS, Patches
+from sedm.data.pixels import to_signed
 
 
 class StyleSampler:
@@ -73,7 +74,7 @@ class StyleSampler:
     def draw_images(self, rows: list[int], generator: torch.Generator) -> Float[Tensor, "batch n 3 h w"]:
         """Draw the style images for the images in ``rows``, in [−1, 1]."""
         style_rows = self.draw_rows(rows, generator)
-        images = self.images[style_rows.flatten()].float() / 127.5 - 1
+        images = to_signed(self.images[style_rows.flatten()])
         itself = (style_rows == torch.tensor(rows)[:, None]).flatten()
         for i in itself.nonzero().flatten():
             images[i] = warp(images[i], *AffineRange().draw(images.shape[2:], generator))

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from sedm.config import build_config
-from sedm.data.augment import apply_symmetries, draw_exponents, draw_symmetries, recolour
+from sedm.data.augment import apply_symmetries, draw_density_factors, draw_symmetries, scale_density
 
 
 def generator():
@@ -46,18 +46,18 @@ def test_a_picture_that_is_not_square_keeps_its_shape():
 def test_recolouring_scales_the_optical_density():
     images = torch.rand(2, 4, 3, 6, 6, generator=generator()) * 1.9 - 0.95
     factors = torch.tensor([[0.5, 1.0, 2.0], [1.0, 1.5, 0.8]])
-    before, after = (-torch.log((x + 1) / 2) for x in (images, recolour(images, factors)))
+    before, after = (-torch.log((x + 1) / 2) for x in (images, scale_density(images, factors)))
     assert_close(after, before * factors[:, None, :, None, None])
 
 
 def test_white_stays_white_and_black_black():
     extremes = torch.tensor([1.0, -1.0, 1.0000001]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
-    found = recolour(extremes, draw_exponents(3, 0.5, generator()))
+    found = scale_density(extremes, draw_density_factors(3, 0.5, generator()))
     assert_close(found, extremes.clamp(-1, 1))
 
 
 def test_exponents_are_symmetric_about_one():
-    logs = draw_exponents(4000, 0.4, generator()).log()
+    logs = draw_density_factors(4000, 0.4, generator()).log()
     assert logs.abs().max() <= 0.4
     assert abs(logs.mean()) < 4 * 0.4 / math.sqrt(3 * 12000)
     assert abs(logs.std() - 0.4 / math.sqrt(3)) < 0.01

@@ -124,7 +124,7 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(smoke, tmp_path):
     given = "", tmp_path, tmp_path, generators
     assert train_arms(longer, list_arm_runs(longer, ["real"]), *given, replace_stale=True) == []
     run = read(tmp_path / "values_real-n2-draw0-seed0.json")["run"]
-    assert run["config"]["segmentation.n_steps"] == 41
+    assert run["config"]["arms.n_steps"] == 41
     train_arms(config, list_arm_runs(config, ["real"]), *given, replace_stale=True)
     more = replace(config, arms=replace(config.arms, compared=("real", "sedm"), n_draws=3))  # which runs there are
     assert train_arms(more, list_arm_runs(more, ["real"], draws=[0]), "", tmp_path, tmp_path, generators) == []

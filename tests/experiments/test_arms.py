@@ -30,7 +30,7 @@ def test_all_arms_take_the_same_steps_on_the_same_groups():
     baseline = build_config("ebhi", "full")
     longer = [arm for setting, arms in SWEEPS.items() if setting.startswith("n_steps") for arm in arms.values()]
     runs = list_arm_runs(baseline, [arm for arm in EVERY_ARM if arm not in longer], [4], [1], [2])
-    same = ("segmentation.n_steps", "segmentation.batch_size", "segmentation.learning_rate", "data.n_annotated_groups")
+    same = ("arms.n_steps", "arms.batch_size", "arms.learning_rate", "data.n_annotated_groups")
     n_groups = {run.arm: 8 if EVERY_ARM[run.arm].all_masks else 4 for run in runs}
     for run in runs:
         assert tuple(flatten(run.config)[key] for key in same) == (400, 12, 3e-3, n_groups[run.arm])
@@ -47,12 +47,12 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
         facts = [name for name in vars(ARMS[arm]) if getattr(ARMS[arm], name) != getattr(ARMS[other], name)]
         return {key for key in one if one[key] != two[key]}, {*facts} - {"kind", "changes"}
 
-    jitter = "segmentation.colour_jitter"
+    jitter = "arms.colour_jitter"
     assert changed("real", "colour_augmentation") == ({jitter}, {"augmented"})
-    taught = {"segmentation.consistency_weight"}, {"unannotated"}
+    taught = {"arms.consistency_weight"}, {"unannotated"}
     assert changed("colour_augmentation", "mean_teacher") == taught
     assert changed("sedm_augmented", "sedm_pseudo_labels") == (set(), {"pseudo_labels"})
-    assert changed("pseudo_labels", "sedm_pseudo_labels") == ({"segmentation.synthetic_fraction"}, {"synthetic"})
+    assert changed("pseudo_labels", "sedm_pseudo_labels") == ({"arms.synthetic_fraction"}, {"synthetic"})
     assert changed("sedm", "shuffled_styles") == (set(), {"synthetic"})
     assert changed("sedm", "sedm_augmented") == ({jitter}, {"augmented"})
     assert changed("sedm", "sedm_filtered") == ({"sampling.filter_percentile"}, set())
@@ -61,21 +61,22 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     assert changed("sedm_augmented", "transductive") == (set(), {"synthetic"})
     tuned = replace(build_config("ebhi", "full").arms, synthetic_fraction=0.3, consistency_weight=2.0)
     (run,) = list_arm_runs(replace(build_config("ebhi", "full"), arms=tuned), ["sedm_mean_teacher"], [8], [0], [0])
-    found = run.config.segmentation
+    found = run.config.arms
     assert (found.synthetic_fraction, found.consistency_weight) == (0.3, 2.0)
     shares = {"sedm": 0.3, "sedm_pseudo_labels": 0.3, "pseudo_labels": 0.7, "reinhard": 0.1}
     tuned = replace(tuned, pseudo_label_fraction=0.7, transfer_fraction=0.1)
     runs = list_arm_runs(replace(build_config("ebhi", "full"), arms=tuned), list(shares), [8], [0], [0])
-    assert {run.arm: run.config.segmentation.synthetic_fraction for run in runs} == shares
+    assert {run.arm: run.config.arms.synthetic_fraction for run in runs} == shares
     (run,) = list_arm_runs(replace(build_config("ebhi", "full"), arms=tuned), ["real"], [8], [0], [0])
-    assert run.config.segmentation == settings["real"].segmentation  # which depends on none of them
+    one, two = flatten(run.config), flatten(settings["real"])  # which depends on none of them
+    assert {key for key in one if one[key] != two[key]} == {"arms.pseudo_label_fraction", "arms.transfer_fraction"}
     keys = {"layouts": "arms.layouts", "aggregation": "model.aggregation", "transfer_fraction": "synthetic_fraction"}
     keys |= {"n_steps_of_transfer": "n_steps", "n_steps_of_pseudo_labels": "n_steps"}
     keys |= {"pseudo_label_fraction": "synthetic_fraction"}
     for setting, values in SWEEPS.items():
         for value, arm in values.items():
             key = keys.get(setting, setting)
-            key = key if "." in key else f"segmentation.{key}"
+            key = key if "." in key else f"arms.{key}"
             assert setting == "share" or flatten(settings[arm])[key] == value, arm
 
 

@@ -19,7 +19,7 @@ SIZE = 16
 
 @pytest.fixture
 def config(config):
-    arms = ArmConfig(("real",), n_images=6, n_pretraining_steps=3, n_fine_tuning_steps=3)
+    arms = ArmConfig(compared=("real",), n_images=6, n_pretraining_steps=3, n_fine_tuning_steps=3)
     data = replace(config.data, n_annotated_groups=2)
     training = replace(config.training, unannotated="predicted_masks")
     return replace(config, data=data, training=training, arms=arms)
@@ -103,7 +103,7 @@ def test_a_generator_on_latents_has_the_autoencoder_of_all_subsets(config, tmp_p
     """It has seen images and no mask, so one serves every subset."""
     model = replace(config.model, autoencoder="own", unshuffle=1)
     training = replace(config.training, symmetries="none", colour_jitter=0.0)
-    config = replace(config, model=model, training=training, autoencoder=AutoencoderConfig((8, 8), n_steps=2))
+    config = replace(config, model=model, training=training, autoencoder=AutoencoderConfig(channels=(8, 8), n_steps=2))
     first, second = (LabelSubset(config, make_study(), number, tmp_path).generator for number in (0, 1))
     one, other = (generator.autoencoder.state_dict() for generator in (first, second))
     assert all(torch.equal(one[key], other[key]) for key in one)

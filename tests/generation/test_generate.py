@@ -571,7 +571,9 @@ def test_a_bank_knows_the_model_that_embedded_it(make, pipeline, patches, config
 
 
 def test_every_weight_counts_in_the_name_of_a_model(config):
-    autoencoders = [build_autoencoder(AutoencoderConfig((8, 8), latent_channels=2), seed=seed) for seed in (0, 1)]
+    autoencoders = [
+        build_autoencoder(AutoencoderConfig(channels=(8, 8), latent_channels=2), seed=seed) for seed in (0, 1)
+    ]
     model = build_model(replace(config.model, unshuffle=1), 2, 16, seed=0, latents=latent_shape(autoencoders[0], 16))
     names = {weights_hash(SEDMPipeline.from_model(model, one)) for one in (None, *autoencoders)}
     model.style_encoder.state_dict()[next(iter(model.style_encoder.state_dict()))][0] += 1
@@ -890,7 +892,7 @@ def test_the_command_line_ends_a_mistake_with_status_2_and_one_sentence(words, c
 
 @pytest.mark.slow
 def test_a_pipeline_on_latents_decodes_them_and_survives_saving(tmp_path, layouts):
-    autoencoder = build_autoencoder(AutoencoderConfig((8, 8), latent_channels=2), seed=0).eval()
+    autoencoder = build_autoencoder(AutoencoderConfig(channels=(8, 8), latent_channels=2), seed=0).eval()
     config = ModelConfig((8, 16), unshuffle=1, style_dim=8, style_channels=(8, 8))
     model = build_model(config, n_classes=2, image_size=16, seed=0, latents=latent_shape(autoencoder, 16)).eval()
     pipeline = SEDMPipeline.from_model(model, autoencoder)

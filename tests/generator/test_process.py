@@ -71,7 +71,7 @@ def test_the_weighted_error_is_the_same_error_of_the_clean_image_for_three_objec
     guessed = diffusion.to_x_0(target + error, x_t, t)
     sigma = diffusion.sigmas[t].double()
     of_x_0 = (1 / sigma**2).clamp(max=5) * ((guessed - x_0) ** 2).flatten()
-    assert_close(diffusion.loss_weights(t).double() * (error**2).flatten(), of_x_0, rtol=2e-2, atol=1e-7)
+    assert_close(diffusion.loss_weights(t, 5.0).double() * (error**2).flatten(), of_x_0, rtol=2e-2, atol=1e-7)
 
 
 def test_the_weighted_error_of_x_0_is_that_of_the_velocity_where_noise_matters():
@@ -81,7 +81,7 @@ def test_the_weighted_error_of_x_0_is_that_of_the_velocity_where_noise_matters()
     x_0, noise, guess = torch.randn(3, len(t), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x_t = alpha * x_0 + sigma * noise
     v, guessed_v = alpha * noise - sigma * x_0, (alpha * x_t - guess) / sigma
-    weights = Diffusion("x_0").loss_weights(t).double()
+    weights = Diffusion("x_0").loss_weights(t, 5.0).double()
     unlimited = sigma**2 > 1 / 5
     assert_close((weights * (guess - x_0) ** 2)[unlimited], ((guessed_v - v) ** 2)[unlimited], rtol=1e-3, atol=0)
     assert weights[~unlimited].eq(5).all()
@@ -92,7 +92,7 @@ def test_min_snr_weights_of_epsilon_are_those_of_the_paper():
     diffusion, t = Diffusion("epsilon"), torch.arange(0, 1000, 37)
     snr = (diffusion.alphas / diffusion.sigmas)[t] ** 2
     assert_close(
-        diffusion.loss_weights(t), torch.minimum(snr, torch.tensor(5.0)) / snr
+        diffusion.loss_weights(t, 5.0), torch.minimum(snr, torch.tensor(5.0)) / snr
     )  # Hang et al. 2023, section 3.4
 
 

@@ -1,11 +1,13 @@
 """The learned prior: what it is shown, what it promises whatever it has learned, and that it learns."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 import sedm.layouts.learned as learned
+from sedm.config import LearnedPriorConfig
 from sedm.layouts import class_fractions, load_prior
 from sedm.layouts.learned import LearnedPrior
 from sedm.layouts.morphology import contacts, perimeter_per_area
@@ -13,13 +15,7 @@ from sedm.runtime.seeds import seeded_generator
 
 CLASSES = ("stroma", "tumour", "fat", "lumen")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def narrow():
-    """A narrower network: several times faster, and the promises are the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learned, "CHANNELS", (16, 32))
-        yield
+CONFIG = LearnedPriorConfig(channels=(16, 32), n_steps=2)  # narrow: several times faster, and the promises are the same
 
 
 def discs(n=12, height=16, width=16, radius=4.0, core=None, value=1):
@@ -49,12 +45,12 @@ def three_classes(n=6, size=16):
     return masks
 
 
-def fit(masks, n_steps=2, seed=0):
-    return LearnedPrior.fit(masks, CLASSES, seed=seed, n_steps=n_steps, progress=False)
+def fit(masks, n_steps=2, seed=0, **settings):
+    return LearnedPrior.fit(masks, CLASSES, replace(CONFIG, n_steps=n_steps, **settings), seed=seed, progress=False)
 
 
 @pytest.fixture(scope="module")
-def prior(narrow):
+def prior():
     return fit(three_classes())
 
 
@@ -77,7 +73,7 @@ def test_without_a_wish_compositions_are_those_of_the_masks(prior):
     found = class_fractions(prior.sample(64, seed=0), len(CLASSES))
     real = prior.fractions
     assert (found.mean(0) - real.mean(0)).abs().max() < 0.03
-    spread = (real.var(0) + (learned.JITTER * real * (1 - real)).square().mean(0)).sqrt()
+    spread = (real.var(0) + (CONFIG.fraction_jitter * real * (1 - real)).square().mean(0)).sqrt()
     assert (found.std(0) - spread).abs().max() < 0.03
     assert len(found.unique(dim=0)) > 32  # not the masks' own few compositions
 
@@ -119,9 +115,8 @@ def test_a_fit_is_a_function_of_masks_and_seed():
 
 def test_initial_weights_and_batches_are_both_drawn_by_the_seed(monkeypatch):
     batch, seen = learned._batch, []
-    monkeypatch.setattr(learned, "LEARNING_RATE", 0.0)
-    monkeypatch.setattr(learned, "_batch", lambda *args: seen.append(args[2].initial_seed()) or batch(*args))
-    one, other = fit(discs(), n_steps=1), fit(discs(), n_steps=1, seed=1)
+    monkeypatch.setattr(learned, "_batch", lambda *args: seen.append(args[3].initial_seed()) or batch(*args))
+    one, other = (fit(discs(), n_steps=1, seed=seed, learning_rate=1e-12) for seed in (0, 1))
     assert not one.network.unet.conv_in.weight.equal(other.network.unet.conv_in.weight)
     assert seen[0] != seen[1]
 
@@ -142,7 +137,6 @@ def test_any_size_and_only_classes_that_were_seen(size):
         (torch.full((2, 16, 16), 255, dtype=torch.uint8), {}, "mask 0 has unannotated pixels"),
         (torch.full((2, 16, 16), 4, dtype=torch.uint8), {}, r"mask 0 holds 4, .* 0\.\.3"),
         (torch.zeros(2, 7, 16, dtype=torch.uint8), {}, r"7×16 px; .* 8 px"),
-        (discs(), {"n_steps": 0}, "n_steps=0"),
         (discs(), {"seed": -1}, "seed=-1"),
     ],
 )
@@ -157,7 +151,7 @@ def test_bad_input_ends_in_one_sentence(unchecked, masks, settings, message):
 def test_half_of_the_views_are_the_eight_symmetries_and_the_network_is_told_of_the_others():
     plain, others = [], []
     for i in range(400):
-        matrix, shift, told = learned._view((32, 32), seeded_generator("view", 0, i))
+        matrix, shift, told = learned._view((32, 32), CONFIG, seeded_generator("view", 0, i))
         (others if told.any() else plain).append((matrix, shift, told))
     assert 150 < len(plain) < 250
     assert len({tuple(matrix.flatten().round().tolist()) for matrix, _, _ in plain}) == 8
@@ -172,27 +166,32 @@ def test_half_of_the_views_are_the_eight_symmetries_and_the_network_is_told_of_t
 
 def test_the_network_learns_from_the_masks_themselves_and_their_own_fractions(monkeypatch):
     """Turned by nothing, x_0 is the squashed distance to the mask's border and the condition counts its pixels."""
-    monkeypatch.setattr(learned, "JITTER", 0.0)
-    monkeypatch.setattr(learned, "_view", lambda size, generator: (torch.eye(2), torch.zeros(2), torch.zeros(2)))
+    config = replace(CONFIG, fraction_jitter=0.0)
+    monkeypatch.setattr(
+        learned, "_view", lambda size, config, generator: (torch.eye(2), torch.zeros(2), torch.zeros(2))
+    )
     masks = discs(3)
-    distances = learned._distances(masks, 2)
-    x_t, _, condition, x_0 = learned._batch(distances, learned.noise_schedule(), torch.Generator().manual_seed(0))
-    assert x_t.shape == x_0.shape == (learned.BATCH_SIZE, 2, 16, 16)
+    distances, generator = learned._distances(masks, 2, config), torch.Generator().manual_seed(0)
+    x_t, _, condition, x_0 = learned._batch(distances, learned.noise_schedule(), config, generator)
+    assert x_t.shape == x_0.shape == (config.batch_size, 2, 16, 16)
     for picture, told in zip(x_0, condition, strict=True):
         row = int((masks == (picture[1] > 0)).float().mean((1, 2)).argmax())
         assert ((picture[1] > 0) == (masks[row] == 1)).float().mean() > 0.98
         assert told[1] == pytest.approx((masks[row] == 1).float().mean().item(), abs=0.01)
         assert (told[2:] == 0).all()
-    deepest = x_0[:, 1].amax((1, 2)).atanh() * learned.REACH * 16  # px; a ridge, so averaging takes some off the 4
+    deepest = x_0[:, 1].amax((1, 2)).atanh() * config.reach * 16  # px; a ridge, so averaging takes some off the 4
     assert 2.5 < deepest.min() < deepest.max() < 4
 
 
 def test_distances_grow_with_the_zoom(monkeypatch):
-    monkeypatch.setattr(learned, "_view", lambda size, generator: (torch.eye(2) / 1.5, torch.zeros(2), torch.zeros(2)))
+    monkeypatch.setattr(
+        learned, "_view", lambda size, config, generator: (torch.eye(2) / 1.5, torch.zeros(2), torch.zeros(2))
+    )
     masks = torch.zeros(1, 32, 32, dtype=torch.uint8)
     masks[:, :, 16:] = 1  # a straight border through the centre stays where it is, and so do distances in view
-    x_0 = learned._batch(learned._distances(masks, 2), learned.noise_schedule(), torch.Generator().manual_seed(0))[3]
-    expected = ((torch.arange(32) - 15.5) / (learned.REACH * 32)).tanh()
+    distances, generator = learned._distances(masks, 2, CONFIG), torch.Generator().manual_seed(0)
+    x_0 = learned._batch(distances, learned.noise_schedule(), CONFIG, generator)[3]
+    expected = ((torch.arange(32) - 15.5) / (CONFIG.reach * 32)).tanh()
     assert (x_0[0, 1, 16] - expected)[10:22].abs().max() < 0.02
 
 

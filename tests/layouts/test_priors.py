@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 
+from sedm.config import LearnedPriorConfig
 from sedm.data.augment import warp
 from sedm.data.patch_table import UNKNOWN
 from sedm.layouts import EmpiricalPrior, LayoutPrior, LearnedPrior, RandomFieldPrior, class_fractions, load_prior
@@ -169,7 +170,9 @@ def test_bad_masks_end_in_one_sentence(unchecked, kind, masks, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*PRIORS, partial(LearnedPrior.fit, n_steps=1, progress=False)])
+@pytest.mark.parametrize(
+    "kind", [*PRIORS, partial(LearnedPrior.fit, config=LearnedPriorConfig(n_steps=1), progress=False)]
+)
 def test_masks_with_pixels_that_nobody_knows_are_left_out_with_a_word(kind):
     fit = getattr(kind, "fit", kind)
     masks = glands()

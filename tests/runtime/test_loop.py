@@ -8,15 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.optimization import get_cosine_schedule_with_warmup
 from launching import finish, kill, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.testing import assert_close
 
-from sedm.config import TrainingConfig, build_config
+from sedm.config import SegmentationConfig, TrainingConfig, build_config
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.training import main
-from sedm.runtime.loop import EXPLOSION, WINDOW, Checkpoints, load_raw_weights, make_accelerator, optimise
+from sedm.runtime.loop import (
+    WINDOW,
+    Checkpoints,
+    OneProcess,
+    learning_rate_share,
+    load_raw_weights,
+    make_accelerator,
+    optimise,
+)
 from sedm.runtime.notebook import mark_ready
 
 SETTINGS = TrainingConfig(n_steps=30, batch_size=4, warmup_steps=0, learning_rate=0.05, checkpoint_every=10)
@@ -72,6 +81,34 @@ def test_the_result_is_the_average_of_the_weights_over_the_steps(tmp_path):
         mean = [decay * old + (1 - decay) * new.detach() for old, new in zip(mean, by_hand.parameters(), strict=True)]
     for found, wanted in zip(fit(tmp_path, settings).parameters(), mean, strict=True):
         assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n_warmup", "n_steps"), [(0, 7), (3, 10), (10, 10)])
+def test_the_learning_rate_follows_the_schedule_of_diffusers(n_warmup, n_steps):
+    config = replace(SETTINGS, n_steps=n_steps, warmup_steps=n_warmup)
+    optimizer = torch.optim.SGD(line().parameters(), lr=1.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, n_warmup, n_steps)
+    for step in range(n_steps + 1):
+        assert learning_rate_share(step, config) == schedule.get_last_lr()[0]
+        optimizer.step()
+        schedule.step()
+
+
+def test_without_a_folder_it_takes_the_same_steps_and_writes_nothing(tmp_path, monkeypatch):
+    """Against the loop as most would write it: a warm-up that begins above zero, no clipping, no average."""
+    config = SegmentationConfig(n_steps=40, learning_rate=0.05)
+    by_hand, module = line(), line()
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=0.05, weight_decay=0.01)
+    for step in range(40):
+        share = (step + 1) / 2 if step < 2 else (1 + np.cos(np.pi * (step - 2) / 38)) / 2
+        optimizer.param_groups[0]["lr"] = 0.05 * share
+        optimizer.zero_grad()
+        squared_error(by_hand, step).backward()
+        optimizer.step()
+    monkeypatch.chdir(tmp_path)
+    optimise(OneProcess(torch.device("cpu")), module, squared_error, config, progress=False)
+    assert_close(module.weight, by_hand.weight, rtol=1e-6, atol=1e-7)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_metrics_hold_every_step_once_also_after_an_interruption(tmp_path):
@@ -159,7 +196,9 @@ def test_a_loss_that_explodes_stops_the_run_with_one_sentence(tmp_path):
     def exploding(model, step):
         return squared_error(model, step) + (1000.0 if step >= 2 * WINDOW else 0.0)
 
-    sentence = rf"step 40: the loss of the last 20 steps .* more than {EXPLOSION:g} times .*-00000040\.pt holds"
+    sentence = (
+        rf"step 40: the loss of the last 20 steps .* more than {SETTINGS.max_loss_growth:g} times .*-00000040\.pt holds"
+    )
     with pytest.raises(FloatingPointError, match=sentence):
         fit(tmp_path, replace(SETTINGS, n_steps=60), loss_of=exploding)
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from conftest import CLASSES
 from torch.optim.swa_utils import AveragedModel
 
-import sedm.segmentation.segmenter
 from sedm.config import SegmentationConfig
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches
@@ -250,17 +249,16 @@ def test_bad_input_ends_in_one_sentence(real, synthetic, message):
 # ------------------------------------------------------------------------------------------- the mean teacher
 
 
-def test_a_student_that_sees_what_its_teacher_sees_has_nothing_to_learn_from_it(monkeypatch):
+def test_a_student_that_sees_what_its_teacher_sees_has_nothing_to_learn_from_it():
     network, images = UNet(2, (8, 16)).eval(), squares(4).images.float() / 255
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    assert consistency_loss(network, network, images, generators[0]) > 0
-    monkeypatch.setattr(sedm.segmentation.segmenter, "STUDENT_JITTER", 0.0)
-    assert consistency_loss(network, network, images, generators[1]) == 0
+    assert consistency_loss(network, network, images, 0.3, generators[0]) > 0
+    assert consistency_loss(network, network, images, 0.0, generators[1]) == 0
 
 
 def test_no_gradient_reaches_the_teacher():
     student, teacher = UNet(2, (8, 16)), UNet(2, (8, 16))
-    loss = consistency_loss(student, teacher, squares(4).images.float() / 255, torch.Generator().manual_seed(0))
+    loss = consistency_loss(student, teacher, squares(4).images.float() / 255, 0.3, torch.Generator().manual_seed(0))
     loss.backward()
     assert all(weight.grad is not None for name, weight in student.named_parameters())
     assert all(weight.grad is None for weight in teacher.parameters())
@@ -295,16 +293,15 @@ def test_unannotated_images_count_and_the_seed_decides_how():
 
 
 @pytest.mark.slow
-def test_a_mean_teacher_answers_alike_whatever_the_colours(monkeypatch):
+def test_a_mean_teacher_answers_alike_whatever_the_colours():
     """Squares so pale that a shift of colour could pass for one. A short run needs a teacher that follows closely."""
-    monkeypatch.setattr(sedm.segmentation.segmenter, "TEACHER_DECAY", 0.8)
-    config = replace(CONFIG, n_steps=120)
+    config = replace(CONFIG, n_steps=120, teacher_decay=0.8)
     images = squares(32, seed=4, contrast=60).images.float() / 255
 
     def inconsistency(weight):
         taught = replace(config, consistency_weight=weight)
         network = train(squares(contrast=60), taught, unannotated=squares(48, seed=3, contrast=60).images)
         assert score(network, contrast=60) > 0.9  # and not by saying the same everywhere
-        return consistency_loss(network, network, images, torch.Generator().manual_seed(0))
+        return consistency_loss(network, network, images, 0.3, torch.Generator().manual_seed(0))
 
     assert inconsistency(1.0) < 0.2 * inconsistency(0.0)
