@@ -1,8 +1,9 @@
 """What several test files share: tiny patches, a tiny configuration, an untrained pipeline, the staged data.
 
 The hook comes before the first import of sedm, so every annotation is checked in every test, shapes included; a
-whole number is welcome where a float is (PEP 484). Tests compare with loops written by hand and closed forms, to the
-last digits, so everything computes in float32 on every machine; test_hardware.py says what bfloat16 changes.
+whole number is accepted where a float is expected (PEP 484). Tests compare with loops written by hand and closed
+forms, to the last digit, so everything computes in float32 on every machine; test_hardware.py says what bfloat16
+changes. Heavy imports stand inside the fixtures: the process that hands out the tests needs none of them.
 """
 # ruff: noqa: E402
 
@@ -18,23 +19,17 @@ install_import_hook("sedm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep
 import gc
 import importlib.util
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import jaxtyping
-import matplotlib as mpl
 import pytest
-import torch
-
-from sedm.config import Config, ModelConfig, SamplingConfig, TrainingConfig, build_config
-from sedm.data.patch_table import UNKNOWN, from_arrays
-from sedm.data.patches import Patches
-
-mpl.use("Agg")
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGED = ROOT.parent / "shared" / "data"
@@ -53,7 +48,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Keep the garbage collector from looking again and again through what the imports made, a third of the time."""
+    """Draw on no screen, and keep the garbage collector from walking through all imports again: a third of the time.
+
+    No environment variable names the backend, since the kernels of notebooks would inherit it and show no figure.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
     gc.freeze()
 
 
@@ -72,8 +73,13 @@ def staged_data() -> Path:
 
 
 @pytest.fixture
-def patches() -> Patches:
+def patches():
     """Four groups of four images, a colour a group, brighter where the mask is 1; two groups are unannotated."""
+    import torch
+
+    from sedm.data.patch_table import UNKNOWN
+    from sedm.data.patches import Patches
+
     generator = torch.Generator().manual_seed(0)
     masks = torch.zeros(16, SIZE, SIZE, dtype=torch.uint8)
     for mask in masks:
@@ -89,14 +95,18 @@ def patches() -> Patches:
 @pytest.fixture
 def table(patches):
     """The patches as a table, with null masks where unannotated and a free column ``block``."""
+    from sedm.data.patch_table import UNKNOWN, from_arrays
+
     masks = [None if (mask == UNKNOWN).all() else mask.numpy() for mask in patches.masks]
     images = patches.images.permute(0, 2, 3, 1).numpy()
     return from_arrays(images, masks, patches.groups, block=[f"block-{row}" for row in range(len(images))])
 
 
 @pytest.fixture
-def config() -> Config:
+def config():
     """The smallest configuration that has everything: 16 px, six steps, a checkpoint every second step."""
+    from sedm.config import ModelConfig, SamplingConfig, TrainingConfig, build_config
+
     smoke = build_config("tissue", "smoke")
     return replace(
         smoke,
@@ -142,6 +152,18 @@ def run() -> ModuleType:
     sys.modules["run"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def encode_png(width, height, n_bits, colour_type, rows=b""):
+    """Write a PNG that Pillow cannot write, or one so large that only its head is to be read.
+
+    Source: the PNG specification, sections 5 and 11.2; colour type 0 is grey, 2 is RGB.
+    """
+    head = struct.pack(">IIBBBBB", width, height, n_bits, colour_type, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return content
 
 
 def snakemake(root, folder, study, data="", options=()):
