@@ -23,6 +23,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +42,16 @@ CLASSES = ("stroma", "tumour")
 
 
 def pytest_collection_modifyitems(items):
-    """Part the tests between two processes by file, but keep those together that look at the same run notebooks."""
-    for item in items:
-        runs_notebooks = "graphs" in item.fixturenames or item.path.name == "test_browser.py"
-        item.add_marker(pytest.mark.xdist_group("notebooks" if runs_notebooks else str(item.path)))
+    """Share the tests between two processes by file, but keep all those together that look at the same run notebooks.
+
+    These take the longest and begin first, then the browser, then the files with the most tests: so neither process
+    waits for the other in the end.
+    """
+    groups = {item: "notebooks" if "graphs" in item.fixturenames else str(item.path) for item in items}
+    sizes = Counter(groups.values())
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (groups[item] != "notebooks", "browser" not in item.keywords, -sizes[groups[item]]))
 
 
 def pytest_collection_finish():
