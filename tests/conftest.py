@@ -174,37 +174,37 @@ def encode_png(width, height, n_bits, colour_type, rows=b""):
 
 
 def snakemake(root, folder, study, data="", options=()):
-    """What Snakemake says when it is asked for every notebook of the study in the folder."""
+    """Run every notebook of a study into a folder by Snakemake, and return what it printed."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--directory", str(root)]
     command += ["--cores", "1", "--nolock", "--quiet", "rules", "host", "progress", *options]
     command += ["--rerun-triggers", *sys.modules["run"].TRIGGERS, "--config"]
     command += [f"study={study}", "preset=smoke", "seed=0", f"data={data}"]
     command += [f"runs={folder / 'runs'}", f"figures={folder / 'figures'}"]
     ended = subprocess.run(command, cwd=root, env=SETTINGS, capture_output=True, text=True, check=False)
-    said = (ended.stdout + ended.stderr).splitlines()
-    assert ended.returncode == 0, "\n".join([line for line in said if "%|" not in line][-60:])  # no progress bars
+    lines = [line for line in (ended.stdout + ended.stderr).splitlines() if "%|" not in line]  # no progress bars
+    assert ended.returncode == 0, "\n".join(lines[-60:])
     return ended.stdout + ended.stderr
 
 
 def run_graph(root, folder, study, data):
-    """The folder, after every notebook of the study ran into it."""
+    """Run every notebook of a study into a folder, and return the folder."""
     snakemake(root, folder, study, data)
     return folder
 
 
 @pytest.fixture(scope="session")
 def graphs(root, run, request, tmp_path_factory):
-    """The run of each study that a test asks for, and that by hand, as a future; two at a time."""
-    asked = {name for item in request.session.items if "graphs" in item.fixturenames for name in item.fixturenames}
+    """The runs that the tests of this session need, by study or ``by_hand``, as futures; two run at a time."""
+    needed = {name for item in request.session.items if "graphs" in item.fixturenames for name in item.fixturenames}
     data = {"tissue": "", "ebhi": STAGED / FOLDERS["ebhi"]}
     data |= {"flowers": "", "pets": STAGED / FOLDERS["pets"]}
     with ThreadPoolExecutor(max_workers=2) as pool:
         runs = {
             study: pool.submit(run_graph, root, tmp_path_factory.mktemp(study), study, folder)
             for study, folder in data.items()
-            if study in asked and (not folder or folder.is_dir())
+            if study in needed and (not folder or folder.is_dir())
         }
-        if "by_hand" in asked:
+        if "by_hand" in needed:
             runs["by_hand"] = pool.submit(run_by_hand, root, tmp_path_factory.mktemp("by_hand"))
         yield runs
 
@@ -233,7 +233,7 @@ def execute_by_hand(folder, *notebooks):
 
 
 def run_by_hand(root, folder):
-    """A copy of the checkout, in a folder of an awkward name, where somebody ran every notebook by hand, in order."""
+    """Copy the checkout to a folder with an awkward name, run every notebook there by hand, and return the copy."""
     copy = copy_checkout(root, folder / "it's 100% my work")
     names = sorted(path.stem for path in (copy / "notebooks").glob("*.ipynb"))
     ended = execute_by_hand(copy, *names)

@@ -267,7 +267,7 @@ def test_a_dry_run_says_why(finished):
 
 @pytest.fixture
 def remembered(run, finished):
-    """… and in which Snakemake and the notebooks keep what they were made of."""
+    """That copy, after Snakemake and the notebooks recorded what they were made of."""
     command = ["-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--cores", "1", "--touch", "--forceall"]
     settings = {"study": "tissue", "preset": "quick", "seed": 0, "data": "", "runs": run.RUNS, "figures": run.FIGURES}
     ended = start(finished, *command, "--config", *(f"{name}={value}" for name, value in settings.items()))
