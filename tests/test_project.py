@@ -44,7 +44,7 @@ def modules():
 
 
 def imports(name, code):
-    """Yield the absolute dotted names that a module imports anywhere in it, including names imported *from* a module."""
+    """Yield the absolute dotted names that a module imports anywhere, including those imported *from* a module."""
     package = name.split(".")[:-1]
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
