@@ -28,8 +28,8 @@ reproduce: .venv/installed
 check-figures: .venv/installed
 	@$(BIN)/python notebooks/check.py
 
-# In the order that tests/conftest.py gives the groups of tests.
-PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# By file, in the order that tests/conftest.py gives them.
+PARALLEL := --numprocesses 2 --no-loadscope-reorder
 
 check: .venv/installed
 	$(BIN)/python -m ruff check .

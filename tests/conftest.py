@@ -39,19 +39,44 @@ SETTINGS = dict(os.environ)
 FOLDERS = {"ebhi": "ebhi_seg_128", "pets": "oxford_pets_3_128"}
 COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (190, 180, 50))  # of the groups
 CLASSES = ("stroma", "tumour")
+NOTEBOOK_TESTS = (  # those that look at run notebooks, by the fixture ``graphs``
+    "tests/notebooks/test_notebooks.py",
+    "tests/runtime/test_interruptions.py",
+    "tests/demo/test_browser.py::test_notebook_03_runs_from_top_to_bottom_in_jupyterlab",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Share the tests between processes by file, but give all that look at the same run notebooks to one process.
+
+    ``--dist loadgroup`` would do it by marks, but groups nothing under pytest 9.2: pytest-xdist issue 1386.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FileScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "notebooks" if nodeid.startswith(NOTEBOOK_TESTS) else nodeid.partition("::")[0]
+
+    return FileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items):
-    """Share the tests between two processes by file, but keep all those together that look at the same run notebooks.
+    """Begin with what takes longest: the run notebooks, the browser, then the files with the most tests.
 
-    These take the longest and begin first, then the browser, then the files with the most tests: so neither process
-    waits for the other in the end.
+    So neither process waits for the other in the end.
     """
-    groups = {item: "notebooks" if "graphs" in item.fixturenames else str(item.path) for item in items}
-    sizes = Counter(groups.values())
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (groups[item] != "notebooks", "browser" not in item.keywords, -sizes[groups[item]]))
+    for item in items:
+        assert item.nodeid.startswith(NOTEBOOK_TESTS) or "graphs" not in item.fixturenames, f"{item}: NOTEBOOK_TESTS"
+    sizes = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (
+            not item.nodeid.startswith(NOTEBOOK_TESTS),
+            item.get_closest_marker("browser") is None,
+            -sizes[item.path],
+            item.path,
+        )
+    )
 
 
 def pytest_collection_finish():

@@ -318,6 +318,21 @@ def test_every_figure_is_explained(path):
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "figures/README.md"]
 
 
+@pytest.mark.slow
+@pytest.mark.processes
+def test_the_tests_of_a_file_run_in_one_process(tmp_path):
+    """Else two processes run every notebook, and set up every fixture of a file."""
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    for name in ("first", "second"):
+        worker = f"def test_it(n):\n    open(r'{tmp_path}/{name}-' + os.environ['PYTEST_XDIST_WORKER'], 'w')\n"
+        marks = "@pytest.mark.parametrize('n', range(8))\n"
+        (tmp_path / f"test_{name}.py").write_text(f"import os\nimport pytest\n{marks}{worker}")
+    command = [sys.executable, "-m", "pytest", "--numprocesses", "2", "--no-loadscope-reorder", str(tmp_path)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.glob("*-gw*")) == ["first", "second"]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_links_and_shows_is_there(page):
     text = (ROOT / page).read_text()
