@@ -1,40 +1,45 @@
 # make reproduce   every notebook of the embedded studies, with its figures and values, and the paper
 # make test        unit tests, doctests and every notebook at the smallest size
-# make check       the linter and the fast ones among them, in less than a minute
-# make check-figures   the embedded studies once more, beside the committed results, and their values compared
+# make check       the linter and the fast tests, in less than a minute
+# make check-figures   run the embedded studies once more and compare the values with the committed ones
 # make bench       how fast training, sampling and generation are, against the reference's recipe: figures/benchmarks/
 # make paper       paper/main.pdf from the committed values and figures, in seconds, without training anything
-# make demo        style mixing as a page, for this computer alone, with the models that come along; Ctrl-C ends it
+# make demo        style mixing as a page, for this computer alone, with the included models; Ctrl-C ends it
 # make lab         JupyterLab in this folder
-# make clean       removes what can be made again
-# Each of them first makes the virtual environment, when it is missing or older than the lock file.
+# make clean       remove everything that can be made again
+# Each of them first makes the virtual environment if it is missing or older than the lock file.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Keep large freed blocks: handing them back to the system and asking again costs more than the arithmetic.
+# Keep large freed blocks: returning them to the system and asking for them again costs more than the arithmetic.
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export TOKENIZERS_PARALLELISM := false
+# Keep compiled modules, for the many processes that import the same ones.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: reproduce check-figures check test bench paper demo lab clean
 
-# Variables on the command line (STUDY=… PRESET=… DATA=… SEED=… JOBS=…) are read and checked there.
+# run.py reads and checks the variables on the command line (STUDY=… PRESET=… DATA=… SEED=… JOBS=…).
 reproduce: .venv/installed
 	@$(BIN)/python notebooks/run.py make
 
 check-figures: .venv/installed
 	@$(BIN)/python notebooks/check.py
 
+# By file, in the order that tests/conftest.py gives them.
+PARALLEL := --numprocesses 2 --no-loadscope-reorder
+
 check: .venv/installed
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow and not browser and not processes"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not browser and not processes"
 
 test: .venv/installed
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest $(PARALLEL)
 
-# On a quiet machine; MODEL=… is the folder of a trained pipeline of tissue, from make reproduce where left out.
+# For a quiet machine. MODEL=… is the folder of a trained pipeline of tissue, by default the one of make reproduce.
 MODEL = data/runs/tissue/quick/model
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.generator
@@ -43,7 +48,7 @@ bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.steps --model "$(MODEL)"
 	$(BIN)/python -m tests.benchmarks.demo
 
-# Not committed: it follows from what is, and a copy would fall behind.
+# Not committed: it follows from committed files, and a copy would fall behind.
 paper: .venv/installed
 	@$(BIN)/python paper/build.py
 

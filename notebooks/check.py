@@ -1,4 +1,4 @@
-"""Runs the embedded studies once more, beside the committed results, and compares the values.
+"""Run the embedded studies once more, beside the committed results, and compare the values.
 
     python notebooks/check.py
 
@@ -22,35 +22,35 @@ NOT_COMPARED = {"low", "high", "ci_low", "ci_high", "mean_low", "mean_high", "sd
 NOT_COMPARED |= {"wilcoxon_p", "p_adjusted", "worst_group", "finding", "control", "units", "data"}
 
 
-def differences(committed, found, where: str = "") -> Iterator[tuple[str, object, object]]:
-    """(place, committed, found) of each value that differs by more than it may.
+def differences(committed, new, where: str = "") -> Iterator[tuple[str, object, object]]:
+    """Yield (place, committed, new) for each value that differs by more than it may.
 
     >>> list(differences({"iou": 0.8, "n": 3, "mean": {"low": 0.1}}, {"iou": 0.75, "n": 4, "mean": {"low": 0.9}}))
     [('n', 3, 4)]
     """
-    if isinstance(committed, dict) and isinstance(found, dict):
-        for key in sorted({*committed, *found} - NOT_COMPARED):
-            yield from differences(committed.get(key), found.get(key), f"{where}.{key}".lstrip("."))
-    elif isinstance(committed, list) and isinstance(found, list) and len(committed) == len(found):
-        for index, (one, other) in enumerate(zip(committed, found, strict=True)):
-            yield from differences(one, other, f"{where}[{index}]")
-    elif isinstance(committed, float) and isinstance(found, float | int):
-        if abs(found - committed) > ABSOLUTE + RELATIVE * abs(committed):
-            yield where, committed, found
-    elif committed != found:
-        yield where, committed, found
+    if isinstance(committed, dict) and isinstance(new, dict):
+        for key in sorted({*committed, *new} - NOT_COMPARED):
+            yield from differences(committed.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+    elif isinstance(committed, list) and isinstance(new, list) and len(committed) == len(new):
+        for index, pair in enumerate(zip(committed, new, strict=True)):
+            yield from differences(*pair, f"{where}[{index}]")
+    elif isinstance(committed, float) and isinstance(new, float | int):
+        if abs(new - committed) > ABSOLUTE + RELATIVE * abs(committed):
+            yield where, committed, new
+    elif committed != new:
+        yield where, committed, new
 
 
-def compare_folders(committed: Path, found: Path) -> list[str]:
-    """One line for each file of values that is missing in ``found``, and for each value that differs."""
+def compare_folders(committed: Path, new: Path) -> list[str]:
+    """Return a line for each new file of values that is not committed, and for each value that differs."""
     lines = []
-    for path in sorted(found.rglob("values_*.json")):
-        name = path.relative_to(found)
+    for path in sorted(new.rglob("values_*.json")):
+        name = path.relative_to(new)
         if not (committed / name).exists():
             lines.append(f"{name}: not committed")
             continue
-        one, other = (json.loads(file.read_text())["values"] for file in (committed / name, path))
-        lines += [f"{name}: {where} is {new}, committed {old}" for where, old, new in differences(one, other)]
+        values = [json.loads(file.read_text())["values"] for file in (committed / name, path)]
+        lines += [f"{name}: {where} is {now}, committed {before}" for where, before, now in differences(*values)]
     return lines
 
 

@@ -1,8 +1,9 @@
 """What several test files share: tiny patches, a tiny configuration, an untrained pipeline, the staged data.
 
 The hook comes before the first import of sedm, so every annotation is checked in every test, shapes included; a
-whole number is welcome where a float is (PEP 484). Tests compare with loops written by hand and closed forms, to the
-last digits, so everything computes in float32 on every machine; test_hardware.py says what bfloat16 changes.
+whole number is accepted where a float is expected (PEP 484). Tests compare with loops written by hand and closed
+forms, to the last digit, so everything computes in float32 on every machine; test_hardware.py says what bfloat16
+changes. Heavy imports stand inside the fixtures: the process that hands out the tests needs none of them.
 """
 # ruff: noqa: E402
 
@@ -18,23 +19,18 @@ install_import_hook("sedm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep
 import gc
 import importlib.util
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import jaxtyping
-import matplotlib as mpl
 import pytest
-import torch
-
-from sedm.config import Config, ModelConfig, SamplingConfig, TrainingConfig, build_config
-from sedm.data.patch_table import UNKNOWN, from_arrays
-from sedm.data.patches import Patches
-
-mpl.use("Agg")
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGED = ROOT.parent / "shared" / "data"
@@ -43,17 +39,54 @@ SETTINGS = dict(os.environ)
 FOLDERS = {"ebhi": "ebhi_seg_128", "pets": "oxford_pets_3_128"}
 COLOURS = ((200, 60, 60), (60, 180, 60), (60, 60, 200), (190, 180, 50))  # of the groups
 CLASSES = ("stroma", "tumour")
+NOTEBOOK_TESTS = (  # those that look at run notebooks, by the fixture ``graphs``
+    "tests/notebooks/test_notebooks.py",
+    "tests/runtime/test_interruptions.py",
+    "tests/demo/test_browser.py::test_notebook_03_runs_from_top_to_bottom_in_jupyterlab",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Share the tests between processes by file, but give all that look at the same run notebooks to one process.
+
+    ``--dist loadgroup`` would do it by marks, but groups nothing under pytest 9.2: pytest-xdist issue 1386.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FileScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "notebooks" if nodeid.startswith(NOTEBOOK_TESTS) else nodeid.partition("::")[0]
+
+    return FileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items):
-    """Part the tests between two processes by file, but keep those together that look at the same run notebooks."""
+    """Begin with what takes longest: the run notebooks, the browser, then the files with the most tests.
+
+    So neither process waits for the other in the end.
+    """
     for item in items:
-        runs_notebooks = "graphs" in item.fixturenames or item.path.name == "test_browser.py"
-        item.add_marker(pytest.mark.xdist_group("notebooks" if runs_notebooks else str(item.path)))
+        assert item.nodeid.startswith(NOTEBOOK_TESTS) or "graphs" not in item.fixturenames, f"{item}: NOTEBOOK_TESTS"
+    sizes = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (
+            not item.nodeid.startswith(NOTEBOOK_TESTS),
+            item.get_closest_marker("browser") is None,
+            -sizes[item.path],
+            item.path,
+        )
+    )
 
 
 def pytest_collection_finish():
-    """Keep the garbage collector from looking again and again through what the imports made, a third of the time."""
+    """Draw on no screen, and keep the garbage collector from walking through all imports again: a third of the time.
+
+    No environment variable names the backend, since the kernels of notebooks would inherit it and show no figure.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
     gc.freeze()
 
 
@@ -72,8 +105,13 @@ def staged_data() -> Path:
 
 
 @pytest.fixture
-def patches() -> Patches:
+def patches():
     """Four groups of four images, a colour a group, brighter where the mask is 1; two groups are unannotated."""
+    import torch
+
+    from sedm.data.patch_table import UNKNOWN
+    from sedm.data.patches import Patches
+
     generator = torch.Generator().manual_seed(0)
     masks = torch.zeros(16, SIZE, SIZE, dtype=torch.uint8)
     for mask in masks:
@@ -89,14 +127,18 @@ def patches() -> Patches:
 @pytest.fixture
 def table(patches):
     """The patches as a table, with null masks where unannotated and a free column ``block``."""
+    from sedm.data.patch_table import UNKNOWN, from_arrays
+
     masks = [None if (mask == UNKNOWN).all() else mask.numpy() for mask in patches.masks]
     images = patches.images.permute(0, 2, 3, 1).numpy()
     return from_arrays(images, masks, patches.groups, block=[f"block-{row}" for row in range(len(images))])
 
 
 @pytest.fixture
-def config() -> Config:
+def config():
     """The smallest configuration that has everything: 16 px, six steps, a checkpoint every second step."""
+    from sedm.config import ModelConfig, SamplingConfig, TrainingConfig, build_config
+
     smoke = build_config("tissue", "smoke")
     return replace(
         smoke,
@@ -144,38 +186,50 @@ def run() -> ModuleType:
     return module
 
 
+def encode_png(width, height, n_bits, colour_type, rows=b""):
+    """Write a PNG that Pillow cannot write, or one so large that only its head is to be read.
+
+    Source: the PNG specification, sections 5 and 11.2; colour type 0 is grey, 2 is RGB.
+    """
+    head = struct.pack(">IIBBBBB", width, height, n_bits, colour_type, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return content
+
+
 def snakemake(root, folder, study, data="", options=()):
-    """What Snakemake says when it is asked for every notebook of the study in the folder."""
+    """Run every notebook of a study into a folder by Snakemake, and return what it printed."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--directory", str(root)]
     command += ["--cores", "1", "--nolock", "--quiet", "rules", "host", "progress", *options]
     command += ["--rerun-triggers", *sys.modules["run"].TRIGGERS, "--config"]
     command += [f"study={study}", "preset=smoke", "seed=0", f"data={data}"]
     command += [f"runs={folder / 'runs'}", f"figures={folder / 'figures'}"]
     ended = subprocess.run(command, cwd=root, env=SETTINGS, capture_output=True, text=True, check=False)
-    said = (ended.stdout + ended.stderr).splitlines()
-    assert ended.returncode == 0, "\n".join([line for line in said if "%|" not in line][-60:])  # no progress bars
+    lines = [line for line in (ended.stdout + ended.stderr).splitlines() if "%|" not in line]  # no progress bars
+    assert ended.returncode == 0, "\n".join(lines[-60:])
     return ended.stdout + ended.stderr
 
 
 def run_graph(root, folder, study, data):
-    """The folder, after every notebook of the study ran into it."""
+    """Run every notebook of a study into a folder, and return the folder."""
     snakemake(root, folder, study, data)
     return folder
 
 
 @pytest.fixture(scope="session")
 def graphs(root, run, request, tmp_path_factory):
-    """The run of each study that a test asks for, and that by hand, as a future; two at a time."""
-    asked = {name for item in request.session.items if "graphs" in item.fixturenames for name in item.fixturenames}
+    """The runs that the tests of this session need, by study or ``by_hand``, as futures; two run at a time."""
+    needed = {name for item in request.session.items if "graphs" in item.fixturenames for name in item.fixturenames}
     data = {"tissue": "", "ebhi": STAGED / FOLDERS["ebhi"]}
     data |= {"flowers": "", "pets": STAGED / FOLDERS["pets"]}
     with ThreadPoolExecutor(max_workers=2) as pool:
         runs = {
             study: pool.submit(run_graph, root, tmp_path_factory.mktemp(study), study, folder)
             for study, folder in data.items()
-            if study in asked and (not folder or folder.is_dir())
+            if study in needed and (not folder or folder.is_dir())
         }
-        if "by_hand" in asked:
+        if "by_hand" in needed:
             runs["by_hand"] = pool.submit(run_by_hand, root, tmp_path_factory.mktemp("by_hand"))
         yield runs
 
@@ -204,7 +258,7 @@ def execute_by_hand(folder, *notebooks):
 
 
 def run_by_hand(root, folder):
-    """A copy of the checkout, in a folder of an awkward name, where somebody ran every notebook by hand, in order."""
+    """Copy the checkout to a folder with an awkward name, run every notebook there by hand, and return the copy."""
     copy = copy_checkout(root, folder / "it's 100% my work")
     names = sorted(path.stem for path in (copy / "notebooks").glob("*.ipynb"))
     ended = execute_by_hand(copy, *names)

@@ -1,4 +1,4 @@
-"""Scripts run by one process or, through torchrun, by several; ended or killed with all that they started."""
+"""Run scripts by one process or, through torchrun, by several; end or kill them with all that they started."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import psutil
 
 
 def start(script, n_processes, *arguments):
-    """The running process: the script itself, or the launcher of its ``n_processes`` workers."""
+    """Start a script and return its process: the script itself, or the launcher of its ``n_processes`` workers."""
     launcher = [sys.executable]
     if n_processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_processes)]
@@ -22,13 +22,13 @@ def start(script, n_processes, *arguments):
 
 
 def finish(process):
-    """None, after the process ended well."""
+    """Wait for a process, which has to end well."""
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output[-3000:]
 
 
 def kill(process):
-    """None, after the process and its workers, each of them in a session of its own, died of SIGKILL."""
+    """Kill a process and its workers, each of which is in a session of its own, by SIGKILL."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
         member.suspend()  # so that the launcher sees nobody die

@@ -38,13 +38,13 @@ HOMES = {  # public name → module
 
 
 def modules():
-    """(dotted name, code) of every module of the library."""
+    """Yield the dotted name and the code of every module of the library."""
     for path in sorted((ROOT / "sedm").rglob("*.py")):
         yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path.read_text()
 
 
 def imports(name, code):
-    """Absolute dotted names that a module imports anywhere in it, what is imported *from* a module included."""
+    """Yield the absolute dotted names that a module imports anywhere, including those imported *from* a module."""
     package = name.split(".")[:-1]
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -53,20 +53,31 @@ def imports(name, code):
             base = package[: len(package) - node.level + 1] if node.level else []
             yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from (one.value for one in node.args[:1] if isinstance(one, ast.Constant))
+            yield from (argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """What every module of the library imports: pairs of its name and a dotted name."""
+    return {(name, target) for name, code in modules() for target in imports(name, code)}
+
+
+def importing(imported, packages):
+    """List the pairs whose import is one of these packages or from them."""
+    return sorted((name, target) for name, target in imported if target.split(".")[0] in packages)
 
 
 # ---------------------------------------------------------------------------------------- who imports whom
 
 
 def check_layers(folder):
-    """What import-linter says of the contract in ``pyproject.toml``, about the copy of sedm in a folder."""
+    """Check the copy of sedm in a folder against the contract in ``pyproject.toml``, by import-linter."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_rooms_import_from_the_floors_below_alone():
+def test_rooms_import_only_from_the_floors_below():
     ended = check_layers(ROOT)
     assert ended.returncode == 0, ended.stdout
     assert "1 kept, 0 broken" in ended.stdout
@@ -79,7 +90,7 @@ def test_rooms_import_from_the_floors_below_alone():
         ("data/patches", "from sedm import layouts"),
         ("config/settings", "import sedm.runtime.files"),
         ("figures/grids", "def plot():\n    from sedm.data.patch_table import UNKNOWN"),
-        ("attic", "import sedm.demo"),  # a room that no floor is given
+        ("attic", "import sedm.demo"),  # a room that is on no floor
     ],
 )
 def test_a_planted_forbidden_import_is_found(tmp_path, module, line):
@@ -99,13 +110,12 @@ def test_no_two_modules_have_one_name_nor_that_of_the_standard_library():
     assert sys.stdlib_module_names.isdisjoint(names)
 
 
-def test_nothing_needs_torchvision():
+def test_nothing_needs_torchvision(imported):
     assert importlib.util.find_spec("torchvision") is None
-    found = {(name, target) for name, code in modules() for target in imports(name, code)}
-    assert [pair for pair in found if pair[1].split(".")[0] in FORBIDDEN] == []
+    assert importing(imported, FORBIDDEN) == []
 
 
-def test_every_public_name_is_where_it_is_said_to_be():
+def test_every_public_name_is_where_the_stub_says():
     assert sorted(HOMES) == sedm.__all__
     for name, home in HOMES.items():
         assert getattr(sedm, name) is getattr(importlib.import_module(f"sedm.{home}"), name)
@@ -117,9 +127,8 @@ def test_editors_can_complete_the_public_names():
     assert set(HOMES) <= set(dir(sedm))
 
 
-def test_nothing_needs_unix():
-    found = {(name, target) for name, code in modules() for target in imports(name, code)}
-    assert [pair for pair in found if pair[1].split(".")[0] in {"fcntl", "grp", "pwd", "resource", "termios"}] == []
+def test_nothing_needs_unix(imported):
+    assert importing(imported, {"fcntl", "grp", "pwd", "resource", "termios"}) == []
 
 
 def test_the_package_alone_imports_nothing_heavy():
@@ -145,20 +154,20 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def needs(*extras):
-    """What the library asks for with these extras, by name, those that an extra includes among them."""
-    found = {}
+    """Return the version range of each package that the library needs with these extras, including nested extras."""
+    specifiers = {}
     for line in [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]:
         requirement = Requirement(line)
         if requirement.name == "sedm":
-            found |= needs(*requirement.extras)
+            specifiers |= needs(*requirement.extras)
         else:
-            found[normal(requirement.name)] = requirement.specifier
-    return found
+            specifiers[normal(requirement.name)] = requirement.specifier
+    return specifiers
 
 
 @pytest.fixture(scope="module")
 def ranges():
-    """What the project asks for, by name."""
+    """The version range of each package that the project needs with all its extras."""
     return needs(*EXTRAS)
 
 
@@ -177,7 +186,7 @@ def test_every_dependency_is_pinned_within_its_range(ranges, pins):
     assert [name for name, allowed in ranges.items() if Version(pins[name]) not in allowed] == []
 
 
-def test_pins_are_plain_versions_and_torch_the_one_meant(pins):
+def test_pins_are_plain_versions_and_torch_is_that_of_pypi(pins):
     assert pins["torch"] == "2.13.0"
     assert [name for name, pin in pins.items() if str(Version(pin)) != pin or Version(pin).local] == []
     assert FORBIDDEN.isdisjoint(name.replace("-", "_") for name in pins)
@@ -185,7 +194,7 @@ def test_pins_are_plain_versions_and_torch_the_one_meant(pins):
 
 def test_every_pinned_version_can_be_installed_on_the_oldest_python(pins):
     oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
-    needed = {normal(one.name): one.metadata["Requires-Python"] for one in distributions()}
+    needed = {normal(package.name): package.metadata["Requires-Python"] for package in distributions()}
     patch = Version(f"{oldest}.0")
     assert [name for name in pins if needed.get(name) and patch not in SpecifierSet(needed[name])] == []
     assert patch not in SpecifierSet(">=3.11.5")  # as a pin once asked for
@@ -198,7 +207,7 @@ def test_the_environment_installs_the_lock_and_then_the_project():
 
 
 def test_the_tests_install_every_extra_and_the_library_none():
-    """So the lock file, which is written from the extra ``test``, has all that any target of make needs."""
+    """So the lock file, which is made from the extra ``test``, has all that any target of make needs."""
     assert set(EXTRAS) == {"notebooks", "demo", "slides", "paper", "cluster", "test"}
     assert needs("test") == needs(*EXTRAS)
     heavy = {"jupyterlab", "papermill", "snakemake", "tensorboard", "voila", "ipywidgets", "tiffslide", "typst"}
@@ -206,9 +215,9 @@ def test_the_tests_install_every_extra_and_the_library_none():
     assert heavy.isdisjoint(needs())
 
 
-def test_everything_the_library_imports_is_a_dependency():
-    found = {target.split(".")[0] for name, code in modules() for target in imports(name, code)}
-    foreign = found - set(sys.stdlib_module_names) - {"sedm"}
+def test_everything_the_library_imports_is_a_dependency(imported):
+    packages = {target.split(".")[0] for _, target in imported}
+    foreign = packages - set(sys.stdlib_module_names) - {"sedm"}
     known = needs("demo", "slides")
     assert [name for name in sorted(foreign) if normal(DISTRIBUTIONS.get(name, name)) not in known] == []
 
@@ -239,8 +248,8 @@ def test_a_notebook_is_committed_without_outputs(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_opens_in_every_editor_without_a_question(path):
-    """JupyterLab, VS Code and GitHub: valid, a kernel that is everywhere, and names of cells that stay."""
-    import nbformat  # which takes seconds
+    """JupyterLab, VS Code and GitHub: it is valid, its kernel is everywhere, and its cells keep their names."""
+    import nbformat  # takes seconds
 
     written = json.loads(path.read_text())
     nbformat.validate(written)
@@ -293,7 +302,7 @@ def test_no_cell_is_longer_than_a_screen(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_figure_is_explained(path):
-    """In some sentences of its own, between the last figure and this one."""
+    """The sentences stand between the last figure and this one."""
     words = []
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "markdown":
@@ -309,11 +318,26 @@ def test_every_figure_is_explained(path):
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "figures/README.md"]
 
 
+@pytest.mark.slow
+@pytest.mark.processes
+def test_the_tests_of_a_file_run_in_one_process(tmp_path):
+    """Else two processes run every notebook, and set up every fixture of a file."""
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    for name in ("first", "second"):
+        worker = f"def test_it(n):\n    open(r'{tmp_path}/{name}-' + os.environ['PYTEST_XDIST_WORKER'], 'w')\n"
+        marks = "@pytest.mark.parametrize('n', range(8))\n"
+        (tmp_path / f"test_{name}.py").write_text(f"import os\nimport pytest\n{marks}{worker}")
+    command = [sys.executable, "-m", "pytest", "--numprocesses", "2", "--no-loadscope-reorder", str(tmp_path)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.glob("*-gw*")) == ["first", "second"]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_links_and_shows_is_there(page):
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r"(?:href|src)=\"([^\"#]+)\"", text)
-    missing = [one for one in links if not one.startswith("http") and not ((ROOT / page).parent / one).exists()]
+    missing = [link for link in links if not link.startswith("http") and not ((ROOT / page).parent / link).exists()]
     assert missing == []
 
 
@@ -333,7 +357,7 @@ def test_settings_and_targets_that_the_pages_name_are_known(run):
         assert {word.partition("=")[0] for word in line.split()} <= set(run.DEFAULTS)
 
 
-def test_the_weights_that_come_along_are_those_of_the_table():
+def test_the_included_weights_are_those_of_the_table():
     table = (ROOT / "data" / "README.md").read_text()
     for path in sorted((ROOT / "data" / "models").rglob("*.safetensors")):
         name = path.relative_to(ROOT / "data" / "models").as_posix()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from conftest import encode_png
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -187,7 +188,7 @@ def encoded(image, **options):
 GREY = Image.new("RGB", (40, 30), (120, 80, 90))
 REFUSED = {
     "notes.txt": (b"just some words", "not a picture"),
-    "huge.png": (encoded(Image.new("1", (20_000, 20_000))), "at most 8192 px a side"),
+    "huge.png": (encode_png(20_000, 20_000, n_bits=1, colour_type=0), "at most 8192 px a side"),
     "alpha.png": (encoded(GREY.convert("RGBA")), "alpha channel"),
     "deep.png": (encoded(Image.fromarray(np.zeros((32, 32), np.uint16))), "more than 8 bits"),
     "moving.png": (encoded(GREY, save_all=True, append_images=[GREY.rotate(90)]), "2 frames"),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import torch
+from conftest import encode_png
 from PIL import Image
 from traitlets import Bunch
 
@@ -388,31 +389,16 @@ GREY = Image.new("RGB", (40, 30), (120, 80, 90))
 REFUSED = {
     "notes.txt": (b"just some words", "not a picture"),
     "wide.png": (encoded(Image.new("L", (20_000, 20))), "20000×20 px; at most 8192"),
-    "bomb.png": (encoded(Image.new("1", (20_000, 20_000))), "at most 8192"),
+    "bomb.png": (encode_png(20_000, 20_000, n_bits=1, colour_type=0), "at most 8192"),
     "tiny.png": (encoded(Image.new("RGB", (8, 8))), "at least 16 px"),
     "alpha.png": (encoded(GREY.convert("RGBA")), "alpha channel"),
     "palette.png": (encoded(GREY.convert("P"), transparency=0), "alpha channel"),
+    "deep_colour.png": (encode_png(32, 32, 16, 2, rows=bytes(32 * (1 + 32 * 6))), "more than 8 bits"),  # of RGB
     "deep.png": (encoded(Image.fromarray(np.zeros((32, 32), np.uint16))), "more than 8 bits"),
     "deep.tif": (encoded(Image.fromarray(np.zeros((32, 32), np.uint16)), format="TIFF"), "more than 8 bits"),
     "moving.png": (encoded(GREY, save_all=True, append_images=[GREY.rotate(90)]), "2 frames"),
     "cut.png": (encoded(Image.effect_noise((64, 64), 50))[:900], "damaged or cut-off"),
 }
-
-
-def deep_colour_png():
-    """A PNG of 16 bits a channel in RGB, which Pillow reads as 8 bits and cannot write."""
-    import struct
-    import zlib
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = b"".join(b"\0" + bytes(6 * 32) for _ in range(32))
-    head = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-REFUSED["deep_colour.png"] = (deep_colour_png(), "more than 8 bits")
 
 
 @pytest.mark.slow

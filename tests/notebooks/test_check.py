@@ -24,7 +24,7 @@ def write(folder, values, name="values_fidelity.json"):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "lines"),
     [
         ({}, []),
         ({"table": {"iou": {"value": 0.82, "low": 0.1}}}, []),
@@ -36,16 +36,16 @@ def write(folder, values, name="values_fidelity.json"):
         ({"more": 1}, ["more is 1, committed None"]),
     ],
 )
-def test_what_differs_by_more_than_it_may_is_told(check, tmp_path, change, told):
+def test_what_differs_by_more_than_it_may_is_reported(check, tmp_path, change, lines):
     write(tmp_path / "committed", VALUES)
-    write(tmp_path / "found", VALUES | change)
-    lines = check.compare_folders(tmp_path / "committed", tmp_path / "found")
-    assert lines == [f"tissue/values_fidelity.json: {one}" for one in told]
+    write(tmp_path / "new", VALUES | change)
+    reported = check.compare_folders(tmp_path / "committed", tmp_path / "new")
+    assert reported == [f"tissue/values_fidelity.json: {line}" for line in lines]
 
 
-def test_values_that_nobody_committed_are_told(check, tmp_path):
-    write(tmp_path / "found", VALUES)
-    assert check.compare_folders(tmp_path / "committed", tmp_path / "found") == [
+def test_values_that_nobody_committed_are_reported(check, tmp_path):
+    write(tmp_path / "new", VALUES)
+    assert check.compare_folders(tmp_path / "committed", tmp_path / "new") == [
         "tissue/values_fidelity.json: not committed"
     ]
 

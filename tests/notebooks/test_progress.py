@@ -1,4 +1,4 @@
-"""What is told of a run: the state of each notebook from its files, one line each, and a table at the end."""
+"""What is shown of a run: the state of each notebook, read from its files, a line each, and a table at the end."""
 
 import io
 import json
@@ -25,11 +25,7 @@ def job(progress, tmp_path):
 
 def write_executed(job, error="", n_executed=1):
     failure = {"output_type": "error", "ename": "ValueError", "evalue": f"{error}\nmore", "traceback": []}
-    opening = {
-        "cell_type": "markdown",
-        "id": "02-00",
-        "source": ["# 02\n", "**Figures.** `fig_patches`, `fig_layouts`."],
-    }
+    opening = {"cell_type": "markdown", "id": "02-00", "source": ["# 02"]}
     cells = [
         {
             "cell_type": "code",
@@ -49,7 +45,7 @@ def age(path, seconds):
     os.utime(path, (time.time() - seconds,) * 2)
 
 
-def test_the_state_of_a_notebook_is_read_off_its_files(job):
+def test_the_state_of_a_notebook_is_read_from_its_files(job):
     since = time.time() - 10
     assert job.state(since) == "waiting"
     job.log.write_text("")
@@ -79,7 +75,7 @@ def test_the_stage_is_the_cell_and_the_last_line_of_a_bar(job):
     assert job.stage().endswith("10/50")
 
 
-def test_away_from_a_terminal_a_start_an_end_and_a_line_a_minute_are_told(progress, job):
+def test_away_from_a_terminal_a_start_an_end_and_a_line_a_minute_are_printed(progress, job):
     out, since = io.StringIO(), time.time() - 10
     shown = progress.Progress([job], since, out)
     shown.show()
@@ -114,16 +110,14 @@ def test_on_a_terminal_the_lines_of_running_notebooks_are_rewritten(progress, jo
     assert screen == ["tissue 02_layout_priors: done"]
 
 
-def test_the_table_tells_status_time_figures_and_what_failed(progress, job, tmp_path):
+def test_the_table_tells_status_time_and_what_failed(progress, job):
     since = time.time() - 10
     other = progress.Job("tissue", "03_diffusion_training", job.folder)
     write_executed(job, error="no such table")
     job.log.write_text("")
-    (job.folder / "figures").mkdir()
-    (job.folder / "figures" / "fig_patches.png").touch()
-    assert progress.summarise([job, other], since, tmp_path / "figures").splitlines() == [
-        "study   notebook               status   time  figures",
-        "tissue  02_layout_priors       FAILED   61 s  1 of 2",
+    assert progress.summarise([job, other], since).splitlines() == [
+        "study   notebook               status   time",
+        "tissue  02_layout_priors       FAILED   61 s",
         "tissue  03_diffusion_training  not run",
         "tissue 02_layout_priors: cell 02-01: ValueError: no such table",
         f"  kept, with its traceback, in {job.executed}",
@@ -132,10 +126,10 @@ def test_the_table_tells_status_time_figures_and_what_failed(progress, job, tmp_
 
 @pytest.mark.processes
 def test_a_notebook_does_not_outlive_the_one_who_started_the_graph(root):
-    """Killed at once, with no chance to tell anybody."""
+    """The starter is killed at once, with no chance to end what it started."""
     starter = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    code = f"import os, time, run; os.environ[run.STARTER] = '{socket.gethostname()}:{starter.pid}'; "
-    code += "run.end_with_starter(); print('watching', flush=True); time.sleep(600)"
+    code = f"import os, time, execute; os.environ[execute.STARTER] = '{socket.gethostname()}:{starter.pid}'; "
+    code += "execute.end_with_starter(); print('watching', flush=True); time.sleep(600)"
     command = [sys.executable, "-c", code]
     notebook = subprocess.Popen(command, cwd=root / "notebooks", stdout=subprocess.PIPE, text=True)
     try:

@@ -1,6 +1,8 @@
-"""A request is checked before anything runs; a notebook's parameters too; the demo works without a browser."""
+"""A request is checked before anything runs; the graph runs what is outdated; a notebook keeps its traceback."""
 
 import ast
+import doctest
+import importlib
 import json
 import os
 import re
@@ -17,7 +19,7 @@ from sedm.data.patch_table import save_patches
 
 @pytest.fixture
 def refuse(run, monkeypatch, capsys):
-    """The one line in which a request ends, after it was seen that nothing ran."""
+    """A function that returns the one line in which a request ends, after checking that nothing ran."""
 
     def refuse(*arguments):
         monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something was run"))
@@ -30,6 +32,13 @@ def refuse(run, monkeypatch, capsys):
         return err
 
     return refuse
+
+
+@pytest.mark.parametrize("name", ["run", "dependencies", "check"])
+def test_examples_of_the_scripts_are_true(run, name):
+    ended = doctest.testmod(importlib.import_module(name))
+    assert ended.attempted
+    assert not ended.failed
 
 
 # ------------------------------------------------------------------------------------------- the request
@@ -75,42 +84,57 @@ def test_a_folder_without_what_the_study_needs_ends_in_one_line(refuse, table, t
 def test_a_good_request_is_handed_to_snakemake(run, table, tmp_path, monkeypatch, capsys):
     for split in ("train", "test"):
         save_patches(table.rename_column("group", "case"), tmp_path / f"{split}.parquet")
-    commands, settings = [], []
+    commands = []
+    settings = []
 
     def record(command, **options):
         commands.append(command)
         settings.append(json.loads(Path(command[command.index("--configfile") + 1]).read_text()))
-        return subprocess.Popen(
-            [sys.executable, "-c", f"import sys; print('words'); sys.exit({len(commands) - 1})"], **options
-        )
+        stand_in = f"import sys; print('words'); sys.exit({len(commands) - 1})"
+        return subprocess.Popen([sys.executable, "-c", stand_in], **options)
 
-    monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=record, STDOUT=subprocess.STDOUT))
+    def record_dry(command, **options):
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": record, "run": record_dry}))
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     request = ["STUDY=ebhi", "PRESET=smoke", f"DATA={tmp_path}", "SEED=7", "JOBS=2"]
     assert run.main(request) == 0
     assert "up to date" in capsys.readouterr().out
     assert run.main(request) == 1  # what Snakemake says
-    said = capsys.readouterr().out
-    assert "FAILED" in said
-    assert "words" in said  # no notebook tells why
-    handed = {"study": "ebhi", "preset": "smoke", "data": str(tmp_path), "seed": "7", "threads": 4}
-    assert settings[0] == handed | {"runs": "data/runs", "figures": "figures"}
+    printed = capsys.readouterr().out
+    assert "FAILED" in printed
+    assert "words" in printed  # Snakemake's, since no notebook tells why
+    expected = {"study": "ebhi", "preset": "smoke", "data": str(tmp_path), "seed": "7", "threads": 4}
+    assert settings[0] == expected | {"runs": "data/runs", "figures": "figures"}
     assert commands[0][commands[0].index("--cores") + 1] == "8"
-    assert "--summary" not in commands[0]
+    assert "--dry-run" not in commands[0]
     run.main([*request, "DRY=1"])
-    assert "--summary" in commands[2]
+    assert "--dry-run" in commands[2]
 
 
-TOLD = """
+def test_a_folder_named_after_a_variable_of_the_shell_is_refused_dry_or_not(refuse, table, tmp_path, monkeypatch):
+    """``datasets`` would read another folder than the one that was named."""
+    monkeypatch.setenv("MINE", "elsewhere")
+    for split in ("train", "test"):
+        save_patches(table.rename_column("group", "case"), tmp_path / "plain" / f"{split}.parquet")
+    folder = (tmp_path / "plain").rename(tmp_path / "of $MINE")
+    for dry in ((), ("DRY=1",)):
+        message = refuse("STUDY=ebhi", f"DATA={folder}", *dry)
+        assert f"{folder / 'train.parquet'}: datasets reads another name for $…" in message
+
+
+KEEP_PARAMETERS = """
 import json
 from pathlib import Path
-Path(runs, "told.json").write_text(json.dumps([study, preset, data, runs, figures, seed]))
+Path(runs, "parameters.json").write_text(json.dumps([study, preset, data, runs, figures, seed]))
 """
 
 
 @pytest.fixture(scope="module")
 def tiny_checkout(root, tmp_path_factory):
-    """A copy of the project in a folder of an awkward name, whose notebook 01 only tells its parameters."""
+    """A copy of the project in a folder of an awkward name, whose notebook 01 only writes down its parameters."""
     copy = tmp_path_factory.mktemp("awkward") / 'it\'s 100% {my} "work"'
     for folder in ("sedm", "notebooks", "paper"):
         shutil.copytree(root / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -119,28 +143,28 @@ def tiny_checkout(root, tmp_path_factory):
     path = copy / "notebooks" / "01_natural_images.ipynb"
     notebook = json.loads(path.read_text())
     parameters = next(cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", []))
-    telling = {**parameters, "id": "telling", "metadata": {}, "source": TOLD.splitlines(keepends=True)}
-    path.write_text(json.dumps({**notebook, "cells": [parameters, telling]}))
+    keep = {**parameters, "id": "keep", "metadata": {}, "source": KEEP_PARAMETERS.splitlines(keepends=True)}
+    path.write_text(json.dumps({**notebook, "cells": [parameters, keep]}))
     return copy
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("data", ["2024_11", "it's 100% of $mine"])
 def test_make_hands_values_to_a_notebook_as_they_were_typed_whatever_the_folder_is_called(tiny_checkout, table, data):
-    """Snakemake would make the number 202411 of the first, a shell would trip over both the folder and the second."""
+    """Snakemake would take the first for the number 202411; a shell would trip over both the folder and the second."""
     for split in ("train", "test"):
         save_patches(table.rename_column("group", "breed"), tiny_checkout / data / f"{split}.parquet")
     command = ["make", "-o", ".venv/installed", "reproduce", "STUDY=pets", "PRESET=smoke", f"DATA={data}", "SEED=7"]
     environment = {**os.environ, "PYTHONPATH": str(tiny_checkout)}
     ended = subprocess.run(command, cwd=tiny_checkout, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    told = json.loads((tiny_checkout / "data" / "runs" / "told.json").read_text())
-    assert told == ["pets", "smoke", data, "data/runs", "figures", 7]
+    parameters = json.loads((tiny_checkout / "data" / "runs" / "parameters.json").read_text())
+    assert parameters == ["pets", "smoke", data, "data/runs", "figures", 7]
 
 
 @pytest.mark.parametrize("data", ["2024_11", "007", "1e3", "yes", "[a]", "a: b", ""])
 def test_folders_that_look_like_something_else_arrive_as_typed(run, root, monkeypatch, data):
-    """What the Snakefile is given, as Snakemake itself reads it."""
+    """The settings of the Snakefile, as Snakemake itself reads them."""
     from snakemake.common.configfile import load_configfile
 
     read = {}
@@ -149,7 +173,7 @@ def test_folders_that_look_like_something_else_arrive_as_typed(run, root, monkey
         read.update(load_configfile(command[command.index("--configfile") + 1]))
         return subprocess.Popen([sys.executable, "-c", ""], **options)
 
-    monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=record, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": record}))
     run.reproduce({**run.DEFAULTS, "STUDY": "pets", "JOBS": "1", "DATA": data})
     assert read["data"] == data
 
@@ -211,15 +235,16 @@ def start(folder, *command):
 
 
 def would_run(folder, *settings):
+    """List what a dry run announces, by the titles that the Snakefile gives its jobs."""
     ended = start(folder, "notebooks/run.py", "STUDY=tissue", "DRY=1", *settings)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    said = ended.stdout
-    return [line.partition(" would run")[0].removeprefix("tissue ") for line in said.splitlines()]
+    titles = re.findall(r"^Job \d+: (.*), to be read in ", ended.stdout, re.MULTILINE)
+    return sorted(title.removeprefix("tissue ") for title in titles)
 
 
 @pytest.mark.processes
 def test_an_edit_runs_again_what_uses_it_and_nothing_else(finished):
-    assert would_run(finished) == ["everything is up to date"]
+    assert would_run(finished) == []
     for edited, expected in (
         ("paper/method.typ", []),
         ("notebooks/04_synthetic_images.ipynb", ["04_synthetic_images"]),
@@ -227,41 +252,31 @@ def test_an_edit_runs_again_what_uses_it_and_nothing_else(finished):
         ("sedm/demo/mix.py", ["04_synthetic_images", "05_segmentation_ablations", "06_style_mixing"]),
     ):
         (finished / edited).touch()
-        assert sorted(would_run(finished)) == [*expected, "the paper"], edited
+        assert would_run(finished) == [*expected, "the paper"], edited
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("status", "reason"),
-    [
-        ("missing", "it never ran to its end"),
-        ("ok", "it comes after another"),
-        ("params changed", "a parameter, a table or the code of an earlier notebook changed"),
-        ("set of input files changed", "set of input files changed"),
-        ("updated input files", "changed: notebooks/02_layout_priors.ipynb, sedm/"),
-    ],
-)
-def test_a_dry_run_says_why(run, tmp_path, status, reason):
-    job = run.Job("tissue", "02_layout_priors", tmp_path)
-    job.done.touch()
-    os.utime(job.done, (0, 0))
-    rows = [f"{tmp_path}/01.done\tok\tno update", f"{job.done}\t{status}\tupdate pending", "a word on stderr"]
-    (line,) = run.explain("\n".join(["a warning", "output_file\tstatus\tplan", *rows]), [job])
-    assert line.startswith(f"tissue 02_layout_priors would run: {reason}")
+@pytest.mark.processes
+def test_a_dry_run_says_why(finished):
+    (finished / "sedm" / "group_statistics.py").touch()
+    (finished / "data" / "runs" / "tissue" / "quick" / "06_style_mixing.done").unlink()
+    printed = start(finished, "notebooks/run.py", "STUDY=tissue", "DRY=1").stdout
+    reasons = dict(re.findall(r"^Job \d+: tissue (\w+), to be read in .*\nReason: (.*)$", printed, re.MULTILINE))
+    assert reasons["04_synthetic_images"] == "Updated input files: sedm/group_statistics.py"
+    assert reasons["06_style_mixing"].startswith("Missing output files: ")
 
 
 @pytest.fixture
 def remembered(run, finished):
-    """… and in which Snakemake and the notebooks keep what they were made of."""
+    """That copy, after Snakemake and the notebooks recorded what they were made of."""
     command = ["-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--cores", "1", "--touch", "--forceall"]
     settings = {"study": "tissue", "preset": "quick", "seed": 0, "data": "", "runs": run.RUNS, "figures": run.FIGURES}
     ended = start(finished, *command, "--config", *(f"{name}={value}" for name, value in settings.items()))
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    kept = [json.loads(path.read_text()) for path in (finished / ".snakemake" / "metadata").iterdir()]
-    for one in kept:
-        if one["rule"] == "notebook":
-            (recipe,) = re.findall(r"recipe=(\w+)", one["shellcmd"])
-            (finished / re.search(r"done=(\S+)", one["shellcmd"])[1]).write_text(recipe)
+    for path in (finished / ".snakemake" / "metadata").iterdir():
+        job = json.loads(path.read_text())
+        if job["rule"] == "notebook":
+            (recipe,) = re.findall(r"recipe=(\w+)", job["shellcmd"])
+            (finished / re.search(r"done=(\S+)", job["shellcmd"])[1]).write_text(recipe)
     (finished / "paper" / "main.pdf").touch()
     return finished
 
@@ -276,22 +291,22 @@ def edit(folder, name, old, new):
 @pytest.mark.processes
 def test_a_sentence_runs_its_own_notebook_again_and_code_also_what_comes_after(run, remembered):
     everything = [*run.NOTEBOOKS["tissue"], "the paper"]
-    assert would_run(remembered) == ["everything is up to date"]
+    assert would_run(remembered) == []
     edit(remembered, "02_layout_priors", "**Question.**", "**Question.** Indeed:")
     assert would_run(remembered) == ["02_layout_priors", "the paper"]
     edit(remembered, "06_style_mixing", "import load_pretrained", "import  load_pretrained")
-    assert sorted(would_run(remembered)) == ["02_layout_priors", "06_style_mixing", "the paper"]
+    assert would_run(remembered) == ["02_layout_priors", "06_style_mixing", "the paper"]
     edit(remembered, "03_diffusion_training", "import train_generator", "import  train_generator")
-    assert sorted(would_run(remembered)) == everything  # 03 has its own reason, the others come after it
-    assert sorted(would_run(remembered, "SEED=1")) == everything
+    assert would_run(remembered) == everything  # 03 has its own reason, the others come after it
+    assert would_run(remembered, "SEED=1") == everything
 
 
 @pytest.mark.processes
 def test_code_and_parameters_run_again_what_comes_after(run, remembered):
     everything = [*run.NOTEBOOKS["tissue"], "the paper"]
-    assert sorted(would_run(remembered, "SEED=1")) == everything
+    assert would_run(remembered, "SEED=1") == everything
     edit(remembered, "02_layout_priors", "import load_study", "import  load_study")
-    assert sorted(would_run(remembered)) == everything
+    assert would_run(remembered) == everything
 
 
 @pytest.mark.processes
@@ -311,15 +326,28 @@ def test_a_second_run_is_up_to_date_and_a_paper_against_its_values_ends_in_one_l
 # ------------------------------------------------------------------------------------------ notebooks
 
 
-def test_an_unknown_notebook_parameter_is_refused_and_nothing_runs(run, root, tmp_path):
+@pytest.fixture
+def execute(run):
+    """``notebooks/execute.py`` as a module, which ``run`` imports."""
+    return sys.modules["execute"]
+
+
+@pytest.fixture
+def dependencies(run):
+    """``notebooks/dependencies.py`` as a module, which ``run`` imports."""
+    return sys.modules["dependencies"]
+
+
+@pytest.mark.slow
+def test_an_unknown_notebook_parameter_is_refused_and_nothing_runs(execute, root, tmp_path):
     notebook, executed = root / "notebooks" / "02_layout_priors.ipynb", tmp_path / "executed.ipynb"
     with pytest.raises(ValueError, match=r"parameter of 02_layout_priors\.ipynb='sead'; .*did you mean 'seed'"):
-        run.run_notebook(notebook, executed, {"sead": 1})
+        execute.execute_notebook(notebook, executed, {"sead": 1})
     assert not executed.exists()
 
 
 @pytest.mark.processes
-def test_a_failing_notebook_keeps_its_executed_copy(run, tmp_path):
+def test_a_failing_notebook_keeps_its_executed_copy(execute, tmp_path):
     import nbformat
 
     cells = [nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})]
@@ -327,13 +355,13 @@ def test_a_failing_notebook_keeps_its_executed_copy(run, tmp_path):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "fails.ipynb")
     with pytest.raises(Exception, match="seed 3"):
-        run.run_notebook(tmp_path / "fails.ipynb", tmp_path / "log" / "fails.ipynb", {"seed": 3})
+        execute.execute_notebook(tmp_path / "fails.ipynb", tmp_path / "log" / "fails.ipynb", {"seed": 3})
     assert "RuntimeError" in (tmp_path / "log" / "fails.ipynb").read_text()
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["02_layout_priors", "06_style_mixing"])
-def test_the_modules_of_a_notebook_are_those_its_imports_load(run, root, name):
+def test_the_modules_of_a_notebook_are_those_its_imports_load(dependencies, root, name):
     notebook = root / "notebooks" / f"{name}.ipynb"
     cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
     tree = ast.parse("\n".join("".join(cell["source"]) for cell in cells))
@@ -343,18 +371,18 @@ def test_the_modules_of_a_notebook_are_those_its_imports_load(run, root, name):
     command = [sys.executable, "-c", "\n".join(lines)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     loaded = {path for path in ended.stdout.splitlines() if not path.endswith("__init__.py")}
-    found = {path for path in run.modules_of(notebook) if not path.endswith("__init__.py")}
-    assert loaded <= found
-    late = {path.removeprefix(f"{root}/") for path in found - loaded}  # imported inside functions
+    listed = {path for path in dependencies.modules_of(notebook) if not path.endswith("__init__.py")}
+    assert loaded <= listed
+    late = {path.removeprefix(f"{root}/") for path in listed - loaded}  # imported inside functions
     painters = ("tissue", "flowers", "anatomy", "tissue_stains", "plants", "canvas")
     drawn = {f"sedm/data/drawn/{name}.py" for name in painters}
     page = {f"sedm/demo/{name}.py" for name in ("page", "layout_panel", "style_panel", "controls", "worker")}
     assert late <= drawn | page
 
 
-def test_a_notebook_that_only_plots_does_not_depend_on_training(run, root):
-    found = run.modules_of(root / "notebooks" / "02_layout_priors.ipynb")
-    names = {path.removeprefix(f"{root}/sedm/") for path in found}
+def test_a_notebook_that_only_plots_does_not_depend_on_training(dependencies, root):
+    listed = dependencies.modules_of(root / "notebooks" / "02_layout_priors.ipynb")
+    names = {path.removeprefix(f"{root}/sedm/") for path in listed}
     assert {
         "layouts/__init__.py",
         "layouts/random_field.py",
