@@ -31,9 +31,12 @@ from sedm.data.archives.catch_slides import (
     split_slides,
 )
 from sedm.data.patch_table import PatchTableError, save_patches
-from sedm.data.slides.annotations import Outside, Polygon, count_outside, read_polygons
-from sedm.data.slides.cutting import Slide, Tissue, find_tissue, sample_patches
+from sedm.data.slides.annotations import read_polygons
+from sedm.data.slides.cutting import sample_patches
+from sedm.data.slides.polygons import Outside, Polygon, count_outside
 from sedm.data.slides.resolution import AGREEMENT, UnknownResolutionError
+from sedm.data.slides.sections import Tissue, find_tissue
+from sedm.data.slides.slide import Slide
 from sedm.runtime.files import replacing
 
 FEATURES = datasets.Features(

@@ -14,20 +14,14 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from sedm.data.patch_table import UNKNOWN, PatchTableError
-from sedm.data.slides.annotations import Polygon, contains, rasterise, topmost
-from sedm.data.slides.sections import Ground, Tissue, find_tissue, otsu_threshold
+from sedm.data.slides.polygons import Polygon, rasterise, shapes_of, topmost
+from sedm.data.slides.sections import Ground, Tissue, find_tissue
 from sedm.data.slides.slide import Slide
+from sedm.runtime.extras import extra
 from sedm.runtime.seeds import seeded_generator
 
-__all__ = [
-    "Position",
-    "Slide",
-    "Tissue",
-    "find_tissue",
-    "otsu_threshold",
-    "sample_patches",
-    "sample_positions",
-]
+with extra("slides"):
+    import shapely
 
 N_CANDIDATES = [16 << k for k in range(10)]  # places tried at once inside a class, until one is seen
 N_TRIES = 1000  # places tried on tissue, until a patch there is scanned ground alone
@@ -154,7 +148,7 @@ def _place_in_class(
     n_refused = 0
     values = np.array([class_index.get(polygon.class_name, UNKNOWN) for polygon in polygons])
     # of a polygon that leaves the slide, only the part of its box on the slide is worth trying
-    boxes = np.clip([polygon.bounds for polygon in polygons], 0, np.tile(slide.size, 2))
+    boxes = np.clip(shapely.bounds(shapes_of(polygons)), 0, np.tile(slide.size, 2))
     values[(boxes[:, 2:] <= boxes[:, :2]).any(1)] = UNKNOWN
     present = np.unique(values[values != UNKNOWN])
     # a class that is wholly covered by others is not seen: the next one in the random order steps in
@@ -167,17 +161,12 @@ def _place_in_class(
             picked = rows[torch.multinomial(weights, n_candidates, replacement=True, generator=generator).numpy()]
             share = torch.rand(n_candidates, 2, generator=generator, dtype=torch.float64).numpy()
             points = boxes[picked, :2] + share * (boxes[picked, 2:] - boxes[picked, :2])
-            inside = ((points >= 0) & (points < slide.size)).all(1)
-            for row in np.unique(picked):
-                mine = np.flatnonzero(inside & (picked == row))
-                inside[mine] = contains(polygons[row].points, points[mine])
-            seen = np.flatnonzero(inside)
-            seen = seen[topmost(polygons, points[seen]) == picked[seen]]
-            whole = is_whole(points[seen])
+            is_on_slide = ((points >= 0) & (points < slide.size)).all(1)
+            seen = points[is_on_slide & (topmost(polygons, points) == picked)]
+            whole = is_whole(seen)
             n_refused += int((~whole).sum())
-            seen = seen[whole]
-            if len(seen):
-                return points[seen[0]], int(value)
+            if whole.any():
+                return seen[whole][0], int(value)
     sentence = f"{slide.path}: none of its {len(polygons)} polygons shows a class to sample"
     raise PatchTableError(sentence if n_refused == 0 else f"{sentence}; {_refusal(slide, n_refused)}")
 
