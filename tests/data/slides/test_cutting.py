@@ -12,11 +12,10 @@ from PIL import Image
 from scipy import ndimage
 from tiffslide import TiffSlide
 
-from sedm.data.archives.catch import _rows, make_catch, prepare
+from sedm.data.archives import catch
+from sedm.data.archives.catch import make_catch
 from sedm.data.archives.catch_slides import (
     CLASS_SETS,
-    N_PATIENTS,
-    N_SLIDES,
     TUMOURS,
     Sampling,
     choose_annotated,
@@ -666,7 +665,8 @@ def copy_of(catch_folder, tmp_path):
 
 @pytest.fixture(scope="session")
 def tables(catch_folder, tmp_path_factory):
-    return make_catch(catch_folder / "slides", catch_folder / "CATCH.json", tmp_path_factory.mktemp("cache"), SMALL)
+    cache = tmp_path_factory.mktemp("cache")
+    return make_catch(catch_folder / "slides", catch_folder / "CATCH.json", cache, SMALL).tables
 
 
 @pytest.mark.slow
@@ -699,7 +699,7 @@ def test_only_the_chosen_training_slides_have_masks(tables):
 @pytest.mark.slow
 def test_all_training_slides_are_annotated_when_asked(catch_folder, tmp_path):
     sampling = Sampling(1, 16, 8.0, classes="type", annotated_per_type=None)
-    tables = make_catch(catch_folder / "slides", catch_folder / "CATCH.sqlite", tmp_path, sampling)
+    tables = make_catch(catch_folder / "slides", catch_folder / "CATCH.sqlite", tmp_path, sampling).tables
     rows = [row for table in tables.values() for row in table]
     assert len(rows) == 10
     names, _ = CLASS_SETS["type"]
@@ -713,7 +713,7 @@ def test_all_training_slides_are_annotated_when_asked(catch_folder, tmp_path):
 def test_prepare_writes_the_same_tables_and_a_data_card_again_and_again(catch_folder, tables, tmp_path):
     folders = (tmp_path / "a", tmp_path / "b")
     for folder, annotations in zip(folders, ("CATCH.json", "CATCH.sqlite"), strict=True):
-        paths = prepare(catch_folder / "slides", catch_folder / annotations, folder, SMALL)
+        paths = make_catch(catch_folder / "slides", catch_folder / annotations, tmp_path / "cache", SMALL).save(folder)
         assert sorted(path.name for path in folder.iterdir()) == [
             "README.md", "test.parquet", "train.parquet", "validation.parquet",
         ]  # fmt: skip
@@ -733,7 +733,9 @@ def test_prepare_writes_the_same_tables_and_a_data_card_again_and_again(catch_fo
     assert "outside of their slide: none." in card
     slides = {split: len(set(table["slide"])) for split, table in tables.items()}
     patients = {split: len(set(table["group"])) for split, table in tables.items()}
-    assert f"| train | {3 * slides['train']} | 6 | {slides['train']} | 2 | {patients['train']} |" in card
+    assert f"| train.parquet | {3 * slides['train']} | {patients['train']} | sha256:" in card
+    assert "- train, with masks: 6 patches of 2 slides: " in card
+    assert f"- train, without masks: {3 * (slides['train'] - 2)} patches of {slides['train'] - 2} slides: " in card
     assert all(name in card for table in tables.values() for name in table["slide"])
 
 
@@ -745,7 +747,7 @@ def test_the_authors_split_is_followed(catch_folder, tmp_path):
     path.write_text("\n".join(["Slide;Dataset;Scanner", *(f"{name};{word};AT2" for name, word in words.items())]))
     tables = make_catch(
         catch_folder / "slides", catch_folder / "CATCH.json", tmp_path / "cache", SMALL, split_file=path
-    )
+    ).tables
     assert {name for name in names if "_02_" in name} == set(tables["validation"]["slide"])
     assert {name for name in names if "_01_" in name} == set(tables["test"]["slide"])
 
@@ -787,9 +789,8 @@ def catch_like(n_patients=40, twice=10):
 
 def test_splits_are_stratified_whole_patients_and_seeded():
     slides = catch_like()
-    assert len(slides) == N_SLIDES
-    assert len({parse_slide_name(name).patient for name in slides}) == 280  # CATCH itself: 282
-    assert N_PATIENTS == 282
+    assert len(slides) == 350  # as many as CATCH has, of 282 patients
+    assert len({parse_slide_name(name).patient for name in slides}) == 280
     first, second, other = (split_slides(slides, slides, Sampling(seed=seed)) for seed in (0, 0, 1))
     assert first == second
     assert first != other
@@ -840,8 +841,8 @@ def test_a_part_of_the_slides_will_do_when_allowed(catch_folder, tmp_path):
     slides = copy_of(catch_folder, tmp_path)
     (slides / "SCC_02_2.svs").unlink()
     with pytest.warns(UserWarning, match="1 of 10 slides are missing"):
-        tables = make_catch(slides, catch_folder / "CATCH.json", tmp_path / "cache", SMALL, allow_missing=True)
-    assert len({name for table in tables.values() for name in table["slide"]}) == 9
+        made = make_catch(slides, catch_folder / "CATCH.json", tmp_path / "cache", SMALL, allow_missing=True)
+    assert len({name for table in made.tables.values() for name in table["slide"]}) == 9
     (tmp_path / "empty").mkdir()
     message = fault(
         make_catch, tmp_path / "empty", catch_folder / "CATCH.json", tmp_path / "cache", SMALL, allow_missing=True
@@ -853,9 +854,9 @@ def test_a_broken_slide_is_named_and_nothing_is_written(catch_folder, tmp_path):
     slides = copy_of(catch_folder, tmp_path)
     (slides / "SCC_05_1.svs").unlink()
     (slides / "SCC_05_1.svs").write_bytes(b"II*\0broken")
-    message = fault(prepare, slides, catch_folder / "CATCH.json", tmp_path / "out", SMALL)
+    message = fault(make_catch, slides, catch_folder / "CATCH.json", tmp_path / "cache", SMALL)
     assert message.startswith(f"{slides / 'SCC_05_1.svs'}: not a readable slide")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "cache").exists()
 
 
 def test_annotations_that_do_not_fit_are_named_before_reading(catch_folder, tmp_path):
@@ -904,7 +905,7 @@ def test_polygons_outside_of_their_slide_are_counted_and_told_once_a_slide_and_i
     shift_polygons(catch_folder, path, {"SCC_01_1.svs": [(118, 0), (0, 5000), (60, 0)], "MCT_04_1.svs": [(-11, 0)]})
     sampling = Sampling(3, 16, 8.0, annotated_per_type=None)
     with pytest.warns(UserWarning, match="outside") as caught:
-        paths = prepare(catch_folder / "slides", path, tmp_path / "out", sampling)
+        paths = make_catch(catch_folder / "slides", path, tmp_path / "cache", sampling).save(tmp_path / "out")
     slides = catch_folder / "slides"
     told = [str(warning.message) for warning in caught if warning.category is UserWarning]  # no garbage of other tests
     assert told == [
@@ -934,12 +935,10 @@ def test_a_slide_that_no_polygon_reaches_is_refused_before_any_patch_is_cut(catc
 
 def test_patches_are_handed_on_one_by_one(catch_folder, monkeypatch):
     """The second slide is not opened before the first one's patches are out."""
-    from sedm.data.archives import catch
-
     opened = []
     monkeypatch.setattr(catch, "Slide", lambda path: opened.append(path.name) or Slide(path))
     paths = sorted((catch_folder / "slides" / "MCT").glob("*.svs"))[:2]
-    rows = _rows([catch._Job(path, "train", False) for path in paths], {}, SMALL)
+    rows = catch._rows([catch._Job(path, "train") for path in paths], SMALL)
     assert next(rows)["slide"] == "MCT_01_1.svs"
     assert opened == ["MCT_01_1.svs"]
     assert [row["slide"] for row in rows] == ["MCT_01_1.svs"] * 2 + ["MCT_02_1.svs"] * 3
