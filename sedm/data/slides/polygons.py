@@ -110,9 +110,9 @@ def rasterise(
 ) -> UInt8[np.ndarray, "h w"]:
     """Draw the mask of a rectangle of the slide: a pixel belongs to the last polygon that holds its centre.
 
-    The centre on a border belongs to the polygon on its right, or below it where the border is level. So each pixel of
-    a mesh of polygons belongs to one of them: rasterio is asked at points a millionth of a pixel off the centres,
-    since of a level border through centres it lets the direction of the ring decide.
+    A centre on a border belongs to the polygon on its right, or below it where the border is level, so that each pixel
+    of a mesh of polygons belongs to exactly one. rasterio is asked at points a trifle off the centres: where a level
+    border runs through centres, as those of whole numbers do at even downsamples, it makes holes a row too small.
 
     Args:
         class_index: mask value of each class name, 0…255.

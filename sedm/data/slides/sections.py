@@ -150,7 +150,8 @@ def find_tissue(
         min_colour: difference between the optical densities of two channels, above that of glass, from which a cell
             is tissue however pale.
         leave_out_pen: whether ground of a colour that ink has, and no dye of H&E or DAB, is left out; stains of these
-            colours (Masson's trichrome, Alcian blue) need False.
+            colours (Masson's trichrome, Alcian blue) need False, and so does much bright blood: where red ink and
+            blood are equally red, nothing tells them apart.
         glass: its colour, red, green and blue, where it is not found.
 
     >>> import tempfile, tifffile

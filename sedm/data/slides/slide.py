@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,9 @@ class Slide:
 
     def __init__(self, path: str | Path, microns_per_pixel: float | None = None):
         self.path, self.name = Path(path), Path(path).name
-        if microns_per_pixel is not None and not 0 < microns_per_pixel < math.inf:
-            raise ValueError(f"microns_per_pixel={microns_per_pixel}; it must be greater than 0")
+        is_size = isinstance(microns_per_pixel, Real) and 0 < microns_per_pixel < math.inf
+        if microns_per_pixel is not None and not is_size:
+            raise ValueError(f"microns_per_pixel={microns_per_pixel!r}; it must be greater than 0, a number of microns")
         if not self.path.is_file():
             raise PatchTableError(f"{path}: no such file")
         try:

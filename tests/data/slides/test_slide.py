@@ -133,6 +133,12 @@ def test_a_given_resolution_overrides_what_the_file_states_and_says_so(tmp_path)
         assert "it must be greater than 0" in fault(Slide, path, microns_per_pixel=wrong, error=ValueError)
 
 
+def test_a_resolution_as_text_is_refused_in_one_sentence(tmp_path, unchecked):
+    path = write_svs(tmp_path / "a.svs", aperio("128x128", 0.5))
+    message = fault(Slide, path, microns_per_pixel="0.5", error=ValueError)
+    assert message == "microns_per_pixel='0.5'; it must be greater than 0, a number of microns"
+
+
 # ------------------------------------------------------------------------------------------ colours
 
 # 32 px of four colours, as YCbCr with the chroma halved across, and across and down. By OpenJPEG 2.5:
