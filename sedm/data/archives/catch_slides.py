@@ -120,7 +120,7 @@ class Sampling:
 
     @property
     def tissue_settings(self) -> dict[str, object]:
-        """The arguments of :func:`sedm.data.slides.sections.find_tissue`."""
+        """Collect the arguments of :func:`sedm.data.slides.sections.find_tissue`."""
         names = ("min_density", "min_colour", "min_area_mm2", "leave_out_pen", "glass")
         return {name: getattr(self, name) for name in names}
 

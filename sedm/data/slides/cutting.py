@@ -45,7 +45,7 @@ def sample_positions(
     class_index: Mapping[str, int] | None = None,
     tissue: Tissue | None = None,
 ) -> list[Position]:
-    """Where to cut patches: the i-th depends on the slide's name, the seed and i alone, not on ``n``.
+    """Choose where to cut patches: the i-th depends on the slide's name, the seed and i alone, not on ``n``.
 
     With ``polygons``, each patch picks one of the classes present with equal chance, then a place where that class
     is seen, all equally likely; otherwise a place on the tissue. The patch is centred there, or pushed inside the
@@ -69,8 +69,8 @@ def sample_positions(
             f"{slide.path}: {width:g}×{height:g} µm, smaller than a patch of {patch_size * microns_per_pixel:g} µm"
         )
     if not polygons and (tissue is None or not tissue.cells.any()):
-        found = "" if tissue is None else f" ({tissue}); {tissue.advice}"
-        raise PatchTableError(f"{slide.path}: no tissue found and no annotation to sample from{found}")
+        report = "" if tissue is None else f" ({tissue}); {tissue.advice}"
+        raise PatchTableError(f"{slide.path}: no tissue found and no annotation to sample from{report}")
 
     def corners(centres: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         return np.clip(np.round(centres - side / 2), 0, room) * slide.microns_per_pixel
@@ -100,15 +100,16 @@ def sample_patches(
     unannotated_is_background: bool = True,
     tissue: Tissue | None = None,
 ) -> Iterator[dict]:
-    """Rows of a patch table, one after the other: ``image``, ``mask`` (None without ``polygons``), ``slide``,
-    ``x_microns``, ``y_microns``, ``microns_per_pixel``.
-
-    Places are those of :func:`sample_positions`.
+    """Cut patches at the places of :func:`sample_positions`, one after the other.
 
     Args:
         unannotated_is_background: ground outside all polygons becomes class 0. If not, only glass and the specks on it
             do, and tissue that nobody outlined becomes ``UNKNOWN``, as does what ink or black hides.
         tissue: of the slide, as :func:`find_tissue` finds it with other settings than its own.
+
+    Yields:
+        Rows of a patch table: ``image``, ``mask`` (None without ``polygons``), ``slide``, ``x_microns``, ``y_microns``,
+        ``microns_per_pixel``.
 
     Raises:
         PatchTableError: see :func:`sample_positions`; or the slide is broken.
@@ -144,7 +145,7 @@ def _place_in_class(
     generator: torch.Generator,
     is_whole: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, int]:
-    """A place (x, y) in pixels of the finest level, where a patch is whole, and its class."""
+    """Draw a place (x, y) in pixels of the finest level, where a patch is whole, and its class."""
     n_refused = 0
     values = np.array([class_index.get(polygon.class_name, UNKNOWN) for polygon in polygons])
     # of a polygon that leaves the slide, only the part of its box on the slide is worth trying
@@ -174,7 +175,7 @@ def _place_in_class(
 def _place_in_tissue(
     slide: Slide, tissue: Tissue, generator: torch.Generator, is_whole: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """A place (x, y) on tissue, in pixels of the finest level, where a patch is whole."""
+    """Draw a place (x, y) on tissue, in pixels of the finest level, where a patch is whole."""
     cells = np.argwhere(tissue.cells)
     for _ in range(N_TRIES):
         cell = cells[int(torch.randint(len(cells), (), generator=generator))]
