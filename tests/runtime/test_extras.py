@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 OPTIONAL = {
     "notebooks": ["jupyterlab", "papermill", "snakemake", "tensorboard"],
     "demo": ["anywidget", "ipywidgets", "traitlets", "voila"],
-    "slides": ["tiffslide"],
+    "slides": ["rasterio", "shapely", "tiffslide"],
     "paper": ["typst"],
     "test": ["beartype", "nbstripout", "playwright", "psutil", "pytest", "tifffile"],
 }
@@ -58,16 +58,19 @@ def test_the_library_imports_without_any_extra(root):
         if module.startswith("sedm.demo."):
             assert culprit.partition(".")[0] in OPTIONAL["demo"], failure
         else:
-            assert culprit == 'tiffslide is not installed; pip install "sedm[slides]" brings it', failure
+            library, words = culprit.split(maxsplit=1)
+            assert library in OPTIONAL["slides"], failure
+            assert words == 'is not installed; pip install "sedm[slides]" brings it', failure
 
 
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("import sedm.data.slides.cutting", 'tiffslide is not installed; pip install "sedm[slides]" brings it'),
+        ("import sedm.data.slides.slide", 'tiffslide is not installed; pip install "sedm[slides]" brings it'),
+        ("import sedm.data.slides.polygons", 'shapely is not installed; pip install "sedm[slides]" brings it'),
         (
             "from sedm.__main__ import main; sys.exit(main(['data', 'catch', 'a', 'b', '--annotations', 'c']))",
-            'tiffslide is not installed; pip install "sedm[slides]" brings it',
+            'shapely is not installed; pip install "sedm[slides]" brings it',
         ),
         ("import sedm; sedm.style_mixing(None)", 'ipywidgets is not installed; pip install "sedm[demo]" brings it'),
         (

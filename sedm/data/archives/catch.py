@@ -5,12 +5,9 @@ Wilm et al., Pan-tumor CAnine cuTaneous Cancer Histology (CATCH) dataset, Scient
 
 from __future__ import annotations
 
-import hashlib
 import sys
-import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,23 +15,24 @@ import datasets
 from tqdm import tqdm
 
 from sedm.data.archives.catch_slides import (
-    CITATION,
+    ABOUT,
     CLASS_SETS,
-    LICENCE,
     MICRONS_PER_PIXEL,
     SOURCE,
-    SPLITS,
     Sampling,
     choose_annotated,
     parse_slide_name,
     read_split_file,
     split_slides,
 )
-from sedm.data.patch_table import PatchTableError, save_patches
-from sedm.data.slides.annotations import Outside, Polygon, count_outside, read_polygons
-from sedm.data.slides.cutting import Slide, Tissue, find_tissue, sample_patches
+from sedm.data.archives.public_tables import SPLITS, PublicTables, spool
+from sedm.data.patch_table import PatchTableError
+from sedm.data.slides.annotations import read_polygons
+from sedm.data.slides.cutting import sample_patches
+from sedm.data.slides.polygons import Outside, Polygon, count_outside
 from sedm.data.slides.resolution import AGREEMENT, UnknownResolutionError
-from sedm.runtime.files import replacing
+from sedm.data.slides.sections import Tissue, find_tissue
+from sedm.data.slides.slide import Slide
 
 FEATURES = datasets.Features(
     {
@@ -58,8 +56,8 @@ def make_catch(
     split_file: str | Path | None = None,
     allow_missing: bool = False,
     microns_per_pixel: float | None = None,
-) -> dict[str, datasets.Dataset]:
-    """Patch tables of CATCH by split: ``train``, ``validation``, ``test``.
+) -> PublicTables:
+    """Make the patch tables of CATCH: ``train``, ``validation``, ``test``.
 
     Every slide gives ``n_patches_per_slide`` patches. Those of validation, test and the chosen training slides have
     masks; the other training slides are sampled anywhere on their tissue, lend their style, and need no annotation.
@@ -69,7 +67,7 @@ def make_catch(
     Args:
         slide_folder: the slides, also in sub-folders.
         annotation_file: ``CATCH.sqlite`` or ``CATCH.json``.
-        cache_folder: where patches wait on disk; the tables are gone when it is removed.
+        cache_folder: where patches lie on disk while the tables are in use.
         split_file: the authors' ``datasets.csv``, in place of a random split.
         allow_missing: go on with the slides that are there; else missing ones are an error.
         microns_per_pixel: of the finest level of slides whose files do not say; a file's own word goes first, with a
@@ -86,36 +84,20 @@ def make_catch(
             state another resolution than the given one.
     """
     sampling = sampling or Sampling()
-    plan, polygons = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
-    plan = _survey(plan, polygons, sampling, microns_per_pixel)
-    return _cut(plan, polygons, sampling, cache_folder)
-
-
-def prepare(
-    slide_folder: str | Path,
-    annotation_file: str | Path,
-    out_folder: str | Path,
-    sampling: Sampling | None = None,
-    split_file: str | Path | None = None,
-    allow_missing: bool = False,
-    microns_per_pixel: float | None = None,
-) -> dict[str, Path]:
-    """The parquet files by split that now hold :func:`make_catch`'s tables, beside a data card ``README.md``.
-
-    Raises:
-        PatchTableError: see :func:`make_catch`; then nothing is written.
-    """
-    sampling, out_folder = sampling or Sampling(), Path(out_folder)
-    plan, polygons = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
-    out_folder.mkdir(parents=True, exist_ok=True)
-    plan = _survey(plan, polygons, sampling, microns_per_pixel)
-    with tempfile.TemporaryDirectory(dir=out_folder, prefix=".cache") as cache_folder:
-        tables = _cut(plan, polygons, sampling, cache_folder)
-        with _quiet():
-            paths = {split: save_patches(table, out_folder / f"{split}.parquet") for split, table in tables.items()}
-    with replacing(out_folder / "README.md") as temporary:
-        temporary.write_text(_data_card(plan, sampling, Path(annotation_file), split_file), encoding="utf-8")
-    return paths
+    annotation_file = Path(annotation_file)
+    jobs = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
+    jobs = _with_resolution(jobs, microns_per_pixel)
+    jobs = _survey([_count_outside(job) for job in jobs], sampling)
+    tables = {}
+    for split in SPLITS:
+        rows = _rows([job for job in jobs if job.split == split], sampling)
+        tables[split] = spool(rows, FEATURES, Path(cache_folder) / f"{split}.arrow")
+    return PublicTables(
+        tables=tables,
+        about=ABOUT,
+        notes=_notes(jobs, sampling, split_file),
+        sources=[annotation_file],
+    )
 
 
 @dataclass(frozen=True)
@@ -124,14 +106,14 @@ class _Job:
 
     path: Path
     split: str
-    annotated: bool
+    polygons: Sequence[Polygon] | None = None  # None where patches get no masks
     microns_per_pixel: float | None = None  # of the finest level, where the file does not say
     tissue: Tissue | None = None  # where patches are drawn from it or masks need it
     facts: str = ""  # what the slide is and shows
     outside: Outside | None = None  # of its polygons, where they are used
 
     def open(self) -> Slide:
-        """The slide, at the resolution that its file states, or else at the one given."""
+        """Open the slide, at the resolution that its file states, or else at the one given."""
         try:
             return Slide(self.path)
         except UnknownResolutionError:
@@ -142,29 +124,29 @@ class _Job:
 
 def _plan(
     slide_folder: Path,
-    annotation_file: str | Path,
+    annotation_file: Path,
     sampling: Sampling,
     split_file: str | Path | None,
     allow_missing: bool,
-) -> tuple[list[_Job], dict[str, list[Polygon]]]:
-    """What to cut, and the polygons of the annotated slides; opens no slide."""
+) -> list[_Job]:
+    """Decide which slides to cut, with or without masks; open none."""
     if not slide_folder.is_dir():
         raise PatchTableError(f"{slide_folder}: no such folder; expected the slides of CATCH")
     splits = None if split_file is None else read_split_file(split_file)
     polygons = read_polygons(annotation_file)
     expected = set(polygons if splits is None else splits)
-    found = {path.name: path for path in sorted(slide_folder.rglob("*")) if path.name in expected}
-    missing = sorted(expected - found.keys())
+    paths = {path.name: path for path in sorted(slide_folder.rglob("*")) if path.name in expected}
+    missing = sorted(expected - paths.keys())
     if missing:
         sentence = f"{slide_folder}: {len(missing)} of {len(expected)} slides are missing ({_first(missing)})"
-        if not allow_missing or not found:
+        if not allow_missing or not paths:
             raise PatchTableError(f"{sentence}; get them from {SOURCE}, or go on without them by allow_missing=True")
         warnings.warn(sentence, stacklevel=3)
-    slides = sorted(found)
+    slides = sorted(paths)
     _, class_index = CLASS_SETS[sampling.classes]
     for name, drawn in polygons.items():
         strange = {polygon.class_name for polygon in drawn} - class_index.keys()
-        if name in found and strange:
+        if name in paths and strange:
             raise PatchTableError(f"{annotation_file}, {name}: class {min(strange)!r} is none of CATCH's")
     outlined = [name for name in slides if polygons.get(name)]
     if splits is None:
@@ -180,67 +162,54 @@ def _plan(
             raise PatchTableError(f"{slide_folder}: no slide for {split}; get more slides or give another split_file")
     for name in sorted(masks - set(outlined)):
         raise PatchTableError(f"{annotation_file}: no polygons on {name}, which is in {splits[name]}")
-    plan = [_Job(found[name], splits[name], name in masks) for name in slides]
-    return plan, {name: polygons[name] for name in masks}
+    return [_Job(paths[name], splits[name], polygons[name] if name in masks else None) for name in slides]
 
 
-def _tell_outside(plan: Sequence[_Job], polygons: Mapping[str, list[Polygon]]) -> list[_Job]:
-    """Count the polygons that leave their slide, and warn of each such slide.
+def _count_outside(job: _Job) -> _Job:
+    """Count the polygons that leave their slide, and warn of them.
 
     Raises:
-        PatchTableError: a slide that no polygon reaches, or a broken one.
+        PatchTableError: no polygon reaches the slide.
     """
-    counted = []
-    for job in plan:
-        outside = _count_outside(job, polygons[job.path.name]) if job.annotated else None
-        counted.append(replace(job, outside=outside))
-    return counted
-
-
-def _count_outside(job: _Job, polygons: Sequence[Polygon]) -> Outside:
-    path = job.path
+    if job.polygons is None:
+        return job
     with job.open() as slide:
-        size = slide.size
-    outside = count_outside(polygons, size)
-    place = f"outside of the slide of {size[0]}×{size[1]} px"
-    if outside.wholly == len(polygons):
+        outside = count_outside(job.polygons, slide.size)
+    n_polygons = len(job.polygons)
+    place = f"outside of the slide of {slide.size[0]}×{slide.size[1]} px"
+    if outside.wholly == n_polygons:
         raise PatchTableError(
-            f"{path}: all of its {len(polygons)} polygons lie {place}; were they drawn on another slide, or at another "
-            "resolution?"
+            f"{job.path}: all of its {n_polygons} polygons lie {place}; were they drawn on another slide, or at "
+            "another resolution?"
         )
     if any(outside):
-        message = f"{path}: {outside.wholly} of {len(polygons)} polygons lie wholly and {outside.partly} partly {place}"
-        warnings.warn(message, stacklevel=5)
-    return outside
+        sentence = (
+            f"{job.path}: {outside.wholly} of {n_polygons} polygons lie wholly and {outside.partly} partly {place}"
+        )
+        warnings.warn(sentence, stacklevel=4)
+    return replace(job, outside=outside)
 
 
-def _survey(
-    plan: Sequence[_Job],
-    polygons: Mapping[str, list[Polygon]],
-    sampling: Sampling,
-    microns_per_pixel: float | None,
-) -> list[_Job]:
-    """Look at every slide before any is cut: its resolution, which polygons leave it, its tissue where that is needed,
-    and one patch.
-    """
-    jobs = _tell_outside(_with_resolution(plan, microns_per_pixel), polygons)
-    for row, job in enumerate(tqdm(jobs, desc="survey", unit="slide")):
+def _survey(jobs: Sequence[_Job], sampling: Sampling) -> list[_Job]:
+    """Look for the tissue of each slide where it is needed, and cut one patch, before any table is begun."""
+    surveyed = []
+    for job in tqdm(jobs, desc="survey", unit="slide"):
         with job.open() as slide:
-            facts = str(slide)
-            tissue = None
-            if not (job.annotated and sampling.unannotated_is_background):
+            job = replace(job, facts=str(slide))
+            if job.polygons is None or not sampling.unannotated_is_background:
                 tissue = find_tissue(slide, **sampling.tissue_settings)
-                facts += f"; {tissue}"
-            jobs[row] = replace(job, tissue=tissue, facts=facts)
-            next(_patches(jobs[row], slide, polygons, sampling, n=1))
-        tqdm.write(f"{job.path.name}: {facts}", file=sys.stderr)
-    return jobs
+                job = replace(job, tissue=tissue, facts=f"{slide}; {tissue}")
+            next(_patches(job, slide, sampling, n=1))
+        tqdm.write(f"{job.path.name}: {job.facts}", file=sys.stderr)
+        surveyed.append(job)
+    return surveyed
 
 
 def _with_resolution(plan: Sequence[_Job], microns_per_pixel: float | None) -> list[_Job]:
-    """The jobs, with the resolution of slides that state none; open each slide for it."""
+    """Check that the resolution of each slide is known, by its file or else as given."""
     jobs = [replace(job, microns_per_pixel=microns_per_pixel) for job in plan]
-    unknown, differing = {}, {}
+    unknown: dict[str, UnknownResolutionError] = {}
+    differing: list[str] = []
     for job in tqdm(jobs, desc="resolution", unit="slide"):
         try:
             with job.open() as slide:
@@ -249,7 +218,7 @@ def _with_resolution(plan: Sequence[_Job], microns_per_pixel: float | None) -> l
             unknown[job.path.name] = error
         else:
             if microns_per_pixel and not 1 / AGREEMENT < stated / microns_per_pixel < AGREEMENT:
-                differing[job.path.name] = f"{job.path.name} {stated:g}"
+                differing.append(f"{job.path.name} {stated:g}")
     if len(unknown) == 1:
         raise next(iter(unknown.values()))
     if unknown:
@@ -261,55 +230,31 @@ def _with_resolution(plan: Sequence[_Job], microns_per_pixel: float | None) -> l
     if differing:
         warnings.warn(
             f"microns_per_pixel={microns_per_pixel:g} is not used for {len(differing)} of {len(jobs)} slides, whose "
-            f"files state another resolution ({_first(differing.values())})",
-            stacklevel=4,
+            f"files state another resolution ({_first(differing)})",
+            stacklevel=3,
         )
     return jobs
 
 
 def _first(names: Collection[str]) -> str:
-    """The first three, and whether there are more."""
+    """Name the first three, and say whether there are more."""
     return ", ".join(list(names)[:3]) + (", …" if len(names) > 3 else "")
 
 
-def _cut(
-    plan: Sequence[_Job], polygons: Mapping[str, list[Polygon]], sampling: Sampling, cache_folder: str | Path
-) -> dict[str, datasets.Dataset]:
-    tables = {}
-    for split in SPLITS:
-        arguments = {
-            "jobs": tuple(job for job in plan if job.split == split),
-            "polygons": polygons,
-            "sampling": sampling,
-        }
-        try:
-            with _quiet():
-                tables[split] = datasets.Dataset.from_generator(
-                    _rows, features=FEATURES, cache_dir=str(cache_folder), gen_kwargs=arguments
-                )
-        except datasets.exceptions.DatasetGenerationError as error:
-            if isinstance(error.__cause__, PatchTableError):
-                raise error.__cause__ from None
-            raise
-    return tables
-
-
-def _rows(jobs: Sequence[_Job], polygons: Mapping[str, list[Polygon]], sampling: Sampling) -> Iterator[dict]:
-    """One row after the other, so that never more than a few patches are in memory."""
+def _rows(jobs: Sequence[_Job], sampling: Sampling) -> Iterator[dict]:
+    """Cut one row after the other, so that never more than a few patches are in memory."""
     with tqdm(total=len(jobs) * sampling.n_patches_per_slide, desc=jobs[0].split, unit="patch") as bar:
         for job in jobs:
             bar.set_postfix_str(job.path.name)
             name = parse_slide_name(job.path.name)
             with job.open() as slide:
-                for row in _patches(job, slide, polygons, sampling, sampling.n_patches_per_slide):
+                for row in _patches(job, slide, sampling, sampling.n_patches_per_slide):
                     yield {**row, "group": name.patient, "tumour_type": name.tumour_type}
                     bar.update()
 
 
-def _patches(
-    job: _Job, slide: Slide, polygons: Mapping[str, list[Polygon]], sampling: Sampling, n: int
-) -> Iterator[dict]:
-    """The first ``n`` patches of a slide."""
+def _patches(job: _Job, slide: Slide, sampling: Sampling, n: int) -> Iterator[dict]:
+    """Cut the first ``n`` patches of a slide."""
     _, class_index = CLASS_SETS[sampling.classes]
     return sample_patches(
         slide,
@@ -317,66 +262,34 @@ def _patches(
         sampling.patch_size,
         sampling.microns_per_pixel,
         sampling.seed,
-        polygons[job.path.name] if job.annotated else None,
-        class_index,
-        sampling.unannotated_is_background,
-        job.tissue,
+        polygons=job.polygons,
+        class_index=class_index,
+        unannotated_is_background=sampling.unannotated_is_background,
+        tissue=job.tissue,
     )
 
 
-def _data_card(plan: Sequence[_Job], sampling: Sampling, annotation_file: Path, split_file: str | Path | None) -> str:
+def _notes(jobs: Sequence[_Job], sampling: Sampling, split_file: str | Path | None) -> list[str]:
+    """Say how the tables were made, of which slides, and what these show."""
     names, _ = CLASS_SETS[sampling.classes]
-    with annotation_file.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    values = ", ".join(f"{value} {name}" for value, name in enumerate(names))
+    bare = f"0 ({names[0]})" if sampling.unannotated_is_background else "0 on glass and 255 (unknown) elsewhere"
     outside = [
-        f"{job.path.name} {job.outside.wholly} and {job.outside.partly}" for job in plan if any(job.outside or ())
+        f"{job.path.name} {job.outside.wholly} and {job.outside.partly}" for job in jobs if any(job.outside or ())
     ]
-    lines = [
-        "# CATCH patches",
-        "",
-        f"Patches of canine skin tumour slides, H&E, {sampling.patch_size}×{sampling.patch_size} px of "
-        f"{sampling.microns_per_pixel:g} µm, cut by sedm from the CATCH data set.",
-        "",
-        f"- Citation: {CITATION}",
-        f"- Source: {SOURCE}",
-        f"- Licence: {LICENCE}.",
-        f"- Annotations: {annotation_file.name}, SHA-256 {checksum}",
-        f"- Polygons wholly and partly outside of their slide: {', '.join(outside) or 'none'}.",
-        f"- Split: {'random by patient, stratified by tumour type' if split_file is None else Path(split_file).name}",
-        f"- Mask: {', '.join(f'{value} {name}' for value, name in enumerate(names))}; ground that nobody outlined is "
-        + (f"0 ({names[0]})." if sampling.unannotated_is_background else "0 on glass and 255 (unknown) elsewhere."),
-        "- Columns: image, mask (null on style sources), group (patient), slide (file name), tumour_type, x_microns, "
+    notes = [
+        f"{sampling.patch_size}×{sampling.patch_size} px of {sampling.microns_per_pixel:g} µm",
+        f"Mask: {values}; ground that nobody outlined is {bare}.",
+        "Columns: image, mask (null on style sources), group (patient), slide (file name), tumour_type, x_microns, "
         "y_microns (left top corner of the patch from that of the slide, µm), microns_per_pixel.",
-        f"- Settings: {', '.join(f'{key}={value}' for key, value in asdict(sampling).items())}",
-        "",
-        "| split | patches | with mask | slides | with mask | patients |",
-        "|---|---|---|---|---|---|",
+        f"Polygons wholly and partly outside of their slide: {', '.join(outside) or 'none'}.",
+        f"Split: {'random by patient, stratified by tumour type' if split_file is None else Path(split_file).name}",
+        f"Settings: {', '.join(f'{key}={value}' for key, value in asdict(sampling).items())}",
     ]
     for split in SPLITS:
-        jobs = [job for job in plan if job.split == split]
-        n_annotated, n = sum(job.annotated for job in jobs), sampling.n_patches_per_slide
-        patients = {parse_slide_name(job.path.name).patient for job in jobs}
-        lines.append(
-            f"| {split} | {n * len(jobs)} | {n * n_annotated} | {len(jobs)} | {n_annotated} | {len(patients)} |"
-        )
-    for split in SPLITS:
-        jobs = [job for job in plan if job.split == split]
-        for annotated, title in ((True, "with masks"), (False, "without")):
-            slides = [job.path.name for job in jobs if job.annotated == annotated]
+        for has_masks, words in ((True, "with masks"), (False, "without masks")):
+            slides = [job.path.name for job in jobs if job.split == split and (job.polygons is not None) == has_masks]
             if slides:
-                lines += ["", f"Slides for {split}, {title}: {', '.join(slides)}."]
-    lines += ["", "What the slides are and, where it was looked for, show:", ""]
-    lines += [f"- {job.path.name}: {job.facts}" for job in plan]
-    return "\n".join(lines) + "\n"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars of ``datasets``: ours counts the same patches."""
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+                n_patches = sampling.n_patches_per_slide * len(slides)
+                notes.append(f"{split}, {words}: {n_patches} patches of {len(slides)} slides: {', '.join(slides)}")
+    return notes + [f"{job.path.name}: {job.facts}" for job in jobs]

@@ -33,12 +33,16 @@ LICENCE = (
 )
 # CC BY 4.0: as quoted from the collection's page by public loaders of CATCH; CC BY-NC-ND: create_header in
 # github.com/DeepMicroscopy/CanineCutaneousTumors, annotation_conversion/sql_to_coco.py.
-# No checksum of the files on TCIA could be confirmed, so none is checked; the data card records that of the
-# annotations used.
+# No checksum of the files on TCIA could be confirmed, so none is checked; the card records that of the annotations.
 
-N_SLIDES, N_PATIENTS, N_POLYGONS = 350, 282, 12_424
-# Slides and polygons: abstract of the paper. Patients: distinct <type>_<number> among the slides of datasets.csv,
-# github.com/DeepMicroscopy/CanineCutaneousTumors.
+ABOUT = f"""# CATCH patches
+
+Patches of slides of canine skin tumours, H&E, cut by sedm.
+
+- Source: {SOURCE}
+- Licence: {LICENCE}
+- Cite: {CITATION}
+"""
 
 MICRONS_PER_PIXEL = 0.2533  # of the finest level, where a file does not say; three levels, each a quarter of the last
 # Source: the classes.json of a public copy, huggingface.co/datasets/MedOtter/CATCH; the file's own word goes first.
@@ -74,7 +78,6 @@ CLASS_SETS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
 ``tissue``: the six tissues and any tumour, on background.
 """
 
-SPLITS = ("train", "validation", "test")
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
 
@@ -117,7 +120,7 @@ class Sampling:
 
     @property
     def tissue_settings(self) -> dict[str, object]:
-        """The arguments of :func:`sedm.data.slides.sections.find_tissue`."""
+        """Collect the arguments of :func:`sedm.data.slides.sections.find_tissue`."""
         names = ("min_density", "min_colour", "min_area_mm2", "leave_out_pen", "glass")
         return {name: getattr(self, name) for name in names}
 
@@ -130,7 +133,7 @@ class SlideName(NamedTuple):
 
 
 def parse_slide_name(name: str) -> SlideName:
-    """The tumour type and the patient of a slide, from its file name ``<type>_<patient>_<slide>.svs``.
+    """Read the tumour type and the patient of a slide from its file name ``<type>_<patient>_<slide>.svs``.
 
     Raises:
         PatchTableError: any other name.
@@ -177,7 +180,7 @@ def read_split_file(path: str | Path) -> dict[str, str]:
 
 
 def split_slides(slides: Sequence[str], annotated: Sequence[str], sampling: Sampling) -> dict[str, str]:
-    """The split of each slide: patients at random, of each tumour type the same share.
+    """Split the slides: patients at random, of each tumour type the same share.
 
     A patient with an unannotated slide goes to training, where styles need no annotation.
 
@@ -186,7 +189,7 @@ def split_slides(slides: Sequence[str], annotated: Sequence[str], sampling: Samp
 
     >>> slides = [f"{kind}_{patient:02}_1.svs" for kind in ("MCT", "SCC") for patient in range(10)]
     >>> split = split_slides(slides, slides, Sampling())
-    >>> [list(split.values()).count(name) for name in SPLITS]
+    >>> [list(split.values()).count(name) for name in ("train", "validation", "test")]
     [14, 2, 4]
     """
     bare = {parse_slide_name(name).patient for name in set(slides) - set(annotated)}
@@ -207,7 +210,7 @@ def split_slides(slides: Sequence[str], annotated: Sequence[str], sampling: Samp
 
 
 def choose_annotated(slides: Sequence[str], n_per_type: int, seed: int) -> list[str]:
-    """A random ``n_per_type`` slides of each tumour type, each of another patient.
+    """Choose ``n_per_type`` slides of each tumour type at random, each of another patient.
 
     The choice is nested: the slides of a smaller count are among those of a larger one, at the same seed.
 
@@ -231,7 +234,7 @@ def choose_annotated(slides: Sequence[str], n_per_type: int, seed: int) -> list[
 
 
 def _patients_by_type(slides: Sequence[str], seed: int, purpose: str) -> dict[str, list[str]]:
-    """The patients of each tumour type in a random order that depends on them, the seed and the purpose alone."""
+    """Shuffle the patients of each tumour type; the order depends on them, the seed and the purpose alone."""
     patients: dict[str, set[str]] = {}
     for name in slides:
         tumour_type, patient = parse_slide_name(name)

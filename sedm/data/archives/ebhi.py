@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sedm.data.archives.source_card import write_card
-from sedm.data.patch_table import PatchTableError, from_arrays, save_patches
+from sedm.data.archives.public_tables import SPLITS, PublicTables
+from sedm.data.patch_table import PatchTableError, from_arrays
 from sedm.data.reduce import reduce_image, reduce_mask
 from sedm.data.splits import split_by_group
 
@@ -60,6 +60,7 @@ TEST_CASES = (
     "2016981 2017275 2017282 2017994 2100009 2100092 2100111 2100256 2100276 2100734 2100773 2100798 "
     "2101366 2102188 2102280 2110187 2110491 2110503 2110531 2110585"
 )
+TEST_SHARE, VALIDATION_SHARE = 2 / 9, 1 / 9  # of the cases, when drawn
 COMMITTED_CASES = {"validation": VALIDATION_CASES.split(), "test": TEST_CASES.split()}
 """Cases that the committed results were validated and tested on; they were trained on the others."""
 
@@ -71,28 +72,24 @@ def make_ebhi(
     source: str | Path,
     *,
     image_size: int = 128,
-    test_fraction: float = 2 / 9,
-    validation_fraction: float = 1 / 9,
     seed: int = 0,
     cases: Mapping[str, Collection[str]] | None = None,
-    progress: bool = False,
-) -> dict[str, datasets.Dataset]:
-    """The patch tables ``train``, ``validation`` and ``test``, no case in two of them.
+) -> PublicTables:
+    """Make the patch tables ``train``, ``validation`` and ``test``, no case in two of them.
 
     Columns: ``image`` and ``mask`` (indices into `CLASSES`), ``case`` (seven digits, the group), ``block``, ``field``
     and ``grade``; rows in the order of grade and file name. Images are reduced with Lanczos, masks by area. An image
-    without a case number, without a mask, or with the very pixels of an earlier one is left out, with a warning.
+    without a case number, without a mask, or with the very pixels of an earlier one is left out, with a warning; the
+    card names them all.
 
     Args:
         source: the unpacked folder (or one above it), or a zip archive of it.
         image_size: side of the patches in px.
-        test_fraction, validation_fraction: shares of the cases, within the cases of each most common grade.
-        seed: of the draw of cases.
-        cases: of ``validation`` and ``test``, such as `COMMITTED_CASES`; drawn with the shares and the seed when left
-            out.
+        seed: of the draw of cases, within the cases of each most common grade.
+        cases: of ``validation`` and ``test``, such as `COMMITTED_CASES`; drawn with the seed when left out.
 
     Raises:
-        ValueError: an image size below 1, shares that leave no case to train on, or ``cases`` that are not there.
+        ValueError: an image size below 1, or ``cases`` that are not there.
         PatchTableError: no such source, a RAR archive, a grade without images, an unreadable file, a mask of
             another size than its image, or two copies of the data in one folder.
 
@@ -101,97 +98,60 @@ def make_ebhi(
     ...
     sedm.data.errors.PatchTableError: nowhere.zip: no such file or folder
     """
-    splits, left_out = _make(Path(source), image_size, test_fraction, validation_fraction, seed, cases, progress)
+    if image_size < 1:
+        raise ValueError(f"image_size={image_size}; ask for 1 px or more")
+    source = Path(source)
+    with _open(source) as (names, read):
+        table, left_out = _read_table(source, names, read, image_size)
     for reason, names in left_out.items():
         first = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
         warnings.warn(f"{source}: {len(names)} images left out, {reason}: {first}", stacklevel=2)
-    return splits
-
-
-def prepare(
-    source: str | Path,
-    out: str | Path,
-    *,
-    image_size: int = 128,
-    test_fraction: float = 2 / 9,
-    validation_fraction: float = 1 / 9,
-    seed: int = 0,
-    cases: Mapping[str, Collection[str]] | None = None,
-    progress: bool = True,
-) -> dict[str, Path]:
-    """The parquet files by split that are now in ``out``, beside a card ``README.md``; arguments as `make_ebhi`.
-
-    The card names every image that was left out.
-
-    Raises:
-        ValueError, PatchTableError: as `make_ebhi`; nothing is written then.
-
-    >>> prepare("nowhere.zip", "out", image_size=0)
-    Traceback (most recent call last):
-    ...
-    ValueError: image_size=0; ask for 1 px or more
-    """
-    source, out = Path(source), Path(out)
-    splits, left_out = _make(source, image_size, test_fraction, validation_fraction, seed, cases, progress)
-    paths = {split: save_patches(table, out / f"{split}.parquet") for split, table in splits.items()}
-    notes = [
-        f"{image_size} px a side, reduced with Lanczos; masks cut at half their range, then reduced by area, 1 where "
-        "above a half",
-        f"split by case with seed {seed}, within the cases of each most common grade: {test_fraction:.3f} to test, "
-        f"{validation_fraction:.3f} to validation"
-        if cases is None
-        else "split by the case numbers that were given",
-        *(f"{len(names)} images left out, {reason}: {', '.join(names)}" for reason, names in left_out.items()),
-    ]
-    sources = [source] if source.is_file() else []
-    write_card(out, about=ABOUT, tables=paths, group="case", notes=notes, licence="cc-by-4.0", sources=sources)
-    return paths
-
-
-def _make(
-    source: Path,
-    image_size: int,
-    test_fraction: float,
-    validation_fraction: float,
-    seed: int,
-    cases: Mapping[str, Collection[str]] | None,
-    progress: bool,
-) -> tuple[dict[str, datasets.Dataset], dict[str, list[str]]]:
-    """(tables by split, names of the images left out by reason)."""
-    if image_size < 1:
-        raise ValueError(f"image_size={image_size}; ask for 1 px or more")
-    if min(test_fraction, validation_fraction) <= 0 or test_fraction + validation_fraction >= 1:
-        raise ValueError(
-            f"test_fraction={test_fraction}, validation_fraction={validation_fraction}; both must be above 0 and "
-            "their sum below 1"
-        )
-    with _open(source) as (names, read):
-        table, left_out = _read_table(source, names, read, image_size, progress)
     grades: dict[str, Counter] = {}
     for case, grade in zip(table["case"], table["grade"], strict=True):
         grades.setdefault(case, Counter())[grade] += 1
     if cases is None:
-        split_of = _split_cases(grades, test_fraction, validation_fraction, seed)
+        split_of = split_cases(grades, TEST_SHARE, VALIDATION_SHARE, seed)
+        origin = (
+            f"split by case with seed {seed}, within the cases of each most common grade: {TEST_SHARE:.3f} to test, "
+            f"{VALIDATION_SHARE:.3f} to validation"
+        )
     else:
         split_of = dict.fromkeys(grades, "train") | {case: split for split in cases for case in cases[split]}
+        origin = "split by the case numbers that were given"
         if absent := [case for case in split_of if case not in grades]:
             raise ValueError(f"{source}: no image of the case {absent[0]}, which cases[{split_of[absent[0]]!r}] names")
-    rows: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for row, case in enumerate(table["case"]):
-        rows[split_of[case]].append(row)
-    return {split: table.select(members) for split, members in rows.items()}, left_out
+    row_split = np.array([split_of[case] for case in table["case"]])
+    return PublicTables(
+        tables={split: table.select(np.flatnonzero(row_split == split)) for split in SPLITS},
+        about=ABOUT,
+        notes=[
+            f"{image_size} px a side, reduced with Lanczos; masks cut at half their range, then reduced by area, 1 "
+            "where above a half",
+            origin,
+            *(f"{len(names)} images left out, {reason}: {', '.join(names)}" for reason, names in left_out.items()),
+        ],
+        group="case",
+        licence="cc-by-4.0",
+        sources=[source] if source.is_file() else [],
+    )
 
 
-def _split_cases(
-    grades: dict[str, Counter], test_fraction: float, validation_fraction: float, seed: int
-) -> dict[str, str]:
-    """The split of each case; a grade that is the most common one of too few cases goes to train."""
+def split_cases(grades: dict[str, Counter], test_share: float, validation_share: float, seed: int) -> dict[str, str]:
+    """Draw the split of each case, within the cases of each most common grade; the only case of a grade is trained on.
+
+    Args:
+        grades: number of images of each grade, by case.
+
+    >>> split_of = split_cases({f"{number:07}": Counter(Polyp=2) for number in range(9)}, 2 / 9, 1 / 9, seed=0)
+    >>> sorted(Counter(split_of.values()).items())
+    [('test', 2), ('train', 6), ('validation', 1)]
+    """
     strata: dict[str, list[str]] = {}
     for case in sorted(grades):  # alphabetical among equally common grades
         strata.setdefault(max(sorted(grades[case]), key=grades[case].get), []).append(case)
     split_of = dict.fromkeys(grades, "train")
     for cases in strata.values():
-        for split, share in ("test", test_fraction), ("validation", validation_fraction / (1 - test_fraction)):
+        for split, share in ("test", test_share), ("validation", validation_share / (1 - test_share)):
             if len(cases) > 1:
                 rest, drawn = split_by_group(datasets.Dataset.from_dict({"group": cases}), share, seed)
                 split_of |= dict.fromkeys(drawn["group"], split)
@@ -200,9 +160,9 @@ def _split_cases(
 
 
 def _read_table(
-    source: Path, names: list[str], read: Callable[[str], bytes], image_size: int, progress: bool
+    source: Path, names: list[str], read: Callable[[str], bytes], image_size: int
 ) -> tuple[datasets.Dataset, dict[str, list[str]]]:
-    """(the table of all images kept, names of the others by reason)."""
+    """Read the table of all images that can be used, and the names of the others by reason."""
     files: dict[tuple[str, str, str], str] = {}
     for name in names:
         key = tuple(PurePosixPath(name).parts[-3:])
@@ -220,7 +180,7 @@ def _read_table(
     left_out: dict[str, list[str]] = {}
     known: set[bytes] = set()
     pictures = sorted(key for key in files if key[1] == "image")
-    for grade, _, file_name in tqdm(pictures, "EBHI-SEG", unit="image", disable=not progress):
+    for grade, _, file_name in tqdm(pictures, "EBHI-SEG", unit="image", disable=None):
         where, label = files[grade, "image", file_name], files.get((grade, "label", file_name))
         match = FILE_NAME.fullmatch(file_name)
         if not match or not label:
@@ -256,7 +216,7 @@ def _decode(source: Path, name: str, read: Callable[[str], bytes], mode: str) ->
 
 @contextmanager
 def _open(source: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """(names of the files, reader of one) of a folder or a zip archive; nothing is unpacked."""
+    """Open a folder or a zip archive: the names of its files, and a reader of one; nothing is unpacked."""
     if source.is_dir():
         names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
         yield names, lambda name: (source / name).read_bytes()

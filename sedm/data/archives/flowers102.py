@@ -5,29 +5,24 @@ The photographs are read straight from the archives, one at a time; nothing is u
 
 from __future__ import annotations
 
-import atexit
 import io
 import re
-import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import datasets
 import numpy as np
-import pyarrow
-import pyarrow.ipc
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from sedm.data.archives.download import RemoteFile
-from sedm.data.archives.source_card import write_card
-from sedm.data.patch_table import PatchTableError, save_patches
+from sedm.data.archives.public_tables import SPLITS, PublicTables, spool
+from sedm.data.patch_table import PatchTableError
+from sedm.data.pictures import encode
 from sedm.data.reduce import reduce_image, reduce_mask
 from sedm.runtime.seeds import seeded_generator
 
@@ -74,7 +69,6 @@ FEATURES = datasets.Features(
         "seen": datasets.Value("bool"),
     }
 )
-BATCH = 100  # rows written together
 
 
 class Photo(NamedTuple):
@@ -86,7 +80,7 @@ class Photo(NamedTuple):
 
 
 def draw_seen_species(seed: int = 0) -> list[int]:
-    """The 48 of 102 species (1…102, ascending) whose training photographs are used.
+    """Draw the 48 of 102 species (1…102, ascending) whose training photographs are used.
 
     >>> seen = draw_seen_species(seed=0)
     >>> len(seen), seen[:5], seen == draw_seen_species(seed=1)
@@ -98,14 +92,13 @@ def draw_seen_species(seed: int = 0) -> list[int]:
 
 def make_flowers102(
     folder: str | Path,
+    cache_folder: str | Path,
     *,
     image_size: int = 128,
     seed: int = 0,
     seen_species: Sequence[int] | None = None,
-    cache: str | Path | None = None,
-    progress: bool = False,
-) -> dict[str, datasets.Dataset]:
-    """The patch tables ``train``, ``validation`` and ``test`` from a folder with the four official files.
+) -> PublicTables:
+    """Make the patch tables ``train``, ``validation`` and ``test`` of a folder with the four official files.
 
     ``train`` and ``validation`` hold the official photographs of the seen species, ``test`` the official ones of all:
     what is held out are the unseen species. Columns: ``image`` and ``mask`` (indices into `CLASSES`), ``group``
@@ -113,17 +106,17 @@ def make_flowers102(
     The central square of each photograph is reduced with Lanczos, its mask by area.
 
     Args:
+        cache_folder: where the pictures lie while the tables are in use.
         image_size: side of the patches in px.
         seed: of the draw of seen species.
         seen_species: numbers 1…102, to use another list than the drawn one.
-        cache: a folder for the pictures while the tables are in use; a temporary one when left out.
 
     Raises:
         ValueError: an image size below 1, or a list that is not of distinct species.
         PatchTableError: a file that is missing, damaged or cut short; labels and splits that do not fit; an image
             without its segmentation, or of another size.
 
-    >>> make_flowers102("nowhere")
+    >>> make_flowers102("nowhere", "cache")
     Traceback (most recent call last):
     ...
     sedm.data.errors.PatchTableError: nowhere: no 102flowers.tgz, 102segmentations.tgz, imagelabels.mat, setid.mat; \
@@ -131,64 +124,32 @@ get the four files from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/
     """
     if image_size < 1:
         raise ValueError(f"image_size={image_size}; ask for 1 px or more")
-    photos = _read_index(Path(folder), _check_seen(draw_seen_species(seed) if seen_species is None else seen_species))
-    if cache is None:
-        cache = tempfile.mkdtemp(prefix="flowers102-")
-        atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    Path(cache).mkdir(parents=True, exist_ok=True)
-    return _spool(_read_rows(Path(folder), photos, image_size, progress), Path(cache))
-
-
-def prepare(
-    source: str | Path,
-    out: str | Path,
-    *,
-    image_size: int = 128,
-    seed: int = 0,
-    seen_species: Sequence[int] | None = None,
-    progress: bool = True,
-) -> dict[str, Path]:
-    """The parquet files by split that are now in ``out``, beside a card ``README.md``; arguments as `make_flowers102`.
-
-    Raises:
-        ValueError, PatchTableError: as `make_flowers102`; nothing is written then.
-
-    >>> prepare("nowhere", "out", image_size=0)
-    Traceback (most recent call last):
-    ...
-    ValueError: image_size=0; ask for 1 px or more
-    """
-    source, out = Path(source), Path(out)
-    spool = out / ".spool"  # beside the result, where there must be room anyway
-    try:
-        tables = make_flowers102(
-            source, image_size=image_size, seed=seed, seen_species=seen_species, cache=spool, progress=progress
-        )
-        paths = {split: save_patches(table, out / f"{split}.parquet") for split, table in tables.items()}
-        n_empty = sum(not np.asarray(mask).any() for table in tables.values() for mask in table["mask"])
-    finally:
-        shutil.rmtree(spool, ignore_errors=True)
     seen = sorted(draw_seen_species(seed) if seen_species is None else seen_species)
-    notes = [
-        f"{image_size} px a side: the central square, reduced with Lanczos; masks by area, 1 where above a half",
-        "masks at full size: background where R ≤ 10, G ≤ 10 and B ≥ 220 in the segmentation, flower elsewhere",
-        f"{n_empty} masks show no flower at all",
-        "train and validation: the official ones of the seen species; test: the official one of all species",
-        f"seen species ({f'drawn with seed {seed}' if seen_species is None else 'given'}): {', '.join(map(str, seen))}",
-    ]
-    sources = [source / file.name for file in FILES]
-    write_card(out, about=ABOUT, tables=paths, group="group", notes=notes, sources=sources, published=FILES)
-    return paths
-
-
-def _check_seen(species: Sequence[int]) -> set[int]:
-    if not species or len(set(species)) != len(species) or not set(species) <= set(range(1, N_SPECIES + 1)):
-        raise ValueError(f"seen_species={list(species)}; expected distinct numbers from 1 to {N_SPECIES}")
-    return set(species)
+    if not seen or len(set(seen)) != len(seen) or not set(seen) <= set(range(1, N_SPECIES + 1)):
+        raise ValueError(f"seen_species={list(seen)}; expected distinct numbers from 1 to {N_SPECIES}")
+    folder = Path(folder)
+    photos = _read_index(folder, set(seen))
+    table = spool(_read_rows(folder, photos, image_size), FEATURES, Path(cache_folder) / "photographs.arrow")
+    official_split = np.array(table["official_split"])
+    n_empty = sum(not np.asarray(mask).any() for mask in table["mask"])
+    return PublicTables(
+        tables={split: table.select(np.flatnonzero(official_split == split)).sort("name") for split in SPLITS},
+        about=ABOUT,
+        notes=[
+            f"{image_size} px a side: the central square, reduced with Lanczos; masks by area, 1 where above a half",
+            "masks at full size: background where R ≤ 10, G ≤ 10 and B ≥ 220 in the segmentation, flower elsewhere",
+            f"{n_empty} masks show no flower at all",
+            "train and validation: the official ones of the seen species; test: the official one of all species",
+            f"seen species ({f'drawn with seed {seed}' if seen_species is None else 'given'}): "
+            f"{', '.join(map(str, seen))}",
+        ],
+        sources=[folder / file.name for file in FILES],
+        published=FILES,
+    )
 
 
 def _read_index(folder: Path, seen: set[int]) -> dict[int, Photo]:
-    """The photographs of the three tables by number 1…n."""
+    """Read which photographs the three tables hold, by their numbers 1…n."""
     missing = [file.name for file in FILES if not (folder / file.name).is_file()]
     if missing:
         raise PatchTableError(f"{folder}: no {', '.join(missing)}; get the four files from {HOME}")
@@ -220,15 +181,15 @@ def _read_numbers(path: Path, names: Iterable[str]) -> list[np.ndarray]:
         raise PatchTableError(f"{path}: expected a MATLAB file with {', '.join(names)} ({error!r})") from error
 
 
-def _read_rows(folder: Path, photos: dict[int, Photo], image_size: int, progress: bool) -> Iterator[dict]:
-    """Rows of all splits, in the order of the archive; one photograph is in memory at a time."""
+def _read_rows(folder: Path, photos: dict[int, Photo], image_size: int) -> Iterator[dict]:
+    """Read the rows of all splits in the order of the archive; one photograph is in memory at a time."""
     masks = {}
-    for number, picture in _read_pictures(folder / SEGMENTATIONS, r"segmim_(\d{5})\.jpg", photos, progress):
+    for number, picture in _read_pictures(folder / SEGMENTATIONS, r"segmim_(\d{5})\.jpg", photos):
         red, green, blue = np.moveaxis(np.asarray(picture), -1, 0)
         # a jpeg is never exactly blue, so the rule is loose
         background = (red <= 10) & (green <= 10) & (blue >= 220)
-        masks[number] = picture.size, _encode(reduce_mask(~background, image_size))
-    for number, picture in _read_pictures(folder / IMAGES, r"image_(\d{5})\.jpg", photos, progress):
+        masks[number] = picture.size, encode(reduce_mask(~background, image_size))
+    for number, picture in _read_pictures(folder / IMAGES, r"image_(\d{5})\.jpg", photos):
         photo, (size, mask) = photos[number], masks[number]
         if size != picture.size:
             raise PatchTableError(
@@ -236,7 +197,7 @@ def _read_rows(folder: Path, photos: dict[int, Photo], image_size: int, progress
                 f"{picture.width}×{picture.height}"
             )
         yield {
-            "image": _encode(reduce_image(picture, image_size)),
+            "image": encode(reduce_image(picture, image_size)),
             "mask": mask,
             "group": f"species-{photo.species:03}",
             "name": f"image_{number:05}",
@@ -245,31 +206,31 @@ def _read_rows(folder: Path, photos: dict[int, Photo], image_size: int, progress
         }
 
 
-def _read_pictures(
-    archive: Path, pattern: str, photos: dict[int, Photo], progress: bool
-) -> Iterator[tuple[int, Image.Image]]:
-    """(number, RGB picture) of each wanted photograph in an archive, once, without unpacking it."""
-    wanted = set(photos)
-    with tqdm(total=len(wanted), desc=archive.name, unit="image", disable=not progress) as bar:
+def _read_pictures(archive: Path, pattern: str, numbers: Iterable[int]) -> Iterator[tuple[int, Image.Image]]:
+    """Read number and RGB picture of each of these photographs, once, without unpacking the archive."""
+    missing = set(numbers)
+    n_pictures = len(missing)
+    with tqdm(total=n_pictures, desc=archive.name, unit="image", disable=None) as bar:
         for name, content in _read_members(archive):
             match = re.fullmatch(pattern, name)
-            if not match or int(match[1]) not in wanted:
+            number = int(match[1]) if match else None
+            if number not in missing:
                 continue
-            wanted.remove(number := int(match[1]))
+            missing.remove(number)
             try:
                 picture = Image.open(io.BytesIO(content)).convert("RGB")
             except Exception as error:  # Pillow raises many types for damaged files
                 raise PatchTableError(f"{archive}, {name}: unreadable image ({error})") from error
             yield number, picture
             bar.update()
-    if wanted:
+    if missing:
         raise PatchTableError(
-            f"{archive}: no picture of {len(wanted)} of {len(photos)} images, the first is number {min(wanted)}"
+            f"{archive}: no picture of {len(missing)} of {n_pictures} images, the first is number {min(missing)}"
         )
 
 
 def _read_members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of each file in a .tgz; folders in it do not matter."""
+    """Read file name and content of each file in a .tgz; folders in it do not matter."""
     try:
         with tarfile.open(archive, "r:gz") as members:
             for member in members:
@@ -279,31 +240,3 @@ def _read_members(archive: Path) -> Iterator[tuple[str, bytes]]:
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise PatchTableError(f"{archive}: damaged or cut short ({error}); delete it and fetch it again") from error
-
-
-def _spool(rows: Iterator[dict], cache: Path) -> dict[str, datasets.Dataset]:
-    """The tables by split of rows that are written to disk as they come."""
-    batches = {split: [] for split in OFFICIAL_SPLITS}
-    with ExitStack() as stack:
-        paths = {split: str(cache / f"{split}.arrow") for split in batches}
-        schema = FEATURES.arrow_schema
-        files = {s: stack.enter_context(pyarrow.OSFile(path, "wb")) for s, path in paths.items()}
-        writers = {s: stack.enter_context(pyarrow.ipc.new_stream(file, schema)) for s, file in files.items()}
-
-        def write(split: str) -> None:
-            writers[split].write_table(pyarrow.Table.from_pylist(batches[split], schema=schema))
-            batches[split].clear()
-
-        for row in rows:
-            batches[row["official_split"]].append(row)
-            if len(batches[row["official_split"]]) == BATCH:
-                write(row["official_split"])
-        for split in batches:
-            write(split)
-    return {split: datasets.Dataset.from_file(path).sort("name") for split, path in paths.items()}
-
-
-def _encode(pixels: np.ndarray) -> dict:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return {"bytes": buffer.getvalue(), "path": None}

@@ -7,12 +7,14 @@ and writes the tables, with a card that says whose data they are, to ``tables``.
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from sedm.data.archives import ebhi, flowers102
 from sedm.data.archives.catch_slides import Sampling
 from sedm.data.archives.download import fetch, figshare_files
+from sedm.data.archives.public_tables import PublicTables
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,27 +55,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.download:
         files = flowers102.FILES if options.study == "flowers102" else figshare_files(ebhi.ARTICLE)
         fetch(files, options.source)
-    if options.study == "catch":
-        from sedm.data.archives import catch  # the others need no reader of slides
+    cache_folder = options.out / ".cache"  # where there must be room anyway
+    try:
+        _make(options, cache_folder).save(options.out)
+    finally:
+        shutil.rmtree(cache_folder, ignore_errors=True)
 
-        catch.prepare(
+
+def _make(options: argparse.Namespace, cache_folder: Path) -> PublicTables:
+    """Make the tables that the command line asks for."""
+    if options.study == "ebhi":
+        cases = ebhi.COMMITTED_CASES if options.seed is None else None
+        return ebhi.make_ebhi(options.source, image_size=options.image_size, seed=options.seed or 0, cases=cases)
+    if options.study == "flowers102":
+        return flowers102.make_flowers102(
             options.source,
-            options.annotations,
-            options.out,
-            sampling=Sampling(
-                min_density=options.min_density,
-                min_colour=options.min_colour,
-                min_area_mm2=options.min_area_mm2,
-                leave_out_pen=options.leave_out_pen,
-                glass=options.glass and tuple(options.glass),
-            ),
-            split_file=options.splits,
-            microns_per_pixel=options.microns_per_pixel,
+            cache_folder,
+            image_size=options.image_size,
+            seed=options.seed or 0,
+            seen_species=options.seen,
         )
-    else:
-        settings = {"image_size": options.image_size, "seed": options.seed or 0}
-        if options.study == "flowers102":
-            flowers102.prepare(options.source, options.out, seen_species=options.seen, **settings)
-        else:
-            cases = ebhi.COMMITTED_CASES if options.seed is None else None
-            ebhi.prepare(options.source, options.out, cases=cases, **settings)
+    from sedm.data.archives import catch  # the others need no reader of slides
+
+    return catch.make_catch(
+        options.source,
+        options.annotations,
+        cache_folder,
+        sampling=Sampling(
+            min_density=options.min_density,
+            min_colour=options.min_colour,
+            min_area_mm2=options.min_area_mm2,
+            leave_out_pen=options.leave_out_pen,
+            glass=options.glass and tuple(options.glass),
+        ),
+        split_file=options.splits,
+        microns_per_pixel=options.microns_per_pixel,
+    )

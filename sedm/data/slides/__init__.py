@@ -2,7 +2,7 @@
 
 import lazy_loader
 
-# on first use: reading slides needs an extra, reading what was drawn on them does not
+# on first use: slides need an extra
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

@@ -1,7 +1,4 @@
-"""What people drew on slides: polygons, read from SlideRunner's data bases and from JSON in the manner of COCO.
-
-What is done with them is in :mod:`sedm.data.slides.polygons`; its public names are here as well.
-"""
+"""What people drew on slides: polygons, read from SlideRunner's data bases and from JSON in the manner of COCO."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ from xml.etree import ElementTree
 
 from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.coco import read_coco
-from sedm.data.slides.polygons import Outside, Polygon, contains, count_outside, rasterise, topmost
+from sedm.data.slides.polygons import Polygon, rasterise
 from sedm.data.slides.sliderunner import read_sliderunner
 
-__all__ = ["Outside", "Polygon", "contains", "count_outside", "rasterise", "read_polygons", "topmost"]
+__all__ = ["Polygon", "rasterise", "read_polygons"]
 
 READABLE = "expected a SQLite data base of SlideRunner or JSON in the manner of COCO"
 XML = {
@@ -33,7 +30,7 @@ def read_polygons(path: str | Path) -> dict[str, list[Polygon]]:
     The format is recognised by the content of the file.
 
     The order: JSON is painted in the order of its ``annotations``, as the authors of CATCH do. A data base knows no
-    order, so a polygon comes after every polygon that encloses it, and otherwise in order of its number; that is how
+    order, so a polygon comes after every polygon that covers it, and otherwise in order of its number; that is how
     the authors made their JSON from their data base.
     Source: github.com/DeepMicroscopy/CanineCutaneousTumors, annotation_conversion/sql_to_coco.py and
     slide/slide_container.py.
@@ -50,8 +47,8 @@ def read_polygons(path: str | Path) -> dict[str, list[Polygon]]:
     ...         "images": [{"id": 1, "file_name": "MCT_01_1.svs"}],
     ...         "categories": [{"id": 3, "name": "Dermis"}],
     ...         "annotations": [{"image_id": 1, "category_id": 3, "segmentation": [0, 0, 4, 0, 0, 3, 0, 0]}]}))
-    ...     [(polygon.class_name, len(polygon.points)) for polygon in read_polygons(path)["MCT_01_1.svs"]]
-    [('Dermis', 3)]
+    ...     [(polygon.class_name, polygon.shape.area) for polygon in read_polygons(path)["MCT_01_1.svs"]]
+    [('Dermis', 6.0)]
     """
     path = Path(path)
     if not path.is_file():
@@ -77,7 +74,7 @@ def read_polygons(path: str | Path) -> dict[str, list[Polygon]]:
 
 
 def _read_json(path: Path) -> Any:
-    """The content of the file; formats that are known by name but not read are refused by it."""
+    """Read JSON, and refuse what is known by name but not read."""
     try:
         content = json.loads(path.read_bytes())  # bytes: json finds out about UTF-16 and byte order marks
     except (ValueError, RecursionError) as error:
@@ -92,7 +89,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _root_tag(path: Path) -> str | None:
-    """The outermost tag, without its namespace, where the file begins like XML."""
+    """Find the outermost tag, without its namespace, of a file that begins like XML."""
     try:
         with path.open("rb") as file:
             _, root = next(ElementTree.iterparse(file, events=["start"]))

@@ -1,6 +1,6 @@
 """Polygons and masks from JSON in the manner of COCO, the format of CATCH's authors and of many drawing tools.
 
-An object is told in one of three ways, and all are read:
+An object is outlined in one of three ways, and all are read:
 
 - rings ``[[x, y, x, y, …], …]``, the parts of the object, which add up: a ring inside another is no hole, as in
   pycocotools. CATCH writes a single ring without the outer list. Where a ring runs into itself, the even-odd rule says
@@ -16,11 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float64
-
 from sedm.data.patch_table import PatchTableError
-from sedm.data.slides.polygons import Polygon, as_points, as_polygon
+from sedm.data.slides.polygons import Polygon, as_polygon
 from sedm.data.slides.run_lengths import decode_counts, outline_runs
 
 MAX_SIDE = 1 << 20  # px of a mask: no slide is larger, and a false size must not fill the memory
@@ -43,15 +40,15 @@ def read_coco(path: Path, content: Any) -> tuple[list[tuple[str, list[Polygon]]]
     >>> mask = {"size": [2, 3], "counts": [2, 4]}
     >>> content["annotations"] = [{"id": 7, "image_id": 1, "category_id": 3, "segmentation": mask}]
     >>> [(name, [polygon])], _ = read_coco(Path("a.json"), content)
-    >>> name, polygon.bounds
+    >>> name, polygon.shape.bounds
     ('a.svs', (1.0, 0.0, 3.0, 2.0))
     """
     keys = list(content) if isinstance(content, dict) else []
     for part in ("images", "categories", "annotations"):
         if part not in keys or not isinstance(content[part], list):
-            found = ", ".join(map(repr, keys[:6])) or "none"
+            present = ", ".join(map(repr, keys[:6])) or "none"
             raise PatchTableError(
-                f"{path}: JSON without a list {part!r} (its keys: {found}); expected COCO's images, categories and "
+                f"{path}: JSON without a list {part!r} (its keys: {present}); expected COCO's images, categories and "
                 "annotations"
             )
     images = _by_id(path, content["images"], "images", name="file_name")
@@ -60,13 +57,12 @@ def read_coco(path: Path, content: Any) -> tuple[list[tuple[str, list[Polygon]]]
     left_out: Counter[str] = Counter()
     for row, annotation in enumerate(content["annotations"]):
         try:
-            image = _referred(annotation, "image_id", images)
-            category = _referred(annotation, "category_id", categories)
-            rings = list(_rings(annotation.get("segmentation"), image))
+            image = _look_up(annotation, "image_id", images)
+            category = _look_up(annotation, "category_id", categories)
+            parts = list(_parts(annotation.get("segmentation"), image, category["name"]))
         except ValueError as error:
             number = f" (id {annotation['id']})" if isinstance(annotation, dict) and "id" in annotation else ""
             raise PatchTableError(f"{path}: annotations[{row}]{number}: {error}") from error
-        parts = [part for ring in rings if (part := as_polygon(category["name"], ring))]
         polygons[image["id"]] += parts
         if not parts:
             left_out["no area"] += 1
@@ -74,7 +70,7 @@ def read_coco(path: Path, content: Any) -> tuple[list[tuple[str, list[Polygon]]]
 
 
 def _by_id(path: Path, entries: list, part: str, name: str) -> dict[Any, dict]:
-    """The images or categories by their ids, each with a name."""
+    """Index the images or categories by their ids, and check that each has a name."""
     by_id: dict[Any, dict] = {}
     for row, entry in enumerate(entries):
         if not isinstance(entry, dict) or not _is_id(entry.get("id")) or not isinstance(entry.get(name), str):
@@ -89,8 +85,8 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, (int, float, str))
 
 
-def _referred(annotation: Any, key: str, entries: Mapping[Any, dict]) -> dict:
-    """The image or the category that an annotation names by its id."""
+def _look_up(annotation: Any, key: str, entries: Mapping[Any, dict]) -> dict:
+    """Look up the image or the category that an annotation names by its id."""
     if not isinstance(annotation, dict) or key not in annotation:
         raise ValueError(f"has no {key}; expected image_id, category_id and segmentation")
     number = annotation[key]
@@ -99,10 +95,11 @@ def _referred(annotation: Any, key: str, entries: Mapping[Any, dict]) -> dict:
     return entries[number]
 
 
-def _rings(segmentation: Any, image: Mapping[str, Any]) -> Iterator[Float64[np.ndarray, "_ 2"]]:
-    """The rings of one object."""
+def _parts(segmentation: Any, image: Mapping[str, Any], class_name: str) -> Iterator[Polygon]:
+    """Read the parts of one object that have an area."""
     if isinstance(segmentation, dict):
-        yield from outline_runs(*_runs(segmentation, image))
+        for piece in outline_runs(*_runs(segmentation, image)):
+            yield Polygon(class_name, piece)
         return
     if not segmentation:
         raise ValueError("has no segmentation, and a box is no outline; draw one, or take the annotation out")
@@ -118,13 +115,15 @@ def _rings(segmentation: Any, image: Mapping[str, Any]) -> Iterator[Float64[np.n
                 "or more"
             )
         try:
-            yield as_points(list(zip(ring[::2], ring[1::2], strict=True)))
+            part = as_polygon(class_name, list(zip(ring[::2], ring[1::2], strict=True)))
         except ValueError as error:
             raise ValueError(f"ring {number} of the segmentation: {error}") from error
+        if part:
+            yield part
 
 
 def _runs(mask: Mapping[str, Any], image: Mapping[str, Any]) -> tuple[list[int], int]:
-    """The lengths of the runs, and the height of the mask."""
+    """Read the lengths of the runs, and the height of the mask."""
     size = mask.get("size")
     counts = mask.get("counts")
     is_list = isinstance(size, list) and all(_is_whole(side) for side in size)

@@ -14,20 +14,14 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from sedm.data.patch_table import UNKNOWN, PatchTableError
-from sedm.data.slides.annotations import Polygon, contains, rasterise, topmost
-from sedm.data.slides.sections import Ground, Tissue, find_tissue, otsu_threshold
+from sedm.data.slides.polygons import Polygon, rasterise, shapes_of, topmost
+from sedm.data.slides.sections import Ground, Tissue, find_tissue
 from sedm.data.slides.slide import Slide
+from sedm.runtime.extras import extra
 from sedm.runtime.seeds import seeded_generator
 
-__all__ = [
-    "Position",
-    "Slide",
-    "Tissue",
-    "find_tissue",
-    "otsu_threshold",
-    "sample_patches",
-    "sample_positions",
-]
+with extra("slides"):
+    import shapely
 
 N_CANDIDATES = [16 << k for k in range(10)]  # places tried at once inside a class, until one is seen
 N_TRIES = 1000  # places tried on tissue, until a patch there is scanned ground alone
@@ -51,7 +45,7 @@ def sample_positions(
     class_index: Mapping[str, int] | None = None,
     tissue: Tissue | None = None,
 ) -> list[Position]:
-    """Where to cut patches: the i-th depends on the slide's name, the seed and i alone, not on ``n``.
+    """Choose where to cut patches: the i-th depends on the slide's name, the seed and i alone, not on ``n``.
 
     With ``polygons``, each patch picks one of the classes present with equal chance, then a place where that class
     is seen, all equally likely; otherwise a place on the tissue. The patch is centred there, or pushed inside the
@@ -75,8 +69,8 @@ def sample_positions(
             f"{slide.path}: {width:g}×{height:g} µm, smaller than a patch of {patch_size * microns_per_pixel:g} µm"
         )
     if not polygons and (tissue is None or not tissue.cells.any()):
-        found = "" if tissue is None else f" ({tissue}); {tissue.advice}"
-        raise PatchTableError(f"{slide.path}: no tissue found and no annotation to sample from{found}")
+        report = "" if tissue is None else f" ({tissue}); {tissue.advice}"
+        raise PatchTableError(f"{slide.path}: no tissue found and no annotation to sample from{report}")
 
     def corners(centres: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         return np.clip(np.round(centres - side / 2), 0, room) * slide.microns_per_pixel
@@ -106,15 +100,16 @@ def sample_patches(
     unannotated_is_background: bool = True,
     tissue: Tissue | None = None,
 ) -> Iterator[dict]:
-    """Rows of a patch table, one after the other: ``image``, ``mask`` (None without ``polygons``), ``slide``,
-    ``x_microns``, ``y_microns``, ``microns_per_pixel``.
-
-    Places are those of :func:`sample_positions`.
+    """Cut patches at the places of :func:`sample_positions`, one after the other.
 
     Args:
         unannotated_is_background: ground outside all polygons becomes class 0. If not, only glass and the specks on it
             do, and tissue that nobody outlined becomes ``UNKNOWN``, as does what ink or black hides.
         tissue: of the slide, as :func:`find_tissue` finds it with other settings than its own.
+
+    Yields:
+        Rows of a patch table: ``image``, ``mask`` (None without ``polygons``), ``slide``, ``x_microns``, ``y_microns``,
+        ``microns_per_pixel``.
 
     Raises:
         PatchTableError: see :func:`sample_positions`; or the slide is broken.
@@ -150,11 +145,11 @@ def _place_in_class(
     generator: torch.Generator,
     is_whole: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, int]:
-    """A place (x, y) in pixels of the finest level, where a patch is whole, and its class."""
+    """Draw a place (x, y) in pixels of the finest level, where a patch is whole, and its class."""
     n_refused = 0
     values = np.array([class_index.get(polygon.class_name, UNKNOWN) for polygon in polygons])
     # of a polygon that leaves the slide, only the part of its box on the slide is worth trying
-    boxes = np.clip([polygon.bounds for polygon in polygons], 0, np.tile(slide.size, 2))
+    boxes = np.clip(shapely.bounds(shapes_of(polygons)), 0, np.tile(slide.size, 2))
     values[(boxes[:, 2:] <= boxes[:, :2]).any(1)] = UNKNOWN
     present = np.unique(values[values != UNKNOWN])
     # a class that is wholly covered by others is not seen: the next one in the random order steps in
@@ -167,17 +162,12 @@ def _place_in_class(
             picked = rows[torch.multinomial(weights, n_candidates, replacement=True, generator=generator).numpy()]
             share = torch.rand(n_candidates, 2, generator=generator, dtype=torch.float64).numpy()
             points = boxes[picked, :2] + share * (boxes[picked, 2:] - boxes[picked, :2])
-            inside = ((points >= 0) & (points < slide.size)).all(1)
-            for row in np.unique(picked):
-                mine = np.flatnonzero(inside & (picked == row))
-                inside[mine] = contains(polygons[row].points, points[mine])
-            seen = np.flatnonzero(inside)
-            seen = seen[topmost(polygons, points[seen]) == picked[seen]]
-            whole = is_whole(points[seen])
+            is_on_slide = ((points >= 0) & (points < slide.size)).all(1)
+            seen = points[is_on_slide & (topmost(polygons, points) == picked)]
+            whole = is_whole(seen)
             n_refused += int((~whole).sum())
-            seen = seen[whole]
-            if len(seen):
-                return points[seen[0]], int(value)
+            if whole.any():
+                return seen[whole][0], int(value)
     sentence = f"{slide.path}: none of its {len(polygons)} polygons shows a class to sample"
     raise PatchTableError(sentence if n_refused == 0 else f"{sentence}; {_refusal(slide, n_refused)}")
 
@@ -185,7 +175,7 @@ def _place_in_class(
 def _place_in_tissue(
     slide: Slide, tissue: Tissue, generator: torch.Generator, is_whole: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """A place (x, y) on tissue, in pixels of the finest level, where a patch is whole."""
+    """Draw a place (x, y) on tissue, in pixels of the finest level, where a patch is whole."""
     cells = np.argwhere(tissue.cells)
     for _ in range(N_TRIES):
         cell = cells[int(torch.randint(len(cells), (), generator=generator))]

@@ -1,65 +1,52 @@
-"""Polygons on a slide: painted in order, turned into masks, and asked what they hold and where they lie.
+"""Polygons on a slide: painted in order, turned into masks, and asked what they cover.
 
 Polygons are opaque and painted one after the other: where two overlap, the later one counts. A hole is a polygon of
-another class on top, or a ring that runs into itself (the inside is decided by the even-odd rule).
+another class on top, or a ring that runs into itself.
+
+What a ring holds is decided by the even-odd rule: a point is inside when a ray from it crosses the ring an odd number
+of times. So the middle of a five-pointed star drawn in one stroke is outside, and a ring that goes round twice holds
+nothing. A ring that crosses or touches itself is turned into shapes that do not, once, by :func:`as_polygon`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 
-LARGEST = 1e9  # px from the corner of the slide: no slide is so large, and areas stay far from overflow
-MAX_PAIRS = 1 << 22  # of an edge and a point, held in memory at once
+from sedm.runtime.extras import extra
+
+with extra("slides"):
+    import shapely
+    from rasterio.features import rasterize
+
+LARGEST = 1e9  # px from the corner of the slide; no slide is so large
+BEYOND = 2.0  # px around a mask up to which polygons are kept, so that the cut itself is on no pixel
+OFF_CENTRE = (1e-6, 1e-9)  # px to the right of and below a pixel's centre: the point that decides about the pixel
 
 
-@dataclass(frozen=True, eq=False)
-class Polygon:
-    """One annotated area; ``points`` are its corners (x, y) in pixels of the slide's finest level, not closed.
+class Polygon(NamedTuple):
+    """One annotated area.
 
-    Raises:
-        ValueError: a corner that is nowhere (NaN, infinite, beyond any slide).
+    Attributes:
+        class_name: what it shows.
+        shape: a valid polygon, with or without holes, or several; in pixels of the slide's finest level.
     """
 
     class_name: str
-    points: Float64[np.ndarray, "n 2"]
-
-    def __post_init__(self):
-        as_points(self.points)
-
-    @cached_property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom.
-
-        >>> Polygon("Dermis", np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0]])).bounds
-        (0.0, 0.0, 4.0, 3.0)
-        """
-        return (*map(float, self.points.min(0)), *map(float, self.points.max(0)))
-
-    @property
-    def area(self) -> float:
-        """Square pixels of the finest level, by the shoelace formula.
-
-        >>> Polygon("Dermis", np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0]])).area
-        6.0
-        """
-        x, y = self.points.T
-        return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+    shape: shapely.Geometry
 
 
-def as_points(corners: Sequence | np.ndarray) -> Float64[np.ndarray, "n 2"]:
+def as_points(corners: Sequence | np.ndarray) -> Float[np.ndarray, "n 2"]:
     """Turn the corners that a file holds into points.
 
     Args:
         corners: pairs (x, y) in pixels of the finest level.
 
     Raises:
-        ValueError: the first corner that is not two finite numbers, or beyond any slide.
+        ValueError: the first corner that is not two finite numbers, or lies beyond any slide.
 
     >>> as_points([(0, 0), (4, None)])
     Traceback (most recent call last):
@@ -75,16 +62,41 @@ def as_points(corners: Sequence | np.ndarray) -> Float64[np.ndarray, "n 2"]:
     return points.astype(float).reshape(-1, 2)
 
 
-def as_polygon(class_name: str, points: Float64[np.ndarray, "n 2"]) -> Polygon | None:
-    """Make a polygon of a ring, without the closing points; None where the ring has no width or no height.
+def as_polygon(class_name: str, ring: Sequence | np.ndarray) -> Polygon | None:
+    """Make a polygon of what a ring holds by the even-odd rule.
 
-    >>> as_polygon("Dermis", np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0], [0.0, 0.0]])).points.tolist()
-    [[0.0, 0.0], [4.0, 0.0], [0.0, 3.0]]
-    >>> as_polygon("Dermis", np.array([[0.0, 0.0], [4.0, 0.0], [2.0, 0.0]]))
+    Args:
+        ring: corners (x, y), as :func:`as_points` takes them; the first may be repeated at the end.
+
+    Returns:
+        The polygon, or None where the ring holds no area.
+
+    Raises:
+        ValueError: a corner that is nowhere.
+
+    >>> square, hole = [(0, 0), (6, 0), (6, 6), (0, 6), (0, 0)], [(1, 1), (3, 1), (3, 3), (1, 3), (1, 1)]
+    >>> as_polygon("Dermis", square + hole).shape.area
+    32.0
+    >>> as_polygon("Dermis", [(0, 0), (4, 0), (2, 0)])
     """
-    while len(points) > 1 and (points[0] == points[-1]).all():
-        points = points[:-1]
-    return Polygon(class_name, points) if len(points) > 2 and np.ptp(points, axis=0).all() else None
+    points = as_points(ring)
+    if len(points) < 3:
+        return None
+    shape = shapely.Polygon(points)
+    if not shape.is_valid:
+        # make_valid would fill a hole that the ring draws along its own border. Asked for a point, an invalid polygon
+        # counts crossings.
+        faces = shapely.get_parts(shapely.polygonize([shapely.node(shape.exterior)]))
+        probes = shapely.get_coordinates(shapely.point_on_surface(faces))
+        shape = shapely.union_all(faces[shapely.contains_xy(shape, *probes.T)])
+    return Polygon(class_name, shape) if shape.area else None
+
+
+def shapes_of(polygons: Sequence[Polygon]) -> Shaped[np.ndarray, " n"]:
+    """Collect the shapes of polygons in an array of objects, prepared to be asked more than once."""
+    shapes = np.array([polygon.shape for polygon in polygons], object)
+    shapely.prepare(shapes)
+    return shapes
 
 
 def rasterise(
@@ -96,10 +108,14 @@ def rasterise(
     shape: tuple[int, int],
     background: int = 0,
 ) -> UInt8[np.ndarray, "h w"]:
-    """The mask of a rectangle of the slide: a pixel belongs to the last polygon that holds its centre.
+    """Draw the mask of a rectangle of the slide: a pixel belongs to the last polygon that holds its centre.
+
+    A centre on a border belongs to the polygon on its right, or below it where the border is level, so that each pixel
+    of a mesh of polygons belongs to exactly one. rasterio is asked at points a trifle off the centres: where a level
+    border runs through centres, as those of whole numbers do at even downsamples, it makes holes a row too small.
 
     Args:
-        class_index: mask value of each class name.
+        class_index: mask value of each class name, 0…255.
         left, top: corner of the rectangle, in pixels of the finest level.
         downsample: pixels of the finest level per mask pixel, along each side.
         shape: rows and columns of the mask.
@@ -108,57 +124,40 @@ def rasterise(
     Raises:
         ValueError: a polygon of a class that has no index.
 
-    >>> square = Polygon("Dermis", np.array([[2.0, 2.0], [6.0, 2.0], [6.0, 6.0], [2.0, 6.0]]))
+    >>> square = as_polygon("Dermis", [(2, 2), (6, 2), (6, 6), (2, 6)])
     >>> rasterise([square], {"Dermis": 1}, left=0, top=0, downsample=2, shape=(4, 4)).tolist()
     [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     """
-    mask = np.full(shape, background, np.uint8)
-    right, bottom = left + shape[1] * downsample, top + shape[0] * downsample
     for polygon in polygons:
         if polygon.class_name not in class_index:
             raise ValueError(f"class {polygon.class_name!r} has no index; class_index has {', '.join(class_index)}")
-        x0, y0, x1, y1 = polygon.bounds
-        if x0 < right and left < x1 and y0 < bottom and top < y1:
-            mask[_inside_grid((polygon.points - (left, top)) / downsample, shape)] = class_index[polygon.class_name]
-    return mask
+    height, width = shape
+    margin = BEYOND * downsample
+    window = (left - margin, top - margin, left + width * downsample + margin, top + height * downsample + margin)
+    shapes = shapes_of(polygons)
+    near = np.flatnonzero(shapely.intersects(shapely.box(*window), shapes))
+    shown = shapely.clip_by_rect(shapes[near], *window)
+    shown = shapely.transform(shown, lambda corners: (corners - (left, top)) / downsample - OFF_CENTRE)
+    values = [class_index[polygons[row].class_name] for row in near]
+    painted = [pair for pair in zip(shown, values, strict=True) if not pair[0].is_empty]
+    if not painted:
+        return np.full(shape, background, np.uint8)
+    return rasterize(painted, shape, fill=background, dtype=np.uint8)
 
 
-def contains(corners: Float64[np.ndarray, "m 2"], points: Float64[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
-    """Which points lie inside the ring of ``corners``, by the even-odd rule.
+def topmost(polygons: Sequence[Polygon], points: Float[np.ndarray, "n 2"]) -> Int64[np.ndarray, " n"]:
+    """Find the row in ``polygons`` of the one that is seen at each point, −1 where there is none.
 
-    >>> contains(np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]), np.array([[1.0, 1.0], [3.0, 3.0]])).tolist()
-    [True, False]
-    """
-    if not len(points):
-        return np.zeros(0, bool)
-    edges = _edges(corners)
-    edges = edges[_edges_in(edges, (points[:, 0].min(), points[:, 1].min(), np.inf, points[:, 1].max()))]
-    n_at_once = max(MAX_PAIRS // max(len(edges), 1), 1)
-    if len(points) > n_at_once:
-        blocks = np.split(points, range(n_at_once, len(points), n_at_once))
-        return np.concatenate([contains(corners, block) for block in blocks])
-    (x1, y1), (x2, y2) = edges[:, 0].T, edges[:, 1].T
-    x, y = points[:, :1], points[:, 1:]
-    spans = (y1 <= y) != (y2 <= y)  # a ray to the right may meet these edges
-    with np.errstate(divide="ignore", invalid="ignore"):  # level edges span no row
-        crossing = x1 + (y - y1) * (x2 - x1) / (y2 - y1)
-    return ((spans & (x < crossing)).sum(1) % 2).astype(bool)
-
-
-def topmost(polygons: Sequence[Polygon], points: Float64[np.ndarray, "n 2"]) -> Int64[np.ndarray, " n"]:
-    """The row in ``polygons`` of the one that is seen at each point, −1 where there is none.
-
-    >>> outer = Polygon("Dermis", np.array([[0.0, 0.0], [9.0, 0.0], [9.0, 9.0], [0.0, 9.0]]))
-    >>> inner = Polygon("SCC", np.array([[1.0, 1.0], [4.0, 1.0], [4.0, 4.0], [1.0, 4.0]]))
+    >>> outer = as_polygon("Dermis", [(0, 0), (9, 0), (9, 9), (0, 9)])
+    >>> inner = as_polygon("SCC", [(1, 1), (4, 1), (4, 4), (1, 4)])
     >>> topmost([outer, inner], np.array([[2.0, 2.0], [8.0, 8.0], [10.0, 10.0]])).tolist()
     [1, 0, -1]
     """
+    shapes = shapes_of(polygons)
+    place, row = shapely.STRtree(shapes).query(shapely.points(points))
+    is_inside = shapely.contains_xy(shapes[row], *points[place].T)
     seen = np.full(len(points), -1, np.int64)
-    for row, polygon in enumerate(polygons):
-        x0, y0, x1, y1 = polygon.bounds
-        near = np.flatnonzero((points[:, 0] >= x0) & (points[:, 0] <= x1) & (points[:, 1] >= y0) & (points[:, 1] <= y1))
-        if len(near):
-            seen[near[contains(polygon.points, points[near])]] = row
+    np.maximum.at(seen, place[is_inside], row[is_inside])
     return seen
 
 
@@ -175,100 +174,26 @@ def count_outside(polygons: Sequence[Polygon], size: tuple[int, int]) -> Outside
     Args:
         size: width and height of the finest level in pixels.
 
-    >>> square = np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [0.0, 4.0]])
-    >>> count_outside([Polygon("Dermis", square + shift) for shift in (0, 4, 6, 9)], size=(6, 6))
+    >>> squares = [as_polygon("SCC", [(x, 0), (x + 4, 0), (x + 4, 4), (x, 4)]) for x in (0, 4, 6, 9)]
+    >>> count_outside(squares, size=(6, 6))
     Outside(wholly=2, partly=1)
     """
-    leaving = [
-        polygon
-        for polygon in polygons
-        if min(polygon.bounds) < 0 or polygon.bounds[2] > size[0] or polygon.bounds[3] > size[1]
-    ]
-    n_partly = sum(_reaches(polygon, size) for polygon in leaving)
-    return Outside(len(leaving) - n_partly, n_partly)
+    shapes = shapes_of(polygons)
+    slide = shapely.box(0, 0, *size)
+    is_shown = shapely.relate_pattern(shapes, slide, "T********")  # the insides of both meet
+    is_partly = is_shown & ~shapely.covered_by(shapes, slide)
+    return Outside(wholly=int((~is_shown).sum()), partly=int(is_partly.sum()))
 
 
 def sort_outer_first(polygons: Sequence[Polygon]) -> list[Polygon]:
-    """Sort polygons by how many others enclose each; those of equal depth keep their order.
+    """Sort polygons by how many others cover each; those of equal depth keep their order.
 
-    >>> square = np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [0.0, 4.0]])
-    >>> inner, outer = Polygon("SCC", square + 1), Polygon("Dermis", 2 * square)
+    >>> inner = as_polygon("SCC", [(1, 1), (4, 1), (4, 4), (1, 4)])
+    >>> outer = as_polygon("Dermis", [(0, 0), (9, 0), (9, 9), (0, 9)])
     >>> [polygon.class_name for polygon in sort_outer_first([inner, outer])]
     ['Dermis', 'SCC']
     """
-    depth = [sum(_encloses(outer, inner) for outer in polygons if outer is not inner) for inner in polygons]
+    shapes = shapes_of(polygons)
+    covered, _ = shapely.STRtree(shapes).query(shapes, predicate="covered_by")  # each by itself as well
+    depth = np.bincount(covered, minlength=len(polygons))
     return [polygons[row] for row in np.argsort(depth, kind="stable")]
-
-
-def _reaches(polygon: Polygon, size: tuple[int, int]) -> bool:
-    """Whether a part of the polygon is on the slide: its border runs there, or all of the slide is inside."""
-    edges = _edges(polygon.points)
-    borders = np.array([(0.0, 0.0), size])
-    with np.errstate(divide="ignore", invalid="ignore"):  # upright and level edges; on a border they give nan
-        shares = (borders - edges[:, :1]) / (edges[:, 1:] - edges[:, :1])  # of each edge, where it meets the borders
-    first, last = shares.min(1).max(1), shares.max(1).min(1)
-    if (np.maximum(first, 0) < np.minimum(last, 1)).any():
-        return True
-    return bool(contains(polygon.points, np.array([size]) / 2)[0])
-
-
-def _inside_grid(corners: np.ndarray, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Which pixel centres lie inside the ring: each row is crossed by edges, and each crossing switches in and out."""
-    height, width = shape
-    (x1, y1), (x2, y2) = corners.T, np.roll(corners, -1, axis=0).T
-    first = np.clip(np.ceil(np.minimum(y1, y2) - 0.5), 0, height).astype(np.int64)
-    last = np.clip(np.ceil(np.maximum(y1, y2) - 0.5), 0, height).astype(np.int64)
-    n_rows = last - first
-    edge = np.repeat(np.arange(len(corners)), n_rows)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows) + first[edge]
-    crossing = x1[edge] + (row + 0.5 - y1[edge]) * (x2 - x1)[edge] / (y2 - y1)[edge]
-    column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)  # the first centre to the right
-    switches = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)).reshape(height, width + 1)
-    return (np.cumsum(switches, axis=1)[:, :width] % 2).astype(bool)
-
-
-def _encloses(outer: Polygon, inner: Polygon) -> bool:
-    """Whether no part of ``inner`` is outside of ``outer``; a shared border is no part."""
-    if any(a > b for a, b in zip(outer.bounds[:2], inner.bounds[:2], strict=True)):
-        return False
-    if any(a < b for a, b in zip(outer.bounds[2:], inner.bounds[2:], strict=True)):
-        return False
-    edges = _edges(outer.points)
-    near = edges[_edges_in(edges, inner.bounds)]
-    if not len(near):  # far from the border one point speaks for all
-        return bool(contains(outer.points, inner.points[:1])[0])
-    mine = _edges(inner.points)
-    probes = np.concatenate([mine[:, 0], mine.mean(1)])
-    for some in (probes[:: len(probes) // 16 + 1], probes):  # a few first: most pairs part here
-        if not contains(outer.points, some[~_on_border(near, some)]).all():
-            return False
-    return not _cross(near, mine[_edges_in(mine, (*near.min((0, 1)), *near.max((0, 1))))])
-
-
-def _edges(corners: np.ndarray) -> np.ndarray:
-    """Start and end of each edge; shape (m, 2, 2)."""
-    return np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)
-
-
-def _edges_in(edges: np.ndarray, bounds: tuple) -> np.ndarray:
-    """Which edges may have a part in the rectangle."""
-    return ((edges.max(1) >= bounds[:2]) & (edges.min(1) <= bounds[2:])).all(1)
-
-
-def _sides(edges: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """On which side of each edge (m) each point (n) lies: positive, negative, or 0 on its line; shape (n, m)."""
-    start, along = edges[:, 0], edges[:, 1] - edges[:, 0]
-    return along[:, 0] * (points[:, 1:] - start[:, 1]) - along[:, 1] * (points[:, :1] - start[:, 0])
-
-
-def _on_border(edges: np.ndarray, points: np.ndarray) -> np.ndarray:
-    within = ((points[:, None] >= edges.min(1)) & (points[:, None] <= edges.max(1))).all(2)
-    return (within & (_sides(edges, points) == 0)).any(1)
-
-
-def _cross(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether some edge among the first runs right through an edge among the second."""
-    parted = [
-        np.sign(_sides(a, b[:, 0])) * np.sign(_sides(a, b[:, 1])) < 0 for a, b in ((first, second), (second, first))
-    ]
-    return bool((parted[0] & parted[1].T).any())

@@ -86,7 +86,7 @@ def stated_resolution(file: TiffSlide, path: str | Path) -> Resolution:
 
 
 def _statements(file: TiffSlide) -> dict[str, tuple[float, float]]:
-    """Width and height of a pixel in microns by who states them, the most trusted first; not a number where unclear."""
+    """Read width and height of a pixel in microns by who states them, the most trusted first; NaN where unclear."""
     properties, tiff = file.properties, file.ts_tifffile
     statements = {}
     if (tiff.is_svs and "aperio.MPP" in properties) or tiff.is_scn or tiff.is_philips:
@@ -121,7 +121,7 @@ def _ome_sizes(xml: str) -> tuple[float, float]:
 
 
 def _described_sizes(file: TiffSlide) -> list[tuple[int, int]]:
-    """Widths and heights of the scans and cuts that an Aperio description tells of; none from other descriptions."""
+    """Read the widths and heights of the scans and cuts in an Aperio description; none from other descriptions."""
     if not file.ts_tifffile.is_svs:
         return []
     # "46920x33014 [0,100 46000x32914] (256x256) JPEG/RGB Q=30|MPP = 0.4990": the scan, the part kept, the tiles; what

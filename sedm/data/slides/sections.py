@@ -58,7 +58,7 @@ class Tissue:
     Attributes:
         ground: what each cell shows, a :class:`Ground`; glass where it is no tissue, unless told.
         glass: the colour of empty glass, if there is any.
-        settings: what :func:`find_tissue` was told, by its arguments' names.
+        settings: arguments that :func:`find_tissue` was called with, by their names.
     """
 
     cells: Bool[np.ndarray, "rows columns"]
@@ -90,7 +90,7 @@ class Tissue:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the slide that each kind of ground covers, those that are there.
+        """Measure the share of the slide that each kind of ground covers, of those that are there.
 
         >>> Tissue(np.array([[False, True]]), cell_microns=10.0).shares
         {'glass': 0.5, 'tissue': 0.5}
@@ -150,7 +150,8 @@ def find_tissue(
         min_colour: difference between the optical densities of two channels, above that of glass, from which a cell
             is tissue however pale.
         leave_out_pen: whether ground of a colour that ink has, and no dye of H&E or DAB, is left out; stains of these
-            colours (Masson's trichrome, Alcian blue) need False.
+            colours (Masson's trichrome, Alcian blue) need False, and so does much bright blood: where red ink and
+            blood are equally red, nothing tells them apart.
         glass: its colour, red, green and blue, where it is not found.
 
     >>> import tempfile, tifffile
@@ -261,7 +262,7 @@ def otsu_threshold(histogram: Int[np.ndarray, " bins"]) -> int:
 def _read_parts(
     slide: Slide, rows: int, columns: int, cell_microns: float, n_parts: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The colours of all cells, each in ``n_parts`` by ``n_parts`` pixels."""
+    """Read the colours of all cells, each in ``n_parts`` by ``n_parts`` pixels."""
     parts = np.zeros((rows * n_parts, columns * n_parts, 3), np.uint8)
     for row in range(0, rows, BLOCK):
         for column in range(0, columns, BLOCK):
@@ -276,7 +277,7 @@ def _read_parts(
 def _ink(
     parts: UInt8[np.ndarray, "h w 3"], white: tuple[float, float, float]
 ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
-    """Which pixels are coloured ink, and which are black."""
+    """Find the pixels that are coloured ink, and those that are black."""
     pen, black = (np.zeros(parts.shape[:2], bool) for _ in range(2))
     for top in range(0, len(parts), BLOCK):  # densities of a whole slide at once would take gigabytes
         rows = slice(top, top + BLOCK)
@@ -301,7 +302,7 @@ def _share_of_cells(marks: Bool[np.ndarray, "h w"], n_parts: int) -> Float[np.nd
 
 
 def _grain_of_cells(parts: UInt8[np.ndarray, "h w 3"], n_parts: int) -> Float[np.ndarray, "rows columns"]:
-    """The standard deviation of the lightness within each cell."""
+    """Measure the standard deviation of the lightness within each cell."""
     height, width, _ = parts.shape
     return parts.mean(2).reshape(height // n_parts, n_parts, width // n_parts, n_parts).std((1, 3))
 
@@ -309,7 +310,7 @@ def _grain_of_cells(parts: UInt8[np.ndarray, "h w 3"], n_parts: int) -> Float[np
 def _mean_of_cells(
     parts: UInt8[np.ndarray, "h w 3"], counted: Bool[np.ndarray, "h w"], n_parts: int
 ) -> Float[np.ndarray, "rows columns 3"]:
-    """The mean colour of the counted parts of each cell, not a number where there are none."""
+    """Average the colours of the counted parts of each cell; not a number where there are none."""
     height, width = counted.shape
     cells = (height // n_parts, n_parts, width // n_parts, n_parts)
     totals = (parts * counted[..., None]).reshape(*cells, 3).sum((1, 3), dtype=float)

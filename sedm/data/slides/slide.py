@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,9 @@ class Slide:
 
     def __init__(self, path: str | Path, microns_per_pixel: float | None = None):
         self.path, self.name = Path(path), Path(path).name
-        if microns_per_pixel is not None and not 0 < microns_per_pixel < math.inf:
-            raise ValueError(f"microns_per_pixel={microns_per_pixel}; it must be greater than 0")
+        is_size = isinstance(microns_per_pixel, Real) and 0 < microns_per_pixel < math.inf
+        if microns_per_pixel is not None and not is_size:
+            raise ValueError(f"microns_per_pixel={microns_per_pixel!r}; it must be greater than 0, a number of microns")
         if not self.path.is_file():
             raise PatchTableError(f"{path}: no such file")
         try:
@@ -90,19 +92,19 @@ class Slide:
         self.n_tiles = tuple(tiles.n_tiles for tiles in self._tiles)
         self.n_tiles_left_out = tuple(tiles.n_left_out for tiles in self._tiles)
 
-    def _resolution(self, given: float | None) -> Resolution:
-        if given is None:
+    def _resolution(self, microns_per_pixel: float | None) -> Resolution:
+        if microns_per_pixel is None:
             return stated_resolution(self._file, self.path)
         try:
             stated = stated_resolution(self._file, self.path)
-            if not 1 / AGREEMENT < stated.microns_per_pixel / given < AGREEMENT:
+            if not 1 / AGREEMENT < stated.microns_per_pixel / microns_per_pixel < AGREEMENT:
                 sentence = f"{self.path}: {stated.source} states {stated.microns_per_pixel:g} µm/px"
-                warnings.warn(f"{sentence}; read as {given:g}, as given", stacklevel=4)
+                warnings.warn(f"{sentence}; read as {microns_per_pixel:g}, as given", stacklevel=4)
         except UnknownResolutionError:
             pass
         except PatchTableError as error:
-            warnings.warn(f"{error}; read as square ones of {given:g} µm, as given", stacklevel=4)
-        return Resolution(float(given), GIVEN)
+            warnings.warn(f"{error}; read as square ones of {microns_per_pixel:g} µm, as given", stacklevel=4)
+        return Resolution(float(microns_per_pixel), GIVEN)
 
     def __enter__(self) -> Slide:
         return self
@@ -119,7 +121,7 @@ class Slide:
 
     @property
     def tiles_left_out(self) -> str:
-        """How many tiles the scanner left out: ``"3 of 64 on level 0, 1 of 4 on level 1"``."""
+        """Say how many tiles the scanner left out: ``"3 of 64 on level 0, 1 of 4 on level 1"``."""
         counts = zip(self.n_tiles_left_out, self.n_tiles, strict=True)
         return ", ".join(f"{n_left_out} of {n} on level {level}" for level, (n_left_out, n) in enumerate(counts))
 
@@ -204,7 +206,7 @@ class Slide:
     def _gaps(
         self, level: int, window: tuple[int, int, int, int]
     ) -> tuple[Bool[np.ndarray, "*h w"], Bool[np.ndarray, "*h w"]]:
-        """Pixels that the level lacks although the finest one has them, and pixels of ground that was left out."""
+        """Find the pixels that the level lacks although the finest one has them, and those of ground that was left out."""
         if self._tiles[0].is_complete and self._tiles[level].is_complete:
             return np.zeros((1, 1), bool), np.zeros((1, 1), bool)
         left, right = (np.arange(window[0], window[2]) + shift for shift in (SLACK, 1 - SLACK))
@@ -232,7 +234,7 @@ class Slide:
 def _pixels_around(
     rectangle: tuple[float, float, float, float], margin: float, size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the whole pixels that hold a rectangle and a margin around it."""
+    """Enlarge a rectangle by a margin to whole pixels: left, top, right and bottom, no further than the level goes."""
     left, top, right, bottom = rectangle
     return (
         max(math.floor(left - margin), 0),

@@ -15,7 +15,7 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float
 
 from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.polygons import Polygon, as_points, as_polygon, sort_outer_first
@@ -32,7 +32,7 @@ CIRCLE_CORNERS = 360
 def read_sliderunner(path: Path) -> tuple[list[tuple[str, list[Polygon]]], Counter[str]]:
     """Read the polygons of every slide; rectangles and circles become polygons as well.
 
-    A data base knows no order of drawing, so a polygon comes after every polygon that encloses it, and otherwise in
+    A data base knows no order of drawing, so a polygon comes after every polygon that covers it, and otherwise in
     order of its number. Where several people labelled an annotation, the first label counts. Deleted annotations are
     passed over.
 
@@ -55,7 +55,7 @@ def read_sliderunner(path: Path) -> tuple[list[tuple[str, list[Polygon]]], Count
     ...             CREATE TABLE Annotations_coordinates (uid, coordinateX, coordinateY, annoId, orderIdx);
     ...             INSERT INTO Annotations_coordinates VALUES (1, 2, 3, 7, 1), (2, 9, 5, 7, 2), (3, 4, 4, 8, 1);''')
     ...     [(name, polygons)], left_out = read_sliderunner(path)
-    >>> name, [(polygon.class_name, polygon.bounds) for polygon in polygons], left_out["spot"]
+    >>> name, [(polygon.class_name, polygon.shape.bounds) for polygon in polygons], left_out["spot"]
     ('a.svs', [('Dermis', (2.0, 3.0, 9.0, 5.0))], 1)
     """
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
@@ -91,7 +91,7 @@ def read_sliderunner(path: Path) -> tuple[list[tuple[str, list[Polygon]]], Count
 def _select(
     database: sqlite3.Connection, class_names: Container[int], slides: Container[int]
 ) -> tuple[dict[int, tuple[int, int]], Counter[str]]:
-    """Slide and type of the annotations with an outline, a class and a slide; how many others there are, and why."""
+    """Find slide and type of the annotations with an outline, a class and a slide, and count the others by reason."""
     columns = [column for _, column, *_ in database.execute("PRAGMA table_info(Annotations)")]
     # older data bases lack the column: there, what was deleted is gone
     condition = "WHERE COALESCE(deleted, 0) != 1" if "deleted" in columns else ""
@@ -109,9 +109,9 @@ def _select(
     return outlined, left_out
 
 
-def _outline(points: Float64[np.ndarray, "n 2"], kind: int) -> Float64[np.ndarray, "m 2"]:
-    """The ring of an annotation; two opposite corners of their box stand for a rectangle and for a circle."""
-    if kind == POLYGON:
+def _outline(points: Float[np.ndarray, "n 2"], kind: int) -> Float[np.ndarray, "m 2"]:
+    """Draw the ring of an annotation; a rectangle and a circle are stored as two opposite corners of their box."""
+    if kind == POLYGON or not len(points):
         return points
     (left, top), (right, bottom) = points.min(0), points.max(0)
     if kind == RECTANGLE:

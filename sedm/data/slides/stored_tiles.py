@@ -41,7 +41,7 @@ class Region(NamedTuple):
 
     @property
     def stored(self) -> Bool[np.ndarray, "rows columns"]:
-        """Whether the file holds each tile, in all its colours."""
+        """Tell whether the file holds each tile, in all its colours."""
         grid = tuple(-(-side // tile) for side, tile in zip((self.height, self.width), self.tile_shape, strict=True))
         stored = np.ones(grid, bool)
         for page in self.pages:

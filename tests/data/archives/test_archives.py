@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import warnings
@@ -361,6 +362,11 @@ def damaged(tmp_path):
     return folder
 
 
+def make_flowers(folder, **options):
+    """The tables of such a folder; the pictures lie beside it."""
+    return flowers102.make_flowers102(folder, tempfile.mkdtemp(dir=folder.parent), image_size=PATCH, **options).tables
+
+
 def area_by_counting(foreground, size):
     """1 where more than half of each new pixel is foreground, in whole numbers: every pixel cut into size² pieces."""
     side = len(foreground)
@@ -386,7 +392,7 @@ def by_hand(number):
 
 
 def test_flowers_are_those_of_the_archives(official):
-    tables = flowers102.make_flowers102(official, image_size=PATCH, seen_species=[3, 1])
+    tables = make_flowers(official, seen_species=[3, 1])
     wanted = {"train": [2, 6], "validation": [7, 9], "test": [1, 5, 8, 10, 11, 12]}
     assert {split: table["name"][:] for split, table in tables.items()} == {
         split: [f"image_{number:05}" for number in numbers] for split, numbers in wanted.items()
@@ -409,7 +415,7 @@ def test_flowers_are_those_of_the_archives(official):
 
 
 def test_nothing_is_written_where_an_archive_says(official):
-    list(flowers102.make_flowers102(official, image_size=PATCH))
+    list(make_flowers(official))
     assert not list(official.parent.parent.rglob("evil*"))
     assert names(official) == ["102flowers.tgz", "102segmentations.tgz", "imagelabels.mat", "setid.mat"]
 
@@ -423,7 +429,7 @@ def test_the_rule_for_background_has_the_published_thresholds(tmp_path, rgb, flo
     Image.new("RGB", SIZES[1], rgb).save(buffer, format="PNG")
     save_index(tmp_path)
     save_archives(tmp_path, segmentations={1: buffer.getvalue()})
-    table = flowers102.make_flowers102(tmp_path, image_size=PATCH)["test"]
+    table = make_flowers(tmp_path)["test"]
     assert np.asarray(table[0]["mask"]).tolist() == [[flower] * PATCH] * PATCH
 
 
@@ -449,18 +455,24 @@ def test_the_seen_species_are_a_stored_draw(official):
     assert len({tuple(draw) for draw in draws}) == 200
     share = np.bincount(np.concatenate(draws), minlength=103)[1:] / 200  # each species is as likely as any other
     assert abs(share - 48 / 102).max() < 5 * np.sqrt(0.47 * 0.53 / 200)
-    assert not any(flowers102.make_flowers102(official, image_size=PATCH)["test"]["seen"])
+    assert not any(make_flowers(official)["test"]["seen"])
 
 
 def test_prepared_flowers_are_a_study_with_a_card(official, tmp_path):
     for folder in ("first", "second"):
-        paths = flowers102.prepare(official, tmp_path / folder, image_size=PATCH, seen_species=[1, 3], progress=False)
+        make_tables(
+            ["flowers102", str(official), str(tmp_path / folder), "--image-size", str(PATCH), "--seen", "1", "3"]
+        )
     assert names(tmp_path / "first") == ["README.md", "test.parquet", "train.parquet", "validation.parquet"]
     for name in names(tmp_path / "first"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
-    for path in paths.values():
+    for path in (tmp_path / "first").glob("*.parquet"):
         check_patches(load_patches(path), n_classes=2)
-    assert set(load_patches(paths["test"])["group"]) == {"species-001", "species-002", "species-003"}
+    assert set(load_patches(tmp_path / "first" / "test.parquet")["group"]) == {
+        "species-001",
+        "species-002",
+        "species-003",
+    }
     card = (tmp_path / "first" / "README.md").read_text()
     for words in (flowers102.LICENCE, flowers102.CITATION, flowers102.HOME, "seen species (given): 1, 3"):
         assert words in card
@@ -472,18 +484,18 @@ def test_prepared_flowers_are_a_study_with_a_card(official, tmp_path):
 
 def test_failed_flowers_leave_nothing(damaged, tmp_path):
     (damaged / "setid.mat").unlink()
-    fault(PatchTableError, flowers102.prepare, damaged, tmp_path / "out")
+    fault(PatchTableError, make_tables, ["flowers102", str(damaged), str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
     save_index(damaged)
     save_archives(damaged, images={12: None})
-    fault(PatchTableError, flowers102.prepare, damaged, tmp_path / "out", progress=False)
+    fault(PatchTableError, make_tables, ["flowers102", str(damaged), str(tmp_path / "out")])
     assert names(tmp_path / "out") == []
 
 
 def test_missing_files_are_named_with_their_home(damaged):
     (damaged / "102flowers.tgz").unlink()
     (damaged / "setid.mat").unlink()
-    assert fault(PatchTableError, flowers102.make_flowers102, damaged) == (
+    assert fault(PatchTableError, make_flowers, damaged) == (
         f"{damaged}: no 102flowers.tgz, setid.mat; get the four files from {flowers102.HOME}"
     )
 
@@ -501,13 +513,13 @@ def test_missing_files_are_named_with_their_home(damaged):
 )
 def test_labels_and_splits_must_fit(damaged, labels, changed, words):
     save_index(damaged, labels, OFFICIAL | changed)
-    assert words in fault(PatchTableError, flowers102.make_flowers102, damaged)
+    assert words in fault(PatchTableError, make_flowers, damaged)
 
 
 def test_a_damaged_label_file_is_named(damaged):
     for content in (b"", b"not MATLAB", (damaged / "setid.mat").read_bytes()):
         (damaged / "imagelabels.mat").write_bytes(content)
-        message = fault(PatchTableError, flowers102.make_flowers102, damaged)
+        message = fault(PatchTableError, make_flowers, damaged)
         assert message.startswith(f"{damaged / 'imagelabels.mat'}: expected a MATLAB file with labels (")
 
 
@@ -516,7 +528,7 @@ def test_a_damaged_label_file_is_named(damaged):
 def test_an_archive_cut_short_is_named(damaged, which, share):
     content = (damaged / which).read_bytes()
     (damaged / which).write_bytes(content[: int(share * len(content))])
-    message = fault(PatchTableError, flowers102.make_flowers102, damaged, image_size=PATCH)
+    message = fault(PatchTableError, make_flowers, damaged)
     assert message.startswith(f"{damaged / which}: damaged or cut short (")
 
 
@@ -524,22 +536,22 @@ def test_an_archive_with_one_wrong_bit_is_named(damaged):
     content = bytearray((damaged / "102flowers.tgz").read_bytes())
     content[len(content) // 2] ^= 4
     (damaged / "102flowers.tgz").write_bytes(content)
-    message = fault(PatchTableError, flowers102.make_flowers102, damaged, image_size=PATCH)
+    message = fault(PatchTableError, make_flowers, damaged)
     assert message.startswith(f"{damaged / '102flowers.tgz'}")
 
 
 def test_a_picture_missing_from_an_archive_is_named(damaged):
     save_archives(damaged, segmentations={5: None, 11: None})
-    assert fault(PatchTableError, flowers102.make_flowers102, damaged, seen_species=[1]) == (
+    assert fault(PatchTableError, make_flowers, damaged, seen_species=[1]) == (
         f"{damaged / '102segmentations.tgz'}: no picture of 2 of 8 images, the first is number 5"
     )
     save_archives(damaged, images={12: None})
-    assert "102flowers.tgz: no picture of 1 of" in fault(PatchTableError, flowers102.make_flowers102, damaged)
+    assert "102flowers.tgz: no picture of 1 of" in fault(PatchTableError, make_flowers, damaged)
 
 
 def test_a_segmentation_of_another_size_is_named(damaged):
     save_archives(damaged, segmentations={5: photo(6)[1]})
-    assert fault(PatchTableError, flowers102.make_flowers102, damaged) == (
+    assert fault(PatchTableError, make_flowers, damaged) == (
         f"{damaged / '102segmentations.tgz'}, segmim_00005.jpg: 36×36, but its image in 102flowers.tgz is 30×47"
     )
 
@@ -547,15 +559,13 @@ def test_a_segmentation_of_another_size_is_named(damaged):
 @pytest.mark.parametrize("content", [b"", b"no jpeg", photo(5)[0][:300]])
 def test_an_unreadable_picture_is_named(damaged, content):
     save_archives(damaged, images={5: content})
-    message = fault(PatchTableError, flowers102.make_flowers102, damaged)
+    message = fault(PatchTableError, make_flowers, damaged)
     assert message.startswith(f"{damaged / '102flowers.tgz'}, image_00005.jpg: unreadable image (")
 
 
 @pytest.mark.parametrize("species", [[], [0], [103], [1, 1], [1, 2.5]])
 def test_a_list_of_seen_species_must_make_sense(official, species, unchecked):
-    assert "expected distinct numbers from 1 to 102" in fault(
-        ValueError, flowers102.make_flowers102, official, seen_species=species
-    )
+    assert "expected distinct numbers from 1 to 102" in fault(ValueError, make_flowers, official, seen_species=species)
 
 
 # ----------------------------------------------------------------------------------------------- ebhi-seg
@@ -612,7 +622,7 @@ def rows_of(tables):
 
 @pytest.mark.slow
 def test_biopsies_are_those_of_the_folders(tree):
-    tables = ebhi.make_ebhi(tree.parent, image_size=PATCH)
+    tables = ebhi.make_ebhi(tree.parent, image_size=PATCH).tables
     assert sum(map(len, tables.values())) == 6 * 7 * 3
     values, seen = set(), 0
     for table in tables.values():
@@ -631,7 +641,7 @@ def test_biopsies_are_those_of_the_folders(tree):
 
 @pytest.mark.slow
 def test_biopsies_have_the_columns_of_the_staged_table(tree, staged_data):
-    tables = ebhi.make_ebhi(tree, image_size=PATCH)
+    tables = ebhi.make_ebhi(tree, image_size=PATCH).tables
     for split, table in tables.items():
         staged = datasets.Dataset.from_parquet(str(staged_data / "ebhi_seg_128" / f"{split}.parquet"))
         assert table.column_names == staged.column_names
@@ -643,7 +653,7 @@ def test_biopsies_have_the_columns_of_the_staged_table(tree, staged_data):
 
 @pytest.mark.slow
 def test_no_case_is_in_two_splits_and_every_grade_in_all(tree):
-    tables = ebhi.make_ebhi(tree, image_size=PATCH)
+    tables = ebhi.make_ebhi(tree, image_size=PATCH).tables
     check_splits({split: table.rename_column("case", "group") for split, table in tables.items()})
     n_cases = {
         split: Counter(case[2] for case in set(table["case"])) for split, table in tables.items()
@@ -657,7 +667,7 @@ def test_no_case_is_in_two_splits_and_every_grade_in_all(tree):
         keys = list(zip(table["grade"], table["case"], table["field"], strict=True))
         assert [key[0] for key in keys] == sorted(key[0] for key in keys)
         assert len(set(keys)) == len(keys)
-    draws = {tuple(ebhi.make_ebhi(tree, image_size=8, seed=seed)["test"]["case"]) for seed in range(3)}
+    draws = {tuple(ebhi.make_ebhi(tree, image_size=8, seed=seed).tables["test"]["case"]) for seed in range(3)}
     assert len(draws) == 3
 
 
@@ -666,7 +676,7 @@ def test_real_cases_are_split_in_the_staged_proportions(staged_data):
     for path in (staged_data / "ebhi_seg_128").glob("*.parquet"):
         for row in datasets.Dataset.from_parquet(str(path)).select_columns(["case", "grade"]):
             grades.setdefault(row["case"], Counter())[row["grade"]] += 1
-    split_of = ebhi._split_cases(grades, 2 / 9, 1 / 9, seed=0)
+    split_of = ebhi.split_cases(grades, 2 / 9, 1 / 9, seed=0)
     assert Counter(split_of.values()) == {"train": 204, "validation": 34, "test": 68}
 
 
@@ -679,10 +689,10 @@ def test_the_committed_cases_are_those_of_the_staged_tables(staged_data):
 @pytest.mark.slow
 def test_cases_can_be_given_instead_of_drawn(tree, tmp_path):
     cases = {"validation": ["2000001", "2010001"], "test": ["2000002"]}
-    tables = ebhi.make_ebhi(tree, image_size=PATCH, cases=cases)
+    tables = ebhi.make_ebhi(tree, image_size=PATCH, cases=cases).tables
     assert {split: sorted(set(tables[split]["case"])) for split in cases} == cases
     assert len(set(tables["train"]["case"])) == 6 * 7 - 3
-    ebhi.prepare(tree, tmp_path / "out", image_size=PATCH, cases=cases, progress=False)
+    ebhi.make_ebhi(tree, image_size=PATCH, cases=cases).save(tmp_path / "out")
     assert "split by the case numbers that were given" in (tmp_path / "out" / "README.md").read_text()
     message = fault(ValueError, ebhi.make_ebhi, tree, cases={"validation": [], "test": ["2099999"]})
     assert message == f"{tree}: no image of the case 2099999, which cases['test'] names"
@@ -697,7 +707,7 @@ def test_the_command_splits_biopsies_as_the_committed_results_are(tree, tmp_path
         name: datasets.Dataset.from_parquet(str(tmp_path / name / "test.parquet")) for name in ("committed", "drawn")
     }
     assert set(staged["committed"]["case"]) == {"2000002"}
-    assert set(staged["drawn"]["case"]) == set(ebhi.make_ebhi(tree, image_size=8, seed=0)["test"]["case"])
+    assert set(staged["drawn"]["case"]) == set(ebhi.make_ebhi(tree, image_size=8, seed=0).tables["test"]["case"])
 
 
 def test_a_case_counts_as_its_most_common_grade():
@@ -705,7 +715,7 @@ def test_a_case_counts_as_its_most_common_grade():
     grades = {case: Counter(Polyp=2, Normal=1) if case in polyps else Counter(Normal=1) for case in polyps + normals}
     grades["x"] = Counter({"Serrated adenoma": 1})  # the only one of its grade
     for seed in range(5):
-        split_of = ebhi._split_cases(grades, 1 / 3, 1 / 3, seed)
+        split_of = ebhi.split_cases(grades, 1 / 3, 1 / 3, seed)
         for cases in (polyps, normals):
             assert Counter(split_of[case] for case in cases) == {"train": 3, "validation": 3, "test": 3}
         assert split_of["x"] == "train"
@@ -721,8 +731,8 @@ def test_a_zip_archive_gives_the_same_tables_in_whatever_order(tree, tmp_path):
         archive.writestr("EBHI-SEG/readme.md", b"words")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # nothing is left out
-        packed = ebhi.make_ebhi(tmp_path / "EBHI-SEG.zip", image_size=PATCH)
-    assert rows_of(packed) == rows_of(ebhi.make_ebhi(tree, image_size=PATCH))
+        packed = ebhi.make_ebhi(tmp_path / "EBHI-SEG.zip", image_size=PATCH).tables
+    assert rows_of(packed) == rows_of(ebhi.make_ebhi(tree, image_size=PATCH).tables)
 
 
 @pytest.mark.slow
@@ -740,7 +750,7 @@ def test_what_cannot_be_used_is_left_out_and_reported(tree, tmp_path):
     save_tree(tree, extra)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        tables = ebhi.make_ebhi(tree, image_size=PATCH)
+        tables = ebhi.make_ebhi(tree, image_size=PATCH).tables
     assert [str(one.message).removeprefix(f"{tree}: ") for one in caught if one.category is UserWarning] == [
         "1 images left out, a name without a case number: Normal/image/photo 7.png",
         f"1 images left out, no mask: Polyp/image/{gone.name}",
@@ -748,14 +758,14 @@ def test_what_cannot_be_used_is_left_out_and_reported(tree, tmp_path):
     ]
     assert sum(map(len, tables.values())) == 6 * 7 * 3 - 1
     assert "2099999" not in {case for table in tables.values() for case in table["case"]}
-    ebhi.prepare(tree, tmp_path / "out", image_size=PATCH, progress=False)
+    ebhi.make_ebhi(tree, image_size=PATCH).save(tmp_path / "out")
     assert f"1 images left out, no mask: Polyp/image/{gone.name}" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.slow
 def test_prepared_biopsies_are_the_study_ebhi(tree, tmp_path):
     for folder in ("first", "second"):
-        ebhi.prepare(tree, tmp_path / folder, image_size=32, progress=False)
+        ebhi.make_ebhi(tree, image_size=32).save(tmp_path / folder)
     assert names(tmp_path / "first") == ["README.md", "test.parquet", "train.parquet", "validation.parquet"]
     for name in names(tmp_path / "first"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
@@ -779,7 +789,7 @@ def test_the_card_of_a_zip_archive_holds_its_checksum(tree, tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in biopsies().items():
             archive.writestr(name, content)
-    ebhi.prepare(path, tmp_path / "out", image_size=PATCH, progress=False)
+    ebhi.make_ebhi(path, image_size=PATCH).save(tmp_path / "out")
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     assert (
         f"| EBHI-SEG.zip | {path.stat().st_size} | md5:{md5} | unknown |"
@@ -798,7 +808,7 @@ def test_the_card_of_a_zip_archive_holds_its_checksum(tree, tmp_path):
 )
 def test_faulty_biopsies_are_named(tree, tmp_path, changed, words):
     save_tree(tree, changed)
-    message = fault(PatchTableError, ebhi.prepare, tree, tmp_path / "out", progress=False)
+    message = fault(PatchTableError, make_tables, ["ebhi", str(tree), str(tmp_path / "out")])
     assert words in message
     assert "Normal" in message
     assert not (tmp_path / "out").exists()
@@ -812,9 +822,3 @@ def test_a_folder_without_a_grade_says_what_was_expected(tree, tmp_path):
     (packed / "EBHI-SEG.rar").write_bytes(b"Rar!")
     assert "unpack EBHI-SEG.rar first" in fault(PatchTableError, ebhi.make_ebhi, packed)
     assert "not a zip archive" in fault(PatchTableError, ebhi.make_ebhi, packed / "EBHI-SEG.rar")
-
-
-@pytest.mark.parametrize("shares", [(0.0, 0.2), (0.2, 0.0), (0.5, 0.5), (-0.1, 0.2)])
-def test_shares_must_leave_cases_to_train_on(tree, shares):
-    message = fault(ValueError, ebhi.make_ebhi, tree, test_fraction=shares[0], validation_fraction=shares[1])
-    assert "both must be above 0 and their sum below 1" in message

@@ -8,9 +8,10 @@ from drawn_slides import write_pyramid
 
 from sedm.config.studies import STUDIES
 from sedm.data.archives import catch
-from sedm.data.archives.catch import make_catch, prepare
+from sedm.data.archives.catch import make_catch
 from sedm.data.archives.catch_slides import TUMOURS, Sampling
 from sedm.data.archives.prepare import main
+from sedm.data.archives.public_tables import PublicTables
 from sedm.data.patch_table import PatchTableError, load_patches
 from sedm.data.patches import Patches
 
@@ -58,7 +59,7 @@ def write_folder(folder, stated=lambda name: MICRONS, pictures=None, left_out=No
 @pytest.fixture
 def uncut(monkeypatch):
     """Fails when a table is begun."""
-    monkeypatch.setattr(catch, "_cut", lambda *_: pytest.fail("began to cut"))
+    monkeypatch.setattr(catch, "spool", lambda *_: pytest.fail("began to cut"))
 
 
 def fault(call, *arguments, error=PatchTableError, **options) -> str:
@@ -69,8 +70,8 @@ def fault(call, *arguments, error=PatchTableError, **options) -> str:
     return str(caught.value)
 
 
-def tensors(tables):
-    return {split: Patches.from_table(table, STUDIES["catch"].classes) for split, table in tables.items()}
+def tensors(made):
+    return {split: Patches.from_table(table, STUDIES["catch"].classes) for split, table in made.tables.items()}
 
 
 def test_all_slides_without_resolution_are_counted_before_any_is_cut(tmp_path, uncut):
@@ -83,9 +84,9 @@ def test_all_slides_without_resolution_are_counted_before_any_is_cut(tmp_path, u
     )
     for name in unstated[1:]:
         write_pyramid(tmp_path / "slides" / name, draw(), MICRONS)
-    message = fault(prepare, *arguments, tmp_path / "out", SMALL)
+    message = fault(make_catch, *arguments, tmp_path / "cache", SMALL)
     assert message.startswith(f"{tmp_path / 'slides' / 'MCT_02_1.svs'}: the file states no resolution; give microns_")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.slow
@@ -103,9 +104,10 @@ def test_a_given_resolution_makes_the_tables_that_a_stated_one_makes(tmp_path):
 def test_a_slides_own_word_goes_first_and_a_warning_counts_those_that_differ(tmp_path):
     arguments = write_folder(tmp_path, lambda name: 0 if name == "MCT_02_1.svs" else 3.0 if "SCC" in name else MICRONS)
     with pytest.warns(UserWarning, match="microns_per_pixel=4 is not used for 4 of 8 slides") as caught:
-        paths = prepare(*arguments, tmp_path / "out", SMALL, microns_per_pixel=MICRONS)
+        made = make_catch(*arguments, tmp_path / "cache", SMALL, microns_per_pixel=MICRONS)
     assert "(SCC_01_1.svs 3, SCC_02_1.svs 3, SCC_03_1.svs 3, …)" in str(caught[0].message)
-    card = (paths["train"].parent / "README.md").read_text()
+    made.save(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
     assert "- MCT_02_1.svs: 128×128 px of 4 µm (as given)" in card
     assert "- MCT_01_1.svs: 128×128 px of 4 µm (its TIFF tags)" in card
     assert "- SCC_01_1.svs: 128×128 px of 3 µm (its TIFF tags)" in card
@@ -137,7 +139,7 @@ def test_the_card_tells_what_each_slide_shows_and_what_its_scanner_left_out(tmp_
     arguments = write_folder(
         tmp_path, pictures=dict.fromkeys(NAMES, inked), left_out={name: gaps for name in NAMES if "MCT" in name}
     )
-    paths = prepare(*arguments, tmp_path / "out", SMALL)
+    paths = make_catch(*arguments, tmp_path / "cache", SMALL).save(tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     lines = [line for line in card.splitlines() if line.startswith("- ") and ".svs: " in line]
     assert [line.split(": ")[0] for line in lines] == [f"- {name}" for name in NAMES]
@@ -158,7 +160,8 @@ def test_the_card_tells_what_each_slide_shows_and_what_its_scanner_left_out(tmp_
 def test_the_command_line_hands_resolution_and_tissue_settings_on(tmp_path, monkeypatch):
     slides, annotations = write_folder(tmp_path, lambda name: 0, names=slide_names(n_patients=12))
     given = {}
-    monkeypatch.setattr(catch, "prepare", lambda *arguments, **options: given.update(options))
+    tables = PublicTables(tables={}, about="", notes=[])
+    monkeypatch.setattr(catch, "make_catch", lambda *arguments, **options: given.update(options) or tables)
     command = ["catch", str(slides), str(tmp_path / "out"), "--annotations", str(annotations)]
     main(command)
     assert (given["sampling"], given["microns_per_pixel"]) == (Sampling(), None)

@@ -10,6 +10,7 @@ from PIL import Image
 
 import sedm.data.archives.prepare as data_main
 from sedm.data.archives.prepare import main
+from sedm.data.archives.public_tables import PublicTables
 from sedm.data.folders.image_folder import load_image_folder, save_image_folder
 from sedm.data.hub import load_hub_dataset
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
@@ -394,14 +395,17 @@ def test_the_command_line_says_what_it_needs(arguments, words, capsys):
 def test_the_command_line_fetches_and_prepares_what_it_is_told(monkeypatch, tmp_path):
     done = []
     monkeypatch.setattr(data_main, "fetch", lambda files, folder: done.append((len(files), folder)))
+    tables = PublicTables(tables={}, about="# Flowers", notes=[])
     monkeypatch.setattr(
-        data_main.flowers102, "prepare", lambda source, out, **options: done.append((source, out, options))
+        data_main.flowers102, "make_flowers102", lambda folder, _, **options: done.append((folder, options)) or tables
     )
-    main(["flowers102", "archives", "tables", "--download", "--seen", "3", "5", "--image-size", "64", "--seed", "1"])
+    options = ["--download", "--seen", "3", "5", "--image-size", "64", "--seed", "1"]
+    main(["flowers102", "archives", str(tmp_path / "tables"), *options])
     assert done == [
         (4, Path("archives")),
-        (Path("archives"), Path("tables"), {"seen_species": [3, 5], "image_size": 64, "seed": 1}),
+        (Path("archives"), {"seen_species": [3, 5], "image_size": 64, "seed": 1}),
     ]
+    assert "# Flowers" in (tmp_path / "tables" / "README.md").read_text()
 
 
 def test_the_command_line_makes_the_tables_of_biopsies(tmp_path):

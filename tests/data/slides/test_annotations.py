@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sedm.data.patch_table import PatchTableError
-from sedm.data.slides.annotations import Polygon, contains, count_outside, rasterise, read_polygons
+from sedm.data.slides.annotations import read_polygons
+from sedm.data.slides.polygons import rasterise
 
 IMAGES = [{"id": 1, "file_name": "a.svs", "height": 16, "width": 20}, {"id": 2, "file_name": "b.svs"}]
 CATEGORIES = [{"id": 3, "name": "Dermis"}]
@@ -94,7 +95,7 @@ FRAME = [0, 68, *[8, 8] * 7, 8, 68, 64]  # 16×16 with a hole of 8×8, on 16×20
 def test_masks_as_run_lengths_keep_their_holes(tmp_path, counts, iscrowd):
     path = write_coco(tmp_path, {"size": [16, 20], "counts": counts}, iscrowd=iscrowd)
     (frame,) = read_polygons(path)["a.svs"]
-    assert frame.area == area(path) == 192
+    assert frame.shape.area == area(path) == 192
     mask = rasterise([frame], {"Dermis": 1}, 0, 0, 1, (16, 20))
     assert (mask[4:12, 4:12] == 0).all()
     assert (mask[:, 16:] == 0).all()
@@ -108,8 +109,7 @@ def test_run_lengths_go_down_the_columns(tmp_path):
 
 def test_rings_and_masks_are_painted_in_the_order_of_the_file(tmp_path):
     path = write_coco(tmp_path, {"size": [16, 20], "counts": FRAME}, [SQUARE], {"size": [16, 20], "counts": [0, 320]})
-    assert [len(polygon.points) for polygon in read_polygons(path)["a.svs"]][1:] == [4, 4]
-    assert [polygon.area for polygon in read_polygons(path)["a.svs"]] == [192, 16, 320]
+    assert [polygon.shape.area for polygon in read_polygons(path)["a.svs"]] == [192, 16, 320]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -206,7 +206,7 @@ def test_two_slides_of_one_name_are_refused_when_both_have_polygons(tmp_path):
 def test_objects_without_area_are_left_out_and_counted(tmp_path):
     path = write_coco(tmp_path, [SQUARE], [[0, 0, 4, 0, 2, 0]], {"size": [16, 20], "counts": [320]})
     with pytest.warns(UserWarning, match=r"coco.json: annotations left out: no area \(2\)$"):
-        assert [polygon.area for polygon in read_polygons(path)["a.svs"]] == [16]
+        assert [polygon.shape.area for polygon in read_polygons(path)["a.svs"]] == [16]
 
 
 # ------------------------------------------------------------------------------------------ SlideRunner
@@ -218,10 +218,10 @@ def test_an_older_data_base_is_read(tmp_path):
     path = write_older(tmp_path, [(1, POLYGON, 1, TRIANGLE), (2, POLYGON, 2, [(1, 1), (5, 1), (5, 4), (1, 4), (1, 1)])])
     polygons = read_polygons(path)
     assert list(polygons) == ["a.svs", "b.svs"]
-    assert [(one.class_name, one.area) for one in polygons["a.svs"]] == [("Dermis", 32)]
-    assert [(one.class_name, one.points.tolist()) for one in polygons["b.svs"]] == [
-        ("SCC", [[1, 1], [5, 1], [5, 4], [1, 4]])
-    ]
+    assert [(one.class_name, one.shape.area) for one in polygons["a.svs"]] == [("Dermis", 32)]
+    (square,) = polygons["b.svs"]
+    assert square.class_name == "SCC"
+    assert square.shape.exterior.coords[:] == [(1, 1), (5, 1), (5, 4), (1, 4), (1, 1)]
 
 
 def test_deleted_annotations_are_passed_over_without_a_word(tmp_path, recwarn):
@@ -286,7 +286,7 @@ def test_corners_that_are_nowhere_are_refused_by_annotation_and_slide(tmp_path, 
 
 def test_corners_without_a_number_keep_the_order_they_were_written_in(tmp_path):
     path = write_older(tmp_path, [(1, POLYGON, 1, TRIANGLE)], "UPDATE Annotations_coordinates SET orderIdx = NULL;")
-    assert read_polygons(path)["a.svs"][0].points.tolist() == [list(corner) for corner in TRIANGLE]
+    assert read_polygons(path)["a.svs"][0].shape.exterior.coords[:3] == TRIANGLE
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_published_data_bases_are_read_as_counted_by_hand(staged_data, recwarn, 
                GROUP BY Annotations.uid"""
         ).fetchall()
     assert len(by_hand) == n_outlines
-    read = [(slide, one.class_name, one.area) for slide, drawn in polygons.items() for one in drawn]
+    read = [(slide, one.class_name, one.shape.area) for slide, drawn in polygons.items() for one in drawn]
     assert sorted(read) == sorted(by_hand)
 
 
@@ -356,67 +356,3 @@ def test_files_of_other_formats_are_told_by_what_they_seem_to_be(tmp_path, conte
 )
 def test_files_that_other_programs_wrote_are_told_by_what_they_are(staged_data, name, words):
     assert words in fault(staged_data / "annotations_real" / name)
-
-
-# ------------------------------------------------------------------------------------------ polygons and the slide
-
-
-def test_a_polygon_refuses_corners_that_are_nowhere():
-    with pytest.raises(ValueError, match=r"^corner 2 is \(nan, 1.0\); expected two numbers"):
-        Polygon("Dermis", np.array([[0.0, 0.0], [np.nan, 1.0], [2.0, 2.0]]))
-
-
-def test_many_points_are_asked_in_parts_of_bounded_memory(monkeypatch):
-    generator = np.random.default_rng(0)
-    corners, points = generator.uniform(0, 10, (30, 2)), generator.uniform(0, 10, (500, 2))
-    at_once = contains(corners, points)
-    assert 100 < at_once.sum() < 400
-    monkeypatch.setattr("sedm.data.slides.polygons.MAX_PAIRS", 200)
-    assert (contains(corners, points) == at_once).all()
-
-
-def shown_area(ring, width, height):
-    """Of a convex ring, what is on the slide: cut at one border after the other (Sutherland and Hodgman)."""
-    for axis, sign, border in ((0, 1, 0), (0, -1, -width), (1, 1, 0), (1, -1, -height)):
-        kept = []
-        for start, end in zip(ring, [*ring[1:], *ring[:1]], strict=True):
-            before, after = sign * start[axis] - border, sign * end[axis] - border
-            if before >= 0:
-                kept.append(start)
-            if before * after < 0:
-                kept.append(start + (end - start) * before / (before - after))
-        ring = kept
-    return Polygon("SCC", np.array(ring)).area if ring else 0.0
-
-
-def test_polygons_outside_of_the_slide_are_those_that_show_no_part_of_it():
-    generator = np.random.default_rng(0)
-    kinds = {(0, 0): 0, (0, 1): 0, (1, 0): 0}
-    for _ in range(600):
-        points = generator.integers((-4, -4), (14, 12), (3, 2)).astype(float)
-        polygon = Polygon("SCC", points)
-        if polygon.area == 0:
-            continue
-        shown = shown_area(list(points), 10, 8)
-        expected = (int(shown == 0), int(0 < shown < polygon.area - 1e-9))
-        assert count_outside([polygon], size=(10, 8)) == expected
-        kinds[expected] += 1
-    assert min(kinds.values()) > 20
-
-
-@pytest.mark.parametrize(
-    ("ring", "expected"),
-    [
-        ([(0, 0), (10, 0), (10, 8), (0, 8)], (0, 0)),  # the slide itself
-        ([(10, 0), (20, 0), (20, 8), (10, 8)], (1, 0)),  # shares a border
-        ([(-9, -9), (30, -9), (30, 30), (-9, 30)], (0, 1)),  # holds the slide
-        ([(-5, 0), (5, 0), (5, 8), (-5, 8)], (0, 1)),  # its corners lie on borders or outside
-        (
-            [(-5, -5), (20, -5), (20, -1), (-1, -1), (-1, 20), (-5, 20)],
-            (1, 0),
-        ),  # its box reaches the slide, it does not
-        ([(-1, 4), (0, 4), (-1, 5)], (1, 0)),  # touches it in a point
-    ],
-)
-def test_borders_do_not_count_as_outside_or_inside(ring, expected):
-    assert count_outside([Polygon("SCC", np.array(ring, float))], size=(10, 8)) == expected

@@ -12,11 +12,10 @@ from PIL import Image
 from scipy import ndimage
 from tiffslide import TiffSlide
 
-from sedm.data.archives.catch import _rows, make_catch, prepare
+from sedm.data.archives import catch
+from sedm.data.archives.catch import make_catch
 from sedm.data.archives.catch_slides import (
     CLASS_SETS,
-    N_PATIENTS,
-    N_SLIDES,
     TUMOURS,
     Sampling,
     choose_annotated,
@@ -26,8 +25,11 @@ from sedm.data.archives.catch_slides import (
 )
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches
 from sedm.data.patches import Patches
-from sedm.data.slides.annotations import Polygon, contains, rasterise, read_polygons, topmost
-from sedm.data.slides.cutting import Slide, Tissue, find_tissue, otsu_threshold, sample_patches, sample_positions
+from sedm.data.slides.annotations import read_polygons
+from sedm.data.slides.cutting import sample_patches, sample_positions
+from sedm.data.slides.polygons import as_polygon, rasterise, topmost
+from sedm.data.slides.sections import Tissue, find_tissue, otsu_threshold
+from sedm.data.slides.slide import Slide
 from sedm.data.splits import check_splits
 
 # a slide of 1536×1024 px of 2 µm: a tumour with dermis inside and a nodule in that, epidermis, tissue nobody outlined,
@@ -176,15 +178,16 @@ def write_json(path, slides):
     return path
 
 
-def polygon(name, ring):
-    return Polygon(name, np.array(ring, float))
+POLYGONS = [as_polygon(name, ring) for name, ring in SHAPES]
 
 
-POLYGONS = [polygon(name, ring) for name, ring in SHAPES]
+def corners_of(polygon):
+    """The corners of a polygon without holes, each once."""
+    return list(dict.fromkeys(polygon.shape.exterior.coords))
 
 
 def described(polygons):
-    return [(one.class_name, one.points.tolist()) for one in polygons]
+    return [(polygon.class_name, corners_of(polygon)) for polygon in polygons]
 
 
 def fault(call, *arguments, error=PatchTableError, **options) -> str:
@@ -225,7 +228,7 @@ def test_both_formats_give_equal_polygons_in_equal_order(tmp_path):
     for name in slides:
         assert described(from_sqlite[name]) == described(from_json[name])
     assert [len(polygons) for polygons in from_json.values()] == [4, 1, 0]
-    assert from_json["SCC_01_1.svs"][1].points.tolist() == [list(map(float, corner)) for corner in SHAPES[0][1]]
+    assert corners_of(from_json["SCC_01_1.svs"][1]) == SHAPES[0][1]
 
 
 def test_a_json_in_another_order_is_painted_in_that_order(tmp_path):
@@ -238,7 +241,7 @@ def test_the_parts_of_one_object_of_coco_are_polygons_of_one_class(tmp_path):
     content = json.loads(path.read_text())
     content["annotations"][0]["segmentation"] = [[0, 0, 4, 0, 4, 4], [9, 9, 12, 9, 12, 12, 9, 12]]
     path.write_text(json.dumps(content))
-    assert [len(one.points) for one in read_polygons(path)["SCC_01_1.svs"]] == [3, 4]
+    assert [len(corners_of(part)) for part in read_polygons(path)["SCC_01_1.svs"]] == [3, 4]
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (-10, 0), (50, 0), (0, 50), (50, 50)])  # free, and touching each side
@@ -270,42 +273,43 @@ def test_rasterised_polygons_agree_with_matplotlib_at_every_pixel_centre(downsam
     generator = np.random.default_rng(0)
     names = ["Dermis", "SCC", "Epidermis"]
     for n_corners in (3, 4, 7, 40):
-        polygons = [Polygon(names[k % 3], downsample * random_ring(generator, n_corners)) for k in range(5)]
+        rings = [downsample * random_ring(generator, n_corners) for _ in range(5)]
+        polygons = [as_polygon(names[k % 3], ring) for k, ring in enumerate(rings)]
         left, top = generator.uniform(-5, 5, 2)
         mask = rasterise(polygons, TISSUE_SET, left, top, downsample, (40, 50), background=9)
         rows, columns = np.mgrid[:40, :50]
         centres = np.stack([left + (columns + 0.5) * downsample, top + (rows + 0.5) * downsample], -1).reshape(-1, 2)
         expected = np.full(40 * 50, 9)
         seen = np.full(40 * 50, -1)
-        for row, one in enumerate(polygons):
-            inside = Outline(one.points).contains_points(centres)
-            assert (contains(one.points, centres) == inside).all()
-            expected[inside], seen[inside] = TISSUE_SET[one.class_name], row
+        for row, ring in enumerate(rings):
+            inside = Outline(ring).contains_points(centres)
+            expected[inside] = TISSUE_SET[names[row % 3]]
+            seen[inside] = row
         assert (mask == expected.reshape(40, 50)).all()
         assert (topmost(polygons, centres) == seen).all()
         assert len(np.unique(mask)) > 2
 
 
 def test_the_area_of_a_polygon_is_that_of_its_pixels_and_of_the_circle():
-    circle = polygon("SCC", disc(500, 480, 380))
+    circle = as_polygon("SCC", disc(500, 480, 380))
     n_pixels = (rasterise([circle], {"SCC": 1}, 0, 0, 1, (HEIGHT, WIDTH)) == 1).sum()
-    assert n_pixels == pytest.approx(circle.area, rel=2e-3)
-    assert circle.area == pytest.approx(np.pi * 380**2, rel=2e-3)
-    assert polygon("SCC", rectangle(2, 3, 7, 13)).area == 50
+    assert n_pixels == pytest.approx(circle.shape.area, rel=2e-3)
+    assert circle.shape.area == pytest.approx(np.pi * 380**2, rel=2e-3)
+    assert as_polygon("SCC", rectangle(2, 3, 7, 13)).shape.area == 50
 
 
 def test_pixels_on_shared_borders_belong_to_exactly_one_polygon():
     left, right = rectangle(0, 0, 5, 10), rectangle(5, 0, 10, 10)
-    counts = sum(rasterise([polygon("SCC", ring)], {"SCC": 1}, 0.5, 0.5, 1, (9, 9)) for ring in (left, right))
+    counts = sum(rasterise([as_polygon("SCC", ring)], {"SCC": 1}, 0.5, 0.5, 1, (9, 9)) for ring in (left, right))
     assert (counts == 1).all()  # the centres of column 4 lie on x = 5
 
 
 def test_holes_stay_open_by_another_class_on_top_and_by_a_ring_that_runs_into_itself():
     key_hole = [*rectangle(0, 0, 30, 30), (0, 0), *rectangle(10, 10, 20, 20), (10, 10)]
-    stacked = [polygon("SCC", rectangle(0, 0, 30, 30)), polygon("Dermis", rectangle(10, 10, 20, 20))]
+    stacked = [as_polygon("SCC", rectangle(0, 0, 30, 30)), as_polygon("Dermis", rectangle(10, 10, 20, 20))]
     expected = np.ones((30, 30))
     expected[10:20, 10:20] = 0
-    assert (rasterise([polygon("SCC", key_hole)], BINARY, 0, 0, 1, (30, 30)) == expected).all()
+    assert (rasterise([as_polygon("SCC", key_hole)], BINARY, 0, 0, 1, (30, 30)) == expected).all()
     assert (rasterise(stacked, BINARY, 0, 0, 1, (30, 30)) == expected).all()
     assert (rasterise(stacked[::-1], BINARY, 0, 0, 1, (30, 30)) == 1).all()
 
@@ -498,8 +502,7 @@ def test_places_of_a_class_are_equally_likely_and_never_under_another(slide):
     )
     assert {position.class_index for position in positions} == {1}
     centres = np.array([(p.x_microns / MICRONS + 7.5, p.y_microns / MICRONS + 7.5) for p in positions])
-    in_dermis = contains(POLYGONS[1].points, centres)
-    in_nodule = contains(POLYGONS[2].points, centres)
+    in_dermis, in_nodule = (Outline(SHAPES[row][1]).contains_points(centres) for row in (1, 2))
     near_border = np.abs(in_dermis.sum() - in_nodule.sum())
     assert near_border < 10  # only places rounded across the border
     share = 4800 / (np.pi * 380**2 - 280 * 200 + 4800)
@@ -509,7 +512,7 @@ def test_places_of_a_class_are_equally_likely_and_never_under_another(slide):
 
 
 def test_a_hidden_class_is_not_drawn_and_no_class_at_all_is_an_error(slide):
-    covered = [polygon("Bone", rectangle(400, 420, 500, 500)), *POLYGONS]
+    covered = [as_polygon("Bone", rectangle(400, 420, 500, 500)), *POLYGONS]
     values = {p.class_index for p in sample_positions(slide, 12, 15, MICRONS, 0, covered, TISSUE_SET)}
     assert values == {TISSUE_SET[name] for name in ("SCC", "Dermis", "Epidermis")}
     message = fault(sample_positions, slide, 1, 15, MICRONS, 0, covered, dict.fromkeys(TISSUE_SET, UNKNOWN))
@@ -531,7 +534,7 @@ def test_positions_depend_on_name_seed_and_index_alone(slide, slide_path, pictur
 
 @pytest.mark.parametrize(("patch_size", "microns"), [(32, 2.0), (200, 10.0), (155, 13.2)])
 def test_patches_never_leave_the_slide(slide, patch_size, microns):
-    edge = [polygon("SCC", rectangle(-200, -200, 60, 1500)), polygon("Dermis", rectangle(1500, 900, 1800, 1300))]
+    edge = [as_polygon("SCC", rectangle(-200, -200, 60, 1500)), as_polygon("Dermis", rectangle(1500, 900, 1800, 1300))]
     tissue = Tissue(np.ones((HEIGHT // 16, WIDTH // 16), bool), 32.0)
     side = patch_size * microns
     for options in ({"polygons": edge, "class_index": BINARY}, {"tissue": tissue}):
@@ -546,7 +549,7 @@ def test_patches_never_leave_the_slide(slide, patch_size, microns):
 
 def test_a_polygon_that_leaves_the_slide_is_seen_in_all_its_patches(slide):
     """Most of it is above the slide; a patch pushed inside from there would not show it."""
-    wedge = [polygon("SCC", [(0, -400), (1400, -400), (700, 60)])]
+    wedge = [as_polygon("SCC", [(0, -400), (1400, -400), (700, 60)])]
     patches = list(sample_patches(slide, 30, 16, MICRONS, 0, wedge, BINARY))
     assert all((np.asarray(patch["mask"]) == 1).any() for patch in patches)
     assert len({patch["y_microns"] for patch in patches}) > 5
@@ -556,7 +559,7 @@ def test_a_polygon_far_outside_takes_no_places_from_those_on_the_slide(slide):
     """It has 10¹⁰ times the area of the nodule; its box alone reaches the slide."""
     far = 4_000_000
     corner = [(-far, -far), (far, -far), (far, -9), (-9, -9), (-9, far), (-far, far)]
-    outlined = [polygon("SCC", corner), polygon("SCC", rectangle(470, 460, 530, 540)), POLYGONS[3]]
+    outlined = [as_polygon("SCC", corner), as_polygon("SCC", rectangle(470, 460, 530, 540)), POLYGONS[3]]
     positions = sample_positions(slide, 60, 15, MICRONS, 0, outlined, TISSUE_SET)
     assert {position.class_index for position in positions} == {TISSUE_SET[name] for name in ("SCC", "Epidermis")}
     centres = np.array(
@@ -566,7 +569,7 @@ def test_a_polygon_far_outside_takes_no_places_from_those_on_the_slide(slide):
     message = fault(sample_positions, slide, 1, 15, MICRONS, 0, outlined[:1], TISSUE_SET)
     assert message == f"{slide.path}: none of its 1 polygons shows a class to sample"
     message = fault(
-        sample_positions, slide, 1, 15, MICRONS, 0, [polygon("SCC", SPECK + np.array([2000, 0]))], TISSUE_SET
+        sample_positions, slide, 1, 15, MICRONS, 0, [as_polygon("SCC", SPECK + np.array([2000, 0]))], TISSUE_SET
     )
     assert message == f"{slide.path}: none of its 1 polygons shows a class to sample"
 
@@ -577,7 +580,7 @@ def test_an_unannotated_slide_is_sampled_on_its_tissue_without_masks(slide):
     centres = np.array([(x + 15, y + 15) for x, y, _ in positions])  # µm
     on_tissue = tissue.at(centres[:, 0], centres[:, 1])
     assert on_tissue.mean() > 0.97  # corners are rounded to whole pixels, so a few centres cross a cell's border
-    bare = contains(np.array(BARE_TISSUE, float), centres / MICRONS).mean()
+    bare = Outline(BARE_TISSUE).contains_points(centres / MICRONS).mean()
     share = 320 * 400 / (tissue.cells.sum() * 256)
     assert abs(bare - share) < 4 * np.sqrt(share / 200)
     patches = list(sample_patches(slide, 3, 15, MICRONS, 0))
@@ -603,7 +606,7 @@ def test_a_patch_is_found_again_from_its_columns_and_its_neighbour_beside_it(sli
 
 
 def test_ground_that_nobody_outlined_is_background_or_unknown_as_asked(slide):
-    around = [polygon("SCC", rectangle(1200, 400, 1300, 500)), POLYGONS[3]]  # in the bare tissue, and on the glass
+    around = [as_polygon("SCC", rectangle(1200, 400, 1300, 500)), POLYGONS[3]]  # in the bare tissue, and on the glass
     options = (8, 64, 4.0, 0, around, TISSUE_SET)
     n_unknown = n_glass = 0
     for plain, strict in zip(
@@ -662,7 +665,8 @@ def copy_of(catch_folder, tmp_path):
 
 @pytest.fixture(scope="session")
 def tables(catch_folder, tmp_path_factory):
-    return make_catch(catch_folder / "slides", catch_folder / "CATCH.json", tmp_path_factory.mktemp("cache"), SMALL)
+    cache = tmp_path_factory.mktemp("cache")
+    return make_catch(catch_folder / "slides", catch_folder / "CATCH.json", cache, SMALL).tables
 
 
 @pytest.mark.slow
@@ -695,7 +699,7 @@ def test_only_the_chosen_training_slides_have_masks(tables):
 @pytest.mark.slow
 def test_all_training_slides_are_annotated_when_asked(catch_folder, tmp_path):
     sampling = Sampling(1, 16, 8.0, classes="type", annotated_per_type=None)
-    tables = make_catch(catch_folder / "slides", catch_folder / "CATCH.sqlite", tmp_path, sampling)
+    tables = make_catch(catch_folder / "slides", catch_folder / "CATCH.sqlite", tmp_path, sampling).tables
     rows = [row for table in tables.values() for row in table]
     assert len(rows) == 10
     names, _ = CLASS_SETS["type"]
@@ -709,7 +713,7 @@ def test_all_training_slides_are_annotated_when_asked(catch_folder, tmp_path):
 def test_prepare_writes_the_same_tables_and_a_data_card_again_and_again(catch_folder, tables, tmp_path):
     folders = (tmp_path / "a", tmp_path / "b")
     for folder, annotations in zip(folders, ("CATCH.json", "CATCH.sqlite"), strict=True):
-        paths = prepare(catch_folder / "slides", catch_folder / annotations, folder, SMALL)
+        paths = make_catch(catch_folder / "slides", catch_folder / annotations, tmp_path / "cache", SMALL).save(folder)
         assert sorted(path.name for path in folder.iterdir()) == [
             "README.md", "test.parquet", "train.parquet", "validation.parquet",
         ]  # fmt: skip
@@ -729,7 +733,9 @@ def test_prepare_writes_the_same_tables_and_a_data_card_again_and_again(catch_fo
     assert "outside of their slide: none." in card
     slides = {split: len(set(table["slide"])) for split, table in tables.items()}
     patients = {split: len(set(table["group"])) for split, table in tables.items()}
-    assert f"| train | {3 * slides['train']} | 6 | {slides['train']} | 2 | {patients['train']} |" in card
+    assert f"| train.parquet | {3 * slides['train']} | {patients['train']} | sha256:" in card
+    assert "- train, with masks: 6 patches of 2 slides: " in card
+    assert f"- train, without masks: {3 * (slides['train'] - 2)} patches of {slides['train'] - 2} slides: " in card
     assert all(name in card for table in tables.values() for name in table["slide"])
 
 
@@ -741,7 +747,7 @@ def test_the_authors_split_is_followed(catch_folder, tmp_path):
     path.write_text("\n".join(["Slide;Dataset;Scanner", *(f"{name};{word};AT2" for name, word in words.items())]))
     tables = make_catch(
         catch_folder / "slides", catch_folder / "CATCH.json", tmp_path / "cache", SMALL, split_file=path
-    )
+    ).tables
     assert {name for name in names if "_02_" in name} == set(tables["validation"]["slide"])
     assert {name for name in names if "_01_" in name} == set(tables["test"]["slide"])
 
@@ -783,9 +789,8 @@ def catch_like(n_patients=40, twice=10):
 
 def test_splits_are_stratified_whole_patients_and_seeded():
     slides = catch_like()
-    assert len(slides) == N_SLIDES
-    assert len({parse_slide_name(name).patient for name in slides}) == 280  # CATCH itself: 282
-    assert N_PATIENTS == 282
+    assert len(slides) == 350  # as many as CATCH has, of 282 patients
+    assert len({parse_slide_name(name).patient for name in slides}) == 280
     first, second, other = (split_slides(slides, slides, Sampling(seed=seed)) for seed in (0, 0, 1))
     assert first == second
     assert first != other
@@ -836,8 +841,8 @@ def test_a_part_of_the_slides_will_do_when_allowed(catch_folder, tmp_path):
     slides = copy_of(catch_folder, tmp_path)
     (slides / "SCC_02_2.svs").unlink()
     with pytest.warns(UserWarning, match="1 of 10 slides are missing"):
-        tables = make_catch(slides, catch_folder / "CATCH.json", tmp_path / "cache", SMALL, allow_missing=True)
-    assert len({name for table in tables.values() for name in table["slide"]}) == 9
+        made = make_catch(slides, catch_folder / "CATCH.json", tmp_path / "cache", SMALL, allow_missing=True)
+    assert len({name for table in made.tables.values() for name in table["slide"]}) == 9
     (tmp_path / "empty").mkdir()
     message = fault(
         make_catch, tmp_path / "empty", catch_folder / "CATCH.json", tmp_path / "cache", SMALL, allow_missing=True
@@ -849,9 +854,9 @@ def test_a_broken_slide_is_named_and_nothing_is_written(catch_folder, tmp_path):
     slides = copy_of(catch_folder, tmp_path)
     (slides / "SCC_05_1.svs").unlink()
     (slides / "SCC_05_1.svs").write_bytes(b"II*\0broken")
-    message = fault(prepare, slides, catch_folder / "CATCH.json", tmp_path / "out", SMALL)
+    message = fault(make_catch, slides, catch_folder / "CATCH.json", tmp_path / "cache", SMALL)
     assert message.startswith(f"{slides / 'SCC_05_1.svs'}: not a readable slide")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "cache").exists()
 
 
 def test_annotations_that_do_not_fit_are_named_before_reading(catch_folder, tmp_path):
@@ -900,7 +905,7 @@ def test_polygons_outside_of_their_slide_are_counted_and_told_once_a_slide_and_i
     shift_polygons(catch_folder, path, {"SCC_01_1.svs": [(118, 0), (0, 5000), (60, 0)], "MCT_04_1.svs": [(-11, 0)]})
     sampling = Sampling(3, 16, 8.0, annotated_per_type=None)
     with pytest.warns(UserWarning, match="outside") as caught:
-        paths = prepare(catch_folder / "slides", path, tmp_path / "out", sampling)
+        paths = make_catch(catch_folder / "slides", path, tmp_path / "cache", sampling).save(tmp_path / "out")
     slides = catch_folder / "slides"
     told = [str(warning.message) for warning in caught if warning.category is UserWarning]  # no garbage of other tests
     assert told == [
@@ -930,12 +935,10 @@ def test_a_slide_that_no_polygon_reaches_is_refused_before_any_patch_is_cut(catc
 
 def test_patches_are_handed_on_one_by_one(catch_folder, monkeypatch):
     """The second slide is not opened before the first one's patches are out."""
-    from sedm.data.archives import catch
-
     opened = []
     monkeypatch.setattr(catch, "Slide", lambda path: opened.append(path.name) or Slide(path))
     paths = sorted((catch_folder / "slides" / "MCT").glob("*.svs"))[:2]
-    rows = _rows([catch._Job(path, "train", False) for path in paths], {}, SMALL)
+    rows = catch._rows([catch._Job(path, "train") for path in paths], SMALL)
     assert next(rows)["slide"] == "MCT_01_1.svs"
     assert opened == ["MCT_01_1.svs"]
     assert [row["slide"] for row in rows] == ["MCT_01_1.svs"] * 2 + ["MCT_02_1.svs"] * 3

@@ -1,7 +1,8 @@
-"""Masks as run lengths become rings that hold exactly their pixels; texts and areas are those of pycocotools 2.0.11."""
+"""Masks as run lengths become polygons of exactly their pixels; texts and areas are those of pycocotools 2.0.11."""
 
 import numpy as np
 import pytest
+import shapely
 from scipy import ndimage
 
 from sedm.data.slides.polygons import Polygon, rasterise
@@ -61,8 +62,8 @@ def count_runs(mask):
     return counts
 
 
-def paint(rings, shape):
-    return rasterise([Polygon("SCC", ring) for ring in rings], {"SCC": 1}, 0, 0, 1, shape)
+def paint(pieces, shape):
+    return rasterise([Polygon("SCC", piece) for piece in pieces], {"SCC": 1}, 0, 0, 1, shape)
 
 
 @pytest.mark.parametrize(("make_mask", "text", "area"), CASES)
@@ -70,9 +71,9 @@ def test_compressed_texts_are_read_as_pycocotools_writes_them(make_mask, text, a
     mask = make_mask()
     counts = decode_counts(text)
     assert counts == count_runs(mask)
-    rings = outline_runs(counts, height=len(mask))
-    assert (paint(rings, mask.shape) == mask).all()
-    assert sum(Polygon("SCC", ring).area for ring in rings) == area == mask.sum()
+    pieces = outline_runs(counts, height=len(mask))
+    assert (paint(pieces, mask.shape) == mask).all()
+    assert sum(piece.area for piece in pieces) == area == mask.sum()
 
 
 @pytest.mark.slow
@@ -81,18 +82,18 @@ def test_outlined_masks_are_painted_again_to_the_pixel_piece_by_piece():
     for share in (0, 0.1, 0.5, 0.7, 0.9, 1) * 40:
         height, width = generator.integers(1, 14, 2)
         mask = generator.random((height, width)) < share
-        rings = outline_runs(count_runs(mask), height=int(height))
-        assert (paint(rings, mask.shape) == mask).all()
-        pieces, n_pieces = ndimage.label(mask)  # by the sides of pixels, not by their corners
-        assert len(rings) == n_pieces
-        for ring in rings:
-            (piece,) = np.unique(pieces[paint([ring], mask.shape) == 1])
-            assert Polygon("SCC", ring).area == (pieces == piece).sum()
+        pieces = outline_runs(count_runs(mask), height=int(height))
+        assert (paint(pieces, mask.shape) == mask).all()
+        numbers, n_pieces = ndimage.label(mask)  # by the sides of pixels, not by their corners
+        assert len(pieces) == n_pieces
+        for piece in pieces:
+            (number,) = np.unique(numbers[paint([piece], mask.shape) == 1])
+            assert piece.is_valid
+            assert piece.area == (numbers == number).sum()
 
 
 @pytest.mark.parametrize(("left", "top", "downsample"), [(0.0, 0.0, 2.0), (3.7, -2.9, 1.3), (1 / 3, 0.1, 0.7)])
 def test_holes_stay_exact_at_any_place_and_scale(left, top, downsample):
-    """The ways between the border and the holes leave no pixel behind."""
     mask = ~chess()
     mask[[0, -1]] = mask[:, [0, -1]] = True
     shape = (30, 40)
@@ -101,13 +102,13 @@ def test_holes_stay_exact_at_any_place_and_scale(left, top, downsample):
     on_mask = np.ix_((row >= 0) & (row < 5), (column >= 0) & (column < 7))
     inside = mask[np.ix_(*(place[(place >= 0) & (place < n)].astype(int) for place, n in ((row, 5), (column, 7))))]
     expected[on_mask] = inside
-    rings = [Polygon("SCC", ring) for ring in outline_runs(count_runs(mask), height=5)]
-    assert (rasterise(rings, {"SCC": 1}, left, top, downsample, shape) == expected).all()
+    pieces = [Polygon("SCC", piece) for piece in outline_runs(count_runs(mask), height=5)]
+    assert (rasterise(pieces, {"SCC": 1}, left, top, downsample, shape) == expected).all()
 
 
 def test_runs_of_no_length_join_their_neighbours():
-    (ring,) = outline_runs([1, 2, 0, 3, 0, 0, 3], height=9)
-    assert ring.tolist() == [[0, 1], [0, 6], [1, 6], [1, 1]]
+    (piece,) = outline_runs([1, 2, 0, 3, 0, 0, 3], height=9)
+    assert piece.equals(shapely.box(0, 1, 1, 6))
     assert outline_runs([9], height=3) == outline_runs([4, 0, 5], height=3) == []
 
 
@@ -120,9 +121,9 @@ def test_a_mask_of_a_whole_slide_costs_its_border_alone():
     )
     edges = edges[edges[:, 1] > edges[:, 0]].astype(np.int64)
     counts = np.diff(np.concatenate([[0], edges.ravel(), [side**2]]))
-    (ring,) = outline_runs(counts, height=side)
-    assert Polygon("SCC", ring).area == (edges[:, 1] - edges[:, 0]).sum()
-    assert len(ring) < 6 * radius
+    (piece,) = outline_runs(counts, height=side)
+    assert piece.area == (edges[:, 1] - edges[:, 0]).sum()
+    assert shapely.get_num_coordinates(piece) < 7 * radius
 
 
 @pytest.mark.parametrize(

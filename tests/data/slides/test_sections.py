@@ -5,7 +5,10 @@ import pytest
 from drawn_slides import disc, write_pyramid
 
 from sedm.data.patch_table import PatchTableError
-from sedm.data.slides.cutting import Slide, find_tissue, sample_patches, sample_positions
+from sedm.data.slides.cutting import sample_patches, sample_positions
+from sedm.data.slides.polygons import as_polygon
+from sedm.data.slides.sections import find_tissue
+from sedm.data.slides.slide import Slide
 
 SIDE, MICRONS, CELL = 512, 2.0, 16  # px a side, µm a pixel, px of a cell of 32 µm: a slide of about 1 mm²
 GLASS, HE, DARK, PALE, PALEST = (245, 245, 245), (200, 120, 180), (110, 60, 150), (228, 200, 220), (240, 231, 238)
@@ -182,11 +185,9 @@ def test_the_colour_of_glass_can_be_told_where_it_is_not_found(tmp_path):
 
 
 def test_ground_under_ink_is_unknown_where_only_glass_is_background(tmp_path):
-    from sedm.data.slides.annotations import Polygon
-
     picture = inked(BOTH, STROKE & EVERYWHERE, (20, 60, 200))
     path = write_pyramid(tmp_path / "a.tif", picture, MICRONS)
-    polygon = Polygon("SCC", np.array([[240.0, 380], [260, 380], [260, 400], [240, 400]]))  # on the glass, near the ink
+    polygon = as_polygon("SCC", [(240, 380), (260, 380), (260, 400), (240, 400)])  # on the glass, near the ink
     with Slide(path) as slide:
         patch = next(sample_patches(slide, 1, 96, MICRONS, 0, [polygon], {"SCC": 1}, unannotated_is_background=False))
     mask = np.asarray(patch["mask"])

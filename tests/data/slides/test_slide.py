@@ -10,8 +10,10 @@ from drawn_slides import TILE, disc, leave_out, write_pyramid, write_scn
 from PIL import Image
 
 from sedm.data.patch_table import PatchTableError
-from sedm.data.slides.annotations import Polygon
-from sedm.data.slides.cutting import Slide, find_tissue, sample_patches, sample_positions
+from sedm.data.slides.cutting import sample_patches, sample_positions
+from sedm.data.slides.polygons import as_polygon
+from sedm.data.slides.sections import find_tissue
+from sedm.data.slides.slide import Slide
 
 GENERATOR = np.random.default_rng(0)
 PINKS = GENERATOR.integers((160, 80, 130), (210, 130, 190), (32, 32, 3))
@@ -129,6 +131,12 @@ def test_a_given_resolution_overrides_what_the_file_states_and_says_so(tmp_path)
         Slide(path, microns_per_pixel=0.25).__exit__()
     for wrong in (0, -0.25, float("nan")):
         assert "it must be greater than 0" in fault(Slide, path, microns_per_pixel=wrong, error=ValueError)
+
+
+def test_a_resolution_as_text_is_refused_in_one_sentence(tmp_path, unchecked):
+    path = write_svs(tmp_path / "a.svs", aperio("128x128", 0.5))
+    message = fault(Slide, path, microns_per_pixel="0.5", error=ValueError)
+    assert message == "microns_per_pixel='0.5'; it must be greater than 0, a number of microns"
 
 
 # ------------------------------------------------------------------------------------------ colours
@@ -317,7 +325,7 @@ def test_what_the_finest_level_lacks_was_not_scanned_whatever_coarser_ones_show(
 
 
 LEFT_OUT = [(2, 3), (3, 3), (5, 1)]
-SQUARE = Polygon("SCC", np.array([[150.0, 100], [350, 100], [350, 300], [150, 300]]))
+SQUARE = as_polygon("SCC", [(150, 100), (350, 100), (350, 300), (150, 300)])
 
 
 def touches(x, y, side):
@@ -354,7 +362,7 @@ def test_patches_are_cut_on_scanned_ground_alone_annotated_or_not(tmp_path):
 @pytest.mark.slow
 def test_a_slide_without_room_for_a_patch_on_scanned_ground_says_how_many_places_were_tried(tmp_path):
     path = write_pyramid(tmp_path / "a.tif", PICTURE, left_out={0: LEFT_OUT})
-    inside = Polygon("SCC", np.array([[200.0, 140], [250, 140], [250, 240], [200, 240]]))
+    inside = as_polygon("SCC", [(200, 140), (250, 140), (250, 240), (200, 240)])
     with Slide(path) as slide:
         message = fault(sample_positions, slide, 1, 8, 1.0, 0, [inside], {"SCC": 1})
         assert message.startswith(f"{path}: none of its 1 polygons shows a class to sample; a patch at each of 16368 ")
@@ -362,7 +370,7 @@ def test_a_slide_without_room_for_a_patch_on_scanned_ground_says_how_many_places
         message = fault(sample_positions, slide, 1, 400, 1.0, 0, tissue=find_tissue(slide))
         assert message.startswith(f"{path}: no patch to be had on its tissue; a patch at each of 1000 places tried ")
         # another class, on scanned ground, steps in
-        beside = Polygon("Dermis", np.array([[300.0, 300], [400, 300], [400, 400], [300, 400]]))
+        beside = as_polygon("Dermis", [(300, 300), (400, 300), (400, 400), (300, 400)])
         positions = sample_positions(slide, 10, 8, 1.0, 0, [inside, beside], {"SCC": 1, "Dermis": 2})
         assert {position.class_index for position in positions} == {2}
 
