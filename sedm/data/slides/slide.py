@@ -206,7 +206,7 @@ class Slide:
     def _gaps(
         self, level: int, window: tuple[int, int, int, int]
     ) -> tuple[Bool[np.ndarray, "*h w"], Bool[np.ndarray, "*h w"]]:
-        """Find the pixels that the level lacks although the finest one has them, and those of ground that was left out."""
+        """Find the pixels that the level lacks although the finest one has them, and those that were left out."""
         if self._tiles[0].is_complete and self._tiles[level].is_complete:
             return np.zeros((1, 1), bool), np.zeros((1, 1), bool)
         left, right = (np.arange(window[0], window[2]) + shift for shift in (SLACK, 1 - SLACK))
