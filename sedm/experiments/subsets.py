@@ -112,14 +112,14 @@ class LabelSubset:
     @cached_property
     def layouts(self) -> LayoutPrior | GivenLayouts:
         """Where the layouts of generated images come from: ``arms.layouts``, fitted to the masks of this subset."""
-        source, annotated = self.config.arms.layouts, self.train.annotated()
+        source = self.config.arms.layouts
         if source == "predicted_masks":
             rows = (~self.train.is_annotated).nonzero().flatten().tolist()
             return GivenLayouts(self.with_predicted_masks.masks[rows], list(map(str, rows)))
         if source == "learned":
-            return LearnedPrior.fit(annotated.masks, annotated.classes, self.config.layouts.learned, seed=self.number)
+            return LearnedPrior.fit(self.train, config=self.config.layouts.learned, seed=self.number)
         prior = {"empirical": EmpiricalPrior, "random_field": RandomFieldPrior}[source]
-        return prior.fit(annotated.masks, annotated.classes)
+        return prior.fit(self.train)
 
     def generate(self, styles: str) -> Patches:
         """Generate ``arms.n_images`` pairs of image and layout.

@@ -92,7 +92,7 @@ def train_model(
 
     def save_samples(n_steps: int) -> None:
         pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
-        save_sample_sheet(pipeline, patches, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
+        save_sample_sheet(pipeline, patches, sampler, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
 
     fingerprint = run_fingerprint(config, patches, latents, initial)
     model.to(memory_format=memory_format(accelerator))
@@ -192,7 +192,9 @@ def run_fingerprint(
     return hash_of(*parts)
 
 
-def save_sample_sheet(pipeline: SEDMPipeline, patches: Patches, config: Config, path: Path) -> None:
+def save_sample_sheet(
+    pipeline: SEDMPipeline, patches: Patches, sampler: StyleSampler, config: Config, path: Path
+) -> None:
     """Save a sheet of samples: layouts in grey, below them images in the styles that their columns' bottom row shows.
 
     Where nothing is annotated, all layouts are null, which is white. Layouts and styles belong to different images and
@@ -205,8 +207,7 @@ def save_sample_sheet(pipeline: SEDMPipeline, patches: Patches, config: Config, 
         rows[torch.randperm(len(rows), generator=generator)].repeat(N_SHOWN)[:N_SHOWN]  # few rows are shown again
         for rows in ((annotated if annotated.any() else ~annotated).nonzero().flatten(), torch.arange(len(annotated)))
     )
-    lenders = StyleSampler(patches, config.training.style_sampling, config.model.n_style_images)
-    lenders = patches.images[lenders.draw_rows(style_rows.tolist(), generator)]
+    lenders = patches.images[sampler.draw_rows(style_rows.tolist(), generator)]
     layouts = patches.masks[layout_rows]
     images = sample_images(
         pipeline, layouts, pipeline.encode_styles(lenders), config.sampling, config.seed, progress=False

@@ -39,7 +39,7 @@ class EmpiricalPrior(LayoutPrior):
 
     >>> masks = torch.zeros(2, 16, 16, dtype=torch.uint8)
     >>> masks[:, 4:12, 4:12] = 1
-    >>> layouts = EmpiricalPrior.fit(masks, ("stroma", "tumour")).sample(5, seed=0)
+    >>> layouts = EmpiricalPrior.fit_masks(masks, ("stroma", "tumour")).sample(5, seed=0)
     >>> layouts.shape, layouts.unique().tolist()
     (torch.Size([5, 16, 16]), [0, 1])
     """
@@ -52,7 +52,7 @@ class EmpiricalPrior(LayoutPrior):
         self._distances = torch.stack([signed_distances(mask, len(classes)).half() for mask in masks])
 
     @classmethod
-    def fit(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> EmpiricalPrior:
+    def fit_masks(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> EmpiricalPrior:
         """Make the prior over these masks.
 
         Args:
@@ -62,7 +62,7 @@ class EmpiricalPrior(LayoutPrior):
         Raises:
             ValueError: no fully annotated mask, or one with a pixel outside the classes.
 
-        >>> EmpiricalPrior.fit(torch.ones(3, 8, 8, dtype=torch.uint8), ("stroma", "tumour")).size
+        >>> EmpiricalPrior.fit_masks(torch.ones(3, 8, 8, dtype=torch.uint8), ("stroma", "tumour")).size
         (8, 8)
         """
         return cls(classes, complete_masks(masks, len(classes)).clone())

@@ -38,7 +38,7 @@ class LearnedPrior(LayoutPrior):
 
     >>> masks = torch.zeros(2, 16, 16, dtype=torch.uint8)
     >>> masks[:, 4:12, 4:12] = 1
-    >>> prior = LearnedPrior.fit(masks, ("stroma", "tumour"), LearnedPriorConfig(n_steps=1), progress=False)
+    >>> prior = LearnedPrior.fit_masks(masks, ("stroma", "tumour"), LearnedPriorConfig(n_steps=1), progress=False)
     >>> (prior.sample(2, {"tumour": 0.25}, seed=0) == 1).float().mean((1, 2))
     tensor([0.2500, 0.2500])
     """
@@ -63,7 +63,7 @@ class LearnedPrior(LayoutPrior):
         return self._size
 
     @classmethod
-    def fit(
+    def fit_masks(
         cls,
         masks: UInt8[Tensor, "n h w"],
         classes: Sequence[str],
@@ -85,7 +85,7 @@ class LearnedPrior(LayoutPrior):
             ValueError: no fully annotated mask, masks below 8 px, a pixel outside the classes, or a negative seed.
 
         >>> masks = torch.ones(1, 16, 12, dtype=torch.uint8)
-        >>> LearnedPrior.fit(masks, ("stroma", "tumour"), LearnedPriorConfig(n_steps=1), progress=False).size
+        >>> LearnedPrior.fit_masks(masks, ("stroma", "tumour"), LearnedPriorConfig(n_steps=1), progress=False).size
         (16, 12)
         """
         config = config or LearnedPriorConfig()

@@ -7,13 +7,14 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.runtime.files import replacing
 from sedm.runtime.seeds import seeded_generator
 
@@ -35,8 +36,25 @@ class LayoutPrior(ABC):
         self.fractions = fractions
 
     @classmethod
+    def fit(cls, patches: Patches, **options) -> Self:
+        """Fit the prior to what people annotated among ``patches``; predicted and generated masks are left out.
+
+        Args:
+            options: of `fit_masks`.
+
+        >>> from sedm.layouts import EmpiricalPrior
+        >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        >>> sources = ["annotated", "predicted"]
+        >>> patches = Patches(pixels, pixels[:, 0], ["a", "b"], classes=("stroma",), mask_source=sources)
+        >>> len(EmpiricalPrior.fit(patches).masks)
+        1
+        """
+        annotated = patches.annotated()
+        return cls.fit_masks(annotated.masks, annotated.classes, **options)
+
+    @classmethod
     @abstractmethod
-    def fit(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> LayoutPrior:
+    def fit_masks(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> Self:
         """Fit the prior to those of these masks that are fully annotated: (n, h, w), uint8, class indices 0…K−1."""
 
     @abstractmethod
@@ -73,7 +91,7 @@ class LayoutPrior(ABC):
         >>> from sedm.layouts import EmpiricalPrior
         >>> masks = torch.zeros(2, 20, 20, dtype=torch.uint8)
         >>> masks[:, 4:12, 4:12] = 1
-        >>> prior = EmpiricalPrior.fit(masks, ("stroma", "tumour"))
+        >>> prior = EmpiricalPrior.fit_masks(masks, ("stroma", "tumour"))
         >>> layouts = prior.sample(5, {"tumour": 0.3}, seed=0)
         >>> layouts.shape, (layouts == 1).float().mean((1, 2))
         (torch.Size([5, 20, 20]), tensor([0.3000, 0.3000, 0.3000, 0.3000, 0.3000]))
@@ -117,7 +135,7 @@ class LayoutPrior(ABC):
         >>> import tempfile
         >>> from sedm.layouts import EmpiricalPrior
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     EmpiricalPrior.fit(torch.ones(1, 8, 8, dtype=torch.uint8), ("stroma", "tumour")).save(folder).name
+        ...     EmpiricalPrior.fit_masks(torch.ones(1, 8, 8, dtype=torch.uint8), ("stroma", "tumour")).save(folder).name
         'layout_prior.safetensors'
         """
         from safetensors.torch import save_file

@@ -60,7 +60,7 @@ class RandomFieldPrior(LayoutPrior):
 
     >>> masks = torch.zeros(2, 32, 32, dtype=torch.uint8)
     >>> masks[:, 8:20, 8:20] = 1
-    >>> prior = RandomFieldPrior.fit(masks, ("stroma", "tumour"))
+    >>> prior = RandomFieldPrior.fit_masks(masks, ("stroma", "tumour"))
     >>> (prior.sample(2, {"tumour": 0.25}, seed=0) == 1).float().mean((1, 2))
     tensor([0.2500, 0.2500])
     """
@@ -95,7 +95,7 @@ class RandomFieldPrior(LayoutPrior):
         return self._size
 
     @classmethod
-    def fit(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> RandomFieldPrior:
+    def fit_masks(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> RandomFieldPrior:
         """Fit spectra and compositions to masks, then choose folds, couplings and smoothing by trial.
 
         Args:
@@ -107,7 +107,7 @@ class RandomFieldPrior(LayoutPrior):
 
         >>> masks = torch.zeros(1, 32, 32, dtype=torch.uint8)
         >>> masks[:, 8:20, 8:20] = 1
-        >>> RandomFieldPrior.fit(masks, ("stroma", "tumour")).order
+        >>> RandomFieldPrior.fit_masks(masks, ("stroma", "tumour")).order
         (0, 1)
         """
         masks = complete_masks(masks, len(classes))

@@ -48,7 +48,7 @@ def make_table(config: Config, n_images: int, folder: Path) -> None:
     size = config.data.image_size
     pipeline = SEDMPipeline.from_model(build_model(config.model, 3, size, seed=0).eval())
     masks = torch.arange(3).repeat_interleave(size).repeat(size)[: size * size].view(1, size, size).to(torch.uint8)
-    prior = RandomFieldPrior.fit(masks, ("stroma", "epithelium", "lumen"))
+    prior = RandomFieldPrior.fit_masks(masks, ("stroma", "epithelium", "lumen"))
     embeddings = torch.randn(64, config.model.style_dim, generator=torch.Generator().manual_seed(0))
     bank = StyleBank(embeddings, [f"patient-{row // 8}" for row in range(64)], [str(row) for row in range(64)])
     generate_patches(pipeline, prior, bank, replace(config.sampling, n_images=n_images), 0, folder, progress=False)

@@ -21,7 +21,8 @@ SIZE, ROUNDS = 128, 5
 def main(n: int) -> None:
     torch.set_num_threads(1)
     masks = Patches.from_table(make_tissue(6, 8, image_size=SIZE), CLASSES).masks
-    priors = {"empirical": EmpiricalPrior.fit(masks, CLASSES), "random field": RandomFieldPrior.fit(masks, CLASSES)}
+    kinds = {"empirical": EmpiricalPrior, "random field": RandomFieldPrior}
+    priors = {name: kind.fit_masks(masks, CLASSES) for name, kind in kinds.items()}
     composition = {"stroma": 0.6, "epithelium": 0.3, "lumen": 0.1}
 
     def warp_masks(n, first):

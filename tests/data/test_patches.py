@@ -762,9 +762,9 @@ def test_a_predicted_mask_is_never_among_the_annotated_ones(config, patches, tmp
     assert rows_of(predicted.annotated()) == rows_of(patches.annotated())
     assert predicted.unannotated().masks.equal(predicted.masks[8:])
     assert predicted.masks[8:].max() < 2
-    before, after = (EmpiricalPrior.fit(part.annotated().masks, CLASSES) for part in (patches, predicted))
+    before, after = (EmpiricalPrior.fit_masks(part.annotated().masks, CLASSES) for part in (patches, predicted))
     assert before.sample(6, seed=0).equal(after.sample(6, seed=0))
-    of_all = EmpiricalPrior.fit(predicted.masks, CLASSES)
+    of_all = EmpiricalPrior.fit_masks(predicted.masks, CLASSES)
     assert not before.sample(6, seed=0).equal(of_all.sample(6, seed=0))
 
 

@@ -40,7 +40,7 @@ SIZE = 16
 def pretrained(pipeline, patches):
     """An untrained pipeline with a prior of 16 px layouts and a bank of four groups."""
     annotated = patches.annotated()
-    prior = EmpiricalPrior.fit(annotated.masks, ("ground", "square"))
+    prior = EmpiricalPrior.fit_masks(annotated.masks, ("ground", "square"))
     bank = StyleBank(pipeline.embed(patches.images) * 20, patches.groups, list(map(str, range(16))))  # far apart
     return Pretrained("toy", pipeline, prior, bank)
 

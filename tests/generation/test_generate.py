@@ -336,7 +336,7 @@ def test_style_images_of_another_form_are_named(pipeline, unchecked, images):
 
 @pytest.fixture
 def prior(patches):
-    return EmpiricalPrior.fit(patches.annotated().masks, CLASSES)
+    return EmpiricalPrior.fit_masks(patches.annotated().masks, CLASSES)
 
 
 @pytest.fixture
@@ -512,7 +512,7 @@ def other_pipeline(config, n_classes=2, image_size=16, seed=1):
             "styles were embedded by the model abc, not by [0-9a-f]{12}; embed them again",
         ),
         (
-            lambda t: {"layouts": EmpiricalPrior.fit(t.prior.masks[:, :8, :8], CLASSES)},
+            lambda t: {"layouts": EmpiricalPrior.fit_masks(t.prior.masks[:, :8, :8], CLASSES)},
             "layouts of 8×8 px; this model takes 16×16",
         ),
         (lambda t: {"layouts": GivenLayouts(t.prior.masks[:, :8], list("01234567"))}, "layouts of 8×16 px"),
@@ -525,7 +525,7 @@ def other_pipeline(config, n_classes=2, image_size=16, seed=1):
             "layout 'x' holds 255, .* give fully annotated masks",
         ),
         (
-            lambda t: {"layouts": EmpiricalPrior.fit(t.prior.masks, ("a", "b", "c"))},
+            lambda t: {"layouts": EmpiricalPrior.fit_masks(t.prior.masks, ("a", "b", "c"))},
             r"layouts of 3 classes \(a, b, c\), but a model of 2; take both from the same study",
         ),
         (lambda t: {"pipeline": other_pipeline(t.config, 3)}, "layouts of 2 classes .*, but a model of 3"),
@@ -702,7 +702,7 @@ def test_images_of_another_configuration_are_named_and_kept_until_replaced(
         "n_images": {"config": replace(config.sampling, n_images=9)},
         "seed": {"seed": 4},
         "model": {"pipeline": other_pipeline(config)},
-        "layouts": {"layouts": EmpiricalPrior.fit(1 - prior.masks, ("background", "foreground"))},
+        "layouts": {"layouts": EmpiricalPrior.fit_masks(1 - prior.masks, ("background", "foreground"))},
         "styles": {"styles": replace(bank, embeddings=bank.embeddings + 1)},
         "groups": {"styles": replace(bank, groups=["group-9", *bank.groups[1:]])},
         "lenders": {"config": sampling, "pairing": Pairing(bank, sampling, of_groups={"group-0": [1, 0]})},

@@ -26,7 +26,7 @@ model = build_model(ModelConfig((8, 16), style_dim=8, style_channels=(8,)), n_cl
 pipeline = SEDMPipeline.from_model(model.eval())
 masks = torch.zeros(4, 16, 16, dtype=torch.uint8)
 masks[:, 4:11, 4:11] = 1
-prior = RandomFieldPrior.fit(masks, ("background", "foreground"))
+prior = RandomFieldPrior.fit_masks(masks, ("background", "foreground"))
 generator = torch.Generator().manual_seed(0)
 bank = StyleBank(torch.randn(8, 8, generator=generator), [f"g{row // 2}" for row in range(8)], list("01234567"))
 config = SamplingConfig(n_images=37, n_steps=2, n_style_images=2, n_mixed_groups=2, micro_batch=1)

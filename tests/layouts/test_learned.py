@@ -46,7 +46,8 @@ def three_classes(n=6, size=16):
 
 
 def fit(masks, n_steps=2, seed=0, **settings):
-    return LearnedPrior.fit(masks, CLASSES, replace(CONFIG, n_steps=n_steps, **settings), seed=seed, progress=False)
+    config = replace(CONFIG, n_steps=n_steps, **settings)
+    return LearnedPrior.fit_masks(masks, CLASSES, config, seed=seed, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_any_size_and_only_classes_that_were_seen(size):
 )
 def test_bad_input_ends_in_one_sentence(unchecked, masks, settings, message):
     with pytest.raises(ValueError, match=message):
-        LearnedPrior.fit(masks, CLASSES, progress=False, **settings)
+        LearnedPrior.fit_masks(masks, CLASSES, progress=False, **settings)
 
 
 # --------------------------------------------------------------------------------------- what it is shown

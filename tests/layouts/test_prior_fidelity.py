@@ -88,7 +88,7 @@ def test_a_set_is_at_no_distance_from_itself_and_measured_per_class():
 
 @pytest.mark.parametrize("planted", ["finer", "fewer"])
 def test_a_planted_difference_is_found_where_it_is(planted):
-    masks = EmpiricalPrior.fit(noise(20, 32), ("a", "b", "c")).sample(60, seed=0)
+    masks = EmpiricalPrior.fit_masks(noise(20, 32), ("a", "b", "c")).sample(60, seed=0)
     real, reference = masks[:30], masks[30:]
     if planted == "finer":  # every mask tiled 2 × 2 at half the size
         other = real[:, ::2, ::2].repeat(1, 2, 2)

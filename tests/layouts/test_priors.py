@@ -82,7 +82,7 @@ def glands(n=6, height=32, width=32):
 
 @pytest.fixture(params=PRIORS, ids=lambda kind: kind.kind, scope="module")
 def prior(request) -> LayoutPrior:
-    return request.param.fit(glands(), CLASSES)
+    return request.param.fit_masks(glands(), CLASSES)
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_an_impossible_wish_ends_in_one_sentence(prior, composition, message):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PRIORS)
 def test_a_class_in_no_mask_cannot_be_wished_for_and_never_comes(kind):
-    prior = kind.fit(glands().clamp(max=1), CLASSES)
+    prior = kind.fit_masks(glands().clamp(max=1), CLASSES)
     with pytest.raises(ValueError, match="asks for 10% 'lumen', but no fitted mask holds that class"):
         prior.sample(1, {"lumen": 0.1}, seed=0)
     for composition in (None, {"stroma": 0.5}):
@@ -166,7 +166,7 @@ def test_negative_numbers_are_errors(prior):
 )
 def test_bad_masks_end_in_one_sentence(unchecked, kind, masks, message):
     with pytest.raises(ValueError, match=message):
-        kind.fit(masks, CLASSES)
+        kind.fit_masks(masks, CLASSES)
 
 
 @pytest.mark.slow
@@ -199,12 +199,12 @@ def test_a_saved_prior_samples_the_same_layouts(prior, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PRIORS)
 def test_layouts_need_not_be_square(kind):
-    layouts = kind.fit(glands(height=24, width=40), CLASSES).sample(3, {"lumen": 0.1}, seed=0)
+    layouts = kind.fit_masks(glands(height=24, width=40), CLASSES).sample(3, {"lumen": 0.1}, seed=0)
     assert layouts.shape == (3, 24, 40)
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
-    before = EmpiricalPrior.fit(glands(), CLASSES).save(tmp_path).read_bytes()
+    before = EmpiricalPrior.fit_masks(glands(), CLASSES).save(tmp_path).read_bytes()
 
     def half_write(tensors, path, metadata):
         path.write_bytes(b"half")
@@ -212,12 +212,12 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("safetensors.torch.save_file", half_write)
     with pytest.raises(OSError, match="No space"):
-        EmpiricalPrior.fit(glands(9), CLASSES).save(tmp_path)
+        EmpiricalPrior.fit_masks(glands(9), CLASSES).save(tmp_path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
 
 def test_a_foreign_or_damaged_file_is_not_loaded(tmp_path):
-    path = EmpiricalPrior.fit(glands(), CLASSES).save(tmp_path)
+    path = EmpiricalPrior.fit_masks(glands(), CLASSES).save(tmp_path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"layout_prior\.safetensors: not a readable safetensors"):
         load_prior(tmp_path)
@@ -277,7 +277,7 @@ def test_the_cut_is_exact_and_near_the_best_assignment(seed, ties):
 
 def test_classes_survive_exactly():
     """Any blending of the neighbours 0, 2 and 5 would bring in other values."""
-    layouts = EmpiricalPrior.fit(random_masks(classes=(0, 2, 5)), tuple("abcdef")).sample(50, seed=0)
+    layouts = EmpiricalPrior.fit_masks(random_masks(classes=(0, 2, 5)), tuple("abcdef")).sample(50, seed=0)
     assert layouts.dtype == torch.uint8
     assert layouts.unique().tolist() == [0, 2, 5]
 
@@ -287,14 +287,14 @@ def test_no_class_appears_between_two_others():
     masks = torch.zeros(1, 32, 32, dtype=torch.uint8)
     masks[:, :, 16:] = 2
     masks[:, 0, 0] = 1
-    layouts = EmpiricalPrior.fit(masks, CLASSES).sample(50, seed=0)
+    layouts = EmpiricalPrior.fit_masks(masks, CLASSES).sample(50, seed=0)
     assert ((layouts == 1).sum((1, 2)) <= 12).all()  # the corner's pixel, enlarged or mirrored
 
 
 @pytest.mark.slow
 def test_every_mask_is_drawn_and_class_fractions_are_kept():
     masks = torch.arange(4, dtype=torch.uint8)[:, None, None].expand(4, 8, 8).contiguous()
-    drawn = EmpiricalPrior.fit(masks, tuple("abcd")).sample(400, seed=0)
+    drawn = EmpiricalPrior.fit_masks(masks, tuple("abcd")).sample(400, seed=0)
     counts = torch.bincount(drawn[:, 0, 0].long(), minlength=4)
     assert (counts - 100).abs().max() < 40  # four standard deviations are 35
 
@@ -302,7 +302,7 @@ def test_every_mask_is_drawn_and_class_fractions_are_kept():
 @pytest.mark.slow
 def test_two_masks_are_recombined_half_of_the_time():
     masks = torch.arange(2, dtype=torch.uint8)[:, None, None].expand(2, 16, 16).contiguous()
-    layouts = EmpiricalPrior.fit(masks, ("a", "b")).sample(400, seed=0)
+    layouts = EmpiricalPrior.fit_masks(masks, ("a", "b")).sample(400, seed=0)
     both = (layouts.amax((1, 2)) != layouts.amin((1, 2))).float().mean()
     assert 0.15 < both < 0.32  # half are recombined, half of these from two different masks; some borders lie outside
 
@@ -311,7 +311,7 @@ def test_a_wish_draws_masks_that_are_near_it():
     masks = torch.zeros(8, 16, 16, dtype=torch.uint8)
     for i, mask in enumerate(masks):
         mask[:, : 2 * i] = 1
-    prior = EmpiricalPrior.fit(masks, ("a", "b"))
+    prior = EmpiricalPrior.fit_masks(masks, ("a", "b"))
     assert prior._weights(torch.tensor([float("nan"), 0.87])).nonzero().flatten().tolist() == [7]
     assert prior._weights(torch.tensor([0.97, float("nan")])).nonzero().flatten().tolist() == [0, 1]
 
@@ -320,13 +320,13 @@ def test_classes_that_no_single_mask_holds_together_are_refused():
     masks = torch.zeros(2, 8, 8, dtype=torch.uint8)
     masks[0, :4], masks[1, :4] = 1, 2
     with pytest.raises(ValueError, match="no single mask holds all of stroma, epithelium, lumen"):
-        EmpiricalPrior.fit(masks, CLASSES).sample(1, {"stroma": 0.4, "epithelium": 0.3, "lumen": 0.3}, seed=0)
+        EmpiricalPrior.fit_masks(masks, CLASSES).sample(1, {"stroma": 0.4, "epithelium": 0.3, "lumen": 0.3}, seed=0)
 
 
 def test_turns_reach_every_direction():
     mask = torch.zeros(1, 32, 32, dtype=torch.uint8)
     mask[:, :, 20:] = 1
-    layouts = EmpiricalPrior.fit(mask, ("a", "b")).sample(200, seed=0).float()
+    layouts = EmpiricalPrior.fit_masks(mask, ("a", "b")).sample(200, seed=0).float()
     offset = torch.arange(32) - 15.5
     x, y = (layouts * offset).sum((1, 2)), (layouts * offset[:, None]).sum((1, 2))
     upright = y.abs() > x.abs()  # flips and shear alone would leave the edge nearly vertical
@@ -340,7 +340,7 @@ def test_scale_and_translation_fill_their_ranges_and_keep_to_them(monkeypatch):
     size = 96
     offset = torch.arange(size) - (size - 1) / 2
     disc = (offset**2 + offset[:, None] ** 2 < 20**2).to(torch.uint8)
-    layouts = EmpiricalPrior.fit(disc[None], ("a", "b")).sample(200, seed=0).float()
+    layouts = EmpiricalPrior.fit_masks(disc[None], ("a", "b")).sample(200, seed=0).float()
     area = layouts.sum((1, 2))
     scale = (area / disc.sum()).sqrt()
     assert 0.79 < scale.min() < 0.85
@@ -356,7 +356,7 @@ def test_both_mirror_images_occur():
     mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
     mask[:, 20:44, 24:30] = 1
     mask[:, 38:44, 30:42] = 2
-    layouts = EmpiricalPrior.fit(mask, CLASSES).sample(60, seed=0)
+    layouts = EmpiricalPrior.fit_masks(mask, CLASSES).sample(60, seed=0)
     offset = torch.arange(64) - 31.5
     handed = 0
     for layout in layouts:

@@ -80,7 +80,7 @@ def test_sampled_layouts_have_the_two_point_correlation_of_the_masks():
     """Masks that are themselves level cuts: then the model is true, and only noise may differ."""
     truth = RandomFieldPrior.describe({"a": 0.7, "b": 0.3}, {"b": 12.0}, image_size=64, microns_per_pixel=1.0)
     masks = truth.sample(60, seed=5)
-    fitted = RandomFieldPrior.fit(masks, ("a", "b"))
+    fitted = RandomFieldPrior.fit_masks(masks, ("a", "b"))
     distances, real = two_point_correlation(masks == 1)
     _, sampled = two_point_correlation(fitted.sample(150, {"b": 0.3}, seed=0) == 1)
     near = distances < 24
@@ -107,7 +107,7 @@ def test_larger_discs_give_larger_pieces():
     borders = {}
     for radius in (4, 10):
         masks = nested_discs(radius, inner=0)
-        sampled = RandomFieldPrior.fit(masks, ("a", "b")).sample(30, seed=0)
+        sampled = RandomFieldPrior.fit_masks(masks, ("a", "b")).sample(30, seed=0)
         borders[radius] = perimeter_per_area(sampled == 1).mean() / perimeter_per_area(masks == 1).mean()
     assert all(0.7 < ratio < 1.3 for ratio in borders.values())
 
@@ -115,7 +115,7 @@ def test_larger_discs_give_larger_pieces():
 @pytest.fixture(scope="module")
 def nested():
     masks = nested_discs(9)
-    return masks, RandomFieldPrior.fit(masks, ("a", "b", "c"))
+    return masks, RandomFieldPrior.fit_masks(masks, ("a", "b", "c"))
 
 
 @pytest.mark.slow
@@ -174,11 +174,11 @@ def test_impossible_descriptions_end_in_one_sentence(composition, sizes, message
 def test_masks_without_any_border_give_no_border():
     masks = torch.zeros(2, 32, 32, dtype=torch.uint8)
     masks[1] = 1
-    prior = RandomFieldPrior.fit(masks, ("a", "b"))
+    prior = RandomFieldPrior.fit_masks(masks, ("a", "b"))
     with pytest.raises(ValueError, match=r"no mask shows a border between \['a'\] and \['b'\]"):
         prior.sample(1, {"a": 0.5}, seed=0)
 
 
 def test_one_class_is_not_enough():
     with pytest.raises(ValueError, match="needs at least two"):
-        RandomFieldPrior.fit(torch.zeros(1, 16, 16, dtype=torch.uint8), ("a",))
+        RandomFieldPrior.fit_masks(torch.zeros(1, 16, 16, dtype=torch.uint8), ("a",))

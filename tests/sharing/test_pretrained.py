@@ -65,7 +65,7 @@ def test_masks_that_may_not_be_redistributed_are_not_packed(pipeline, patches, t
     run.mkdir()
     figures.mkdir()
     pipeline.save_pretrained(run / "model")
-    EmpiricalPrior.fit(patches.annotated().masks, ("background", "epithelium")).save(run)
+    EmpiricalPrior.fit_masks(patches.annotated().masks, ("background", "epithelium")).save(run)
     StyleBank(pipeline.embed(patches.images), patches.groups, list(map(str, range(16)))).save(
         run / "style_bank.safetensors"
     )
