@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -36,7 +36,7 @@ class LayoutPrior(ABC):
         self.fractions = fractions
 
     @classmethod
-    def fit(cls, patches: Patches, **options) -> Self:
+    def fit(cls, patches: Patches, **options) -> LayoutPrior:
         """Fit the prior to what people annotated among ``patches``; predicted and generated masks are left out.
 
         Args:
@@ -54,7 +54,7 @@ class LayoutPrior(ABC):
 
     @classmethod
     @abstractmethod
-    def fit_masks(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> Self:
+    def fit_masks(cls, masks: UInt8[Tensor, "n h w"], classes: Sequence[str]) -> LayoutPrior:
         """Fit the prior to those of these masks that are fully annotated: (n, h, w), uint8, class indices 0…K−1."""
 
     @abstractmethod
