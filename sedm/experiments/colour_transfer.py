@@ -25,10 +25,11 @@ def reinhard(images: UInt8[Tensor, "n 3 h w"], references: UInt8[Tensor, "m 3 h 
     """
     from kornia.color import lab_to_rgb, rgb_to_lab
 
-    lab, wanted = (rgb_to_lab(one.float() / 255).flatten(2) for one in (images, references))
-    wanted = wanted.transpose(0, 1).flatten(1)
+    lab, reference_lab = (rgb_to_lab(side.float() / 255).flatten(2) for side in (images, references))
+    reference_lab = reference_lab.transpose(0, 1).flatten(1)
     deviation = lab.std(2, keepdim=True).clamp(min=1e-3)  # a flat channel stays flat
-    lab = (lab - lab.mean(2, keepdim=True)) / deviation * wanted.std(1)[:, None] + wanted.mean(1)[:, None]
+    lab = (lab - lab.mean(2, keepdim=True)) / deviation * reference_lab.std(1)[:, None]
+    lab = lab + reference_lab.mean(1)[:, None]
     return _to_bytes(255 * lab_to_rgb(lab.view(images.shape)))
 
 
@@ -46,12 +47,12 @@ def macenko(images: UInt8[Tensor, "n 3 h w"], references: UInt8[Tensor, "m 3 h w
     >>> (macenko(images, images).int() - images.int()).abs().max().item() <= 1
     True
     """
-    vectors, wanted = stain_vectors(images), stain_vectors(references)
-    if np.isnan([vectors, wanted]).any():
+    vectors, reference_vectors = stain_vectors(images), stain_vectors(references)
+    if np.isnan([vectors, reference_vectors]).any():
         return images
-    amounts, wanted_amounts = _amounts(images, vectors), _amounts(references, wanted)
-    strength, wanted_strength = (np.percentile(one, STRONGEST, axis=0) for one in (amounts, wanted_amounts))
-    densities = amounts * (wanted_strength / np.maximum(strength, 1e-6)) @ wanted
+    amounts, reference_amounts = _amounts(images, vectors), _amounts(references, reference_vectors)
+    strength, reference_strength = (np.percentile(side, STRONGEST, axis=0) for side in (amounts, reference_amounts))
+    densities = amounts * (reference_strength / np.maximum(strength, 1e-6)) @ reference_vectors
     pixels = torch.from_numpy(255 * 10**-densities).view(len(images), *images.shape[2:], 3)
     return _to_bytes(pixels.permute(0, 3, 1, 2))
 

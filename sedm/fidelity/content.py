@@ -60,9 +60,9 @@ def content_agreement(
     own, others = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
     n_classes, reference_rows = references.n_classes, references.by_group()
     for name, rows in rows_by_group(groups).items():
-        lent, which = style_rows[rows].unique(return_inverse=True)
-        of_lent = agreement_beyond_chance(predictions[rows], lenders.masks[lent], n_classes)
-        own[rows.numpy()] = _mean(np.take_along_axis(of_lent, which.numpy(), axis=1))
+        lender_rows, columns = style_rows[rows].unique(return_inverse=True)
+        with_lenders = agreement_beyond_chance(predictions[rows], lenders.masks[lender_rows], n_classes)
+        own[rows.numpy()] = _mean(np.take_along_axis(with_lenders, columns.numpy(), axis=1))
         never_lent = references.masks[reference_rows[name]]
         others[rows.numpy()] = _mean(agreement_beyond_chance(predictions[rows], never_lent, n_classes))
     return pd.DataFrame({"group": list(groups), "own": own, "others": others})

@@ -26,12 +26,13 @@ def denoising_errors(
     """
     denoiser, device = pipeline.denoiser, pipeline.device
     diffusion, levels = Diffusion(denoiser.config.model.objective), Diffusion("x_0")
-    ratios, wanted = ((one.sigmas / one.alphas).log() for one in (diffusion, levels))
+    ratios, level_ratios = ((process.sigmas / process.alphas).log() for process in (diffusion, levels))
     styles = denoiser.null_style.expand(len(patches), 1, -1) if styles is None else styles.to(device)
     errors = {}
     for level in NOISE_LEVELS:
-        t = (ratios - wanted[level]).abs().argmin().to(device)
-        generator, squares = seeded_generator("denoising errors", 0, level), []
+        t = (ratios - level_ratios[level]).abs().argmin().to(device)
+        generator = seeded_generator("denoising errors", 0, level)
+        squares = []
         for rows in torch.arange(len(patches)).split(64):
             x_0 = to_signed(patches.images[rows]).to(device)
             noise, times = torch.randn(x_0.shape, generator=generator).to(device), t.expand(len(rows))

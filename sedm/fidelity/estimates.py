@@ -111,8 +111,9 @@ def estimate_content(
     seed: int,
 ) -> Iterator[Estimate]:
     """Estimate whether the judge sees the content of the style images."""
-    lent = style_rows.unique()
-    images = {"generated": (generated, style_rows), "copy": (lenders.select(lent), lent[:, None])}
+    lender_rows = style_rows.unique()
+    copies = lenders.select(lender_rows)
+    images = {"generated": (generated, style_rows), "copy": (copies, lender_rows[:, None])}
     for of, (patches, rows) in images.items():
         answer, n = predict(judge, patches.images), len(patches)
         kappa = content_agreement(answer, patches.groups, rows, lenders, references).dropna()

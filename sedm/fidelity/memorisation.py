@@ -88,7 +88,9 @@ def closer_than_held_out(
 
 def _patterns(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n pixels"]:
     """Scale pixels so that the product of two images is the mean correlation of their channels."""
-    pixels = torch.cat([F.interpolate(one.float(), (SIZE, SIZE), mode="area") for one in images.split(1024)]).flatten(2)
+    pixels = torch.cat([F.interpolate(part.float(), (SIZE, SIZE), mode="area") for part in images.split(1024)]).flatten(
+        2
+    )
     pixels = pixels - pixels.mean(2, keepdim=True)
     length = pixels.norm(dim=2, keepdim=True)
     pixels = torch.where(length > FLAT * SIZE, pixels / length, 0)

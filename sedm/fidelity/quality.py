@@ -30,8 +30,8 @@ def kernel_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray,
     True
     """
     x, y = _standardised(generated, real)
-    within = [_kernel(one, one) for one in (x, y)]
-    within = [(one.sum() - one.trace()) / (len(one) * (len(one) - 1)) for one in within]
+    kernels = [_kernel(features, features) for features in (x, y)]
+    within = [(kernel.sum() - kernel.trace()) / (len(kernel) * (len(kernel) - 1)) for kernel in kernels]
     return float(sum(within) - 2 * _kernel(x, y).mean())
 
 
@@ -52,9 +52,11 @@ def frechet_distance(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray
     True
     """
     x, y = _standardised(generated, real)
-    a, b = ((one - one.mean(0)) / np.sqrt(len(one) - 1) for one in (x, y))  # covariances aᵀa and bᵀb
+    a, b = (
+        (features - features.mean(0)) / np.sqrt(len(features) - 1) for features in (x, y)
+    )  # covariances aᵀa and bᵀb
     # tr (aᵀa bᵀb)^½ is the sum of the singular values of a bᵀ; those of their triangles are the same, and quicker
-    triangles = [np.linalg.qr(one, mode="r") for one in (a, b)]
+    triangles = [np.linalg.qr(root, mode="r") for root in (a, b)]
     common = np.linalg.svd(triangles[0] @ triangles[1].T, compute_uv=False).sum()
     return float(np.square(x.mean(0) - y.mean(0)).sum() + np.square(a).sum() + np.square(b).sum() - 2 * common)
 
@@ -86,7 +88,9 @@ def precision_recall(generated: Float[np.ndarray, "n d"], real: Float[np.ndarray
     x, y = _standardised(generated, real)
     between = cdist(x, y)
     # the nearest of all is the image itself, at distance 0
-    radius_x, radius_y = (np.partition(cdist(one, one), N_NEIGHBOURS, axis=1)[:, N_NEIGHBOURS] for one in (x, y))
+    radius_x, radius_y = (
+        np.partition(cdist(features, features), N_NEIGHBOURS, axis=1)[:, N_NEIGHBOURS] for features in (x, y)
+    )
     precision, recall = (between <= radius_y).any(1), (between <= radius_x[:, None]).any(0)
     return float(precision.mean()), float(recall.mean())
 

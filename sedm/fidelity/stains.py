@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
+from sedm.data.patches import rows_by_group
 from sedm.fidelity.style import own_and_others
 
 STAINED = 0.15  # optical density of a pixel that counts as stained
@@ -72,16 +72,14 @@ def stain_angles(
     >>> stain_angles(images, ["a"] * 100, images, ["a"] * 100)["eosin"].round(2).loc["a"].to_dict()
     {'own': 0.0, 'others': nan}
     """
-    of_images, of_real = (_of_groups(*one) for one in ((images, groups), (real, real_groups)))
+    of_images, of_real = _of_groups(images, groups), _of_groups(real, real_groups)
     tables = {}
     for row, stain in enumerate(("haematoxylin", "eosin")):
-        first, second = (np.stack([vectors[row] for vectors in one.values()]) for one in (of_images, of_real))
+        first, second = (np.stack([vectors[row] for vectors in side.values()]) for side in (of_images, of_real))
         angles = np.degrees(np.arccos((first @ second.T).clip(-1, 1)))
         tables[stain] = own_and_others(pd.DataFrame(angles, list(of_images), list(of_real)))
     return tables
 
 
 def _of_groups(images: Tensor, groups: list[str]) -> dict[str, np.ndarray]:
-    names = np.array(groups)
-    rows = {name: torch.from_numpy(np.flatnonzero(names == name)) for name in dict.fromkeys(groups)}
-    return {name: stain_vectors(images[members]) for name, members in rows.items()}
+    return {name: stain_vectors(images[rows]) for name, rows in rows_by_group(groups).items()}

@@ -128,10 +128,10 @@ def intraclass_correlation(values: Float[np.ndarray, " n"], groups: list[str]) -
     1.0
     """
     members = [values[np.array(groups) == name] for name in sorted(set(groups))]
-    sizes = np.array([len(one) for one in members])
+    sizes = np.array([len(group) for group in members])
     n, k = sizes.sum(), len(sizes)
-    between = sum(size * (one.mean() - values.mean()) ** 2 for size, one in zip(sizes, members, strict=True)) / (k - 1)
-    within = sum(((one - one.mean()) ** 2).sum() for one in members) / (n - k)
+    between = sum(len(group) * (group.mean() - values.mean()) ** 2 for group in members) / (k - 1)
+    within = sum(((group - group.mean()) ** 2).sum() for group in members) / (n - k)
     typical = (n - (sizes**2).sum() / n) / (k - 1)
     return float((between - within) / (between + (typical - 1) * within))
 
@@ -153,7 +153,7 @@ def own_and_others(distances: pd.DataFrame) -> pd.DataFrame:
 def colour_distances(
     images: Float[np.ndarray, "n 6"], groups: list[str], real: Float[np.ndarray, "m 6"], real_groups: list[str]
 ) -> pd.DataFrame:
-    """CIE 1976 difference of the mean colours of a group's images and of real ones, as `own_and_others`.
+    """Compute the CIE 1976 difference of the mean colours of a group's images and of real ones.
 
     Args:
         images, real: `colour_statistics`.
@@ -162,10 +162,9 @@ def colour_distances(
     >>> colour_distances(real + [0, 4, 3, 0, 0, 0], ["a", "b"], real, ["a", "b"]).round(1).loc["a"].tolist()
     [5.0, 26.2]
     """
-    means = [
-        pd.DataFrame(one[:, :3]).groupby(np.array(of)).mean() for one, of in ((images, groups), (real, real_groups))
-    ]
-    return own_and_others(pd.DataFrame(cdist(*means), means[0].index, means[1].index))
+    means = pd.DataFrame(images[:, :3]).groupby(np.array(groups)).mean()
+    real_means = pd.DataFrame(real[:, :3]).groupby(np.array(real_groups)).mean()
+    return own_and_others(pd.DataFrame(cdist(means, real_means), means.index, real_means.index))
 
 
 def spread_within(values: Float[np.ndarray, "n d"], groups: list[str]) -> pd.Series:

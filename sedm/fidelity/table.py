@@ -150,10 +150,11 @@ def _check(
         missing = sorted(set(generated.groups) - set(patches.groups))
         if missing:
             raise ValueError(f"images were generated in the style of {missing[0]!r}, of which there are no {what}")
-    if (n_groups := len(set(generated.groups))) < 2:
+    n_groups = len(set(generated.groups))
+    if n_groups < 2:
         raise ValueError(f"images of {n_groups} groups were generated; two or more are needed to compare styles")
-    every = [generated, lenders, references, *([] if train is None else [train])]
-    sizes = sorted({tuple(patches.images.shape[2:]) for patches in every})
+    tables = [generated, lenders, references, *([] if train is None else [train])]
+    sizes = sorted({tuple(patches.images.shape[2:]) for patches in tables})
     if len(sizes) > 1:
         raise ValueError(f"images of sizes {', '.join(map(str, sizes))}; decode all tables at one size")
     n, n_lenders = len(generated), len(lenders)
@@ -175,5 +176,8 @@ def _check(
     trained_on = {} if train is None else {image.numpy().tobytes(): row for row, image in enumerate(train.images)}
     for what, patches in {"lender": lenders, "reference": references}.items():
         for row, image in enumerate(patches.images):
-            if (seen := trained_on.get(image.numpy().tobytes())) is not None:
-                raise ValueError(f"{what} {row} is training image {seen}; held-out images must not be trained on")
+            training_row = trained_on.get(image.numpy().tobytes())
+            if training_row is not None:
+                raise ValueError(
+                    f"{what} {row} is training image {training_row}; held-out images must not be trained on"
+                )

@@ -93,9 +93,9 @@ def keep_pairs(scores: pd.DataFrame, percentile: float, classes: Sequence[str]) 
     """
     _check_percentile(percentile)
     columns = [f"iou_{k}" for k in range(len(classes))]
-    found = [name for name in scores.columns if name.startswith("iou_")]
-    if found != columns:
-        raise ValueError(f"scores have the columns {', '.join(found)}, but {len(classes)} classes were named")
+    score_columns = [name for name in scores.columns if name.startswith("iou_")]
+    if score_columns != columns:
+        raise ValueError(f"scores have the columns {', '.join(score_columns)}, but {len(classes)} classes were named")
     reasons = pd.Series("", index=scores.index)
     for column, name in zip(columns, classes, strict=True):
         scored = scores.dropna(subset=column)
@@ -107,10 +107,10 @@ def keep_pairs(scores: pd.DataFrame, percentile: float, classes: Sequence[str]) 
         where = f"the threshold is {threshold:.3f} (percentile {percentile:g} of {len(place)} pairs with it)"
         for row in place.index[place < place[lowest_kept]]:
             reasons[row] += f"{'; ' * bool(reasons[row])}{name}: IoU {scored.loc[row, column]:.3f}, {where}"
-    kept = reasons == ""
-    if not kept.any():
+    is_kept = reasons == ""
+    if not is_kept.any():
         raise ValueError(f"percentile={percentile:g} drops all {len(scores)} pairs; choose a lower one")
-    return pd.DataFrame({"kept": kept, "reason": reasons})
+    return pd.DataFrame({"kept": is_kept, "reason": reasons})
 
 
 def filter_patches(

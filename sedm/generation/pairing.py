@@ -134,8 +134,7 @@ class Pairing:
         self._of_layouts = dict(of_layouts or {})
         if isinstance(of_groups, pd.DataFrame):
             of_groups = {name: row.tolist() for name, row in of_groups.iterrows()}
-        known = {name: facts for name, facts in (of_groups or {}).items() if name in self.groups}
-        self._of_groups = {name: _listed(facts) for name, facts in known.items()}
+        self._of_groups = {name: _listed(facts) for name, facts in (of_groups or {}).items() if name in self.groups}
         prepare = {"random": self._uniform, "composition": self._by_composition, "class": self._by_class}
         self._odds: Odds = prepare[config.pairing]()
 
@@ -186,8 +185,7 @@ class Pairing:
         n_classes = lengths.pop()
         unknown = [torch.nan] * n_classes
         shares = torch.tensor([self._of_groups.get(name, unknown) for name in self.groups]).double()
-        known = shares[~shares.isnan().any(1)]
-        between = torch.pdist(known)
+        between = torch.pdist(shares[~shares.isnan().any(1)])
         tau = between.median().item() if len(between) else 0.0
 
         def odds(layout, layout_id):
@@ -204,13 +202,13 @@ class Pairing:
                 "pairing='class' needs of_layouts and of_groups, the image classes of layouts and of groups"
             )
         odds_of = {
-            wanted: torch.tensor([wanted in self._of_groups.get(name, ()) for name in self.groups]).double()
-            for wanted in set(self._of_layouts.values())
+            image_class: torch.tensor([image_class in self._of_groups.get(name, ()) for name in self.groups]).double()
+            for image_class in set(self._of_layouts.values())
         }
-        for wanted, odds in odds_of.items():
+        for image_class, odds in odds_of.items():
             if odds.sum() < self.config.n_mixed_groups:
                 raise ValueError(
-                    f"image class {wanted!r} of a layout: {int(odds.sum())} groups have it, "
+                    f"image class {image_class!r} of a layout: {int(odds.sum())} groups have it, "
                     f"{self.config.n_mixed_groups} must lend; leave such layouts out or pair at random"
                 )
 

@@ -49,16 +49,16 @@ def claim_folder(folder: Path, configuration: dict, replace_stale: bool = False,
     Raises:
         ValueError: names the first setting that differs.
     """
-    path, wanted = folder / CLAIM, json.loads(json.dumps(configuration))
+    path, settings = folder / CLAIM, json.loads(json.dumps(configuration))
     shards = list(folder.glob("*.parquet"))
     if shards and not path.exists():
         raise ValueError(f"{folder}: holds {shards[0].name}, and no {CLAIM} tells what made it; choose another folder")
-    found = json.loads(path.read_text()) if path.exists() else wanted
-    differing = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+    stored = json.loads(path.read_text()) if path.exists() else settings
+    differing = [key for key in settings | stored if settings.get(key) != stored.get(key)]
     if differing and not replace_stale:
         key = differing[0]
         raise ValueError(
-            f"{folder}: holds images made with {key} = {found.get(key)!r}, not {wanted.get(key)!r}; "
+            f"{folder}: holds images made with {key} = {stored.get(key)!r}, not {settings.get(key)!r}; "
             "choose another folder or delete this one"
         )
     if not write:
@@ -67,7 +67,7 @@ def claim_folder(folder: Path, configuration: dict, replace_stale: bool = False,
     for file in [*stale, *folder.glob(f".{SPLIT}-*.tmp.parquet")]:  # the last are what kill -9 left half-written
         file.unlink()
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=1) + "\n")
+        temporary.write_text(json.dumps(settings, indent=1) + "\n")
 
 
 def save_shard(table: datasets.Dataset, path: Path) -> None:
@@ -98,8 +98,8 @@ def generate_shard(
     """Generate the images ``indices`` of the synthetic table; they are the same in any shard."""
     config, rows = pairing.config, []
     for first in range(indices[0] - indices[0] % config.micro_batch, indices[-1] + 1, config.micro_batch):
-        every = _sample_micro_batch(pipeline, layouts, pairing, seed, first)
-        rows += [row for row in every if row["index"] in indices]
+        micro_batch = _sample_micro_batch(pipeline, layouts, pairing, seed, first)
+        rows += [row for row in micro_batch if row["index"] in indices]
     same = {"pairing": config.pairing, "seed": seed, "guidance_scale": config.guidance_scale}
     same |= {"n_steps": config.n_steps, "model": model_name, "mask_source": "generated"}
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -134,7 +134,7 @@ def _sample_micro_batch(pipeline, layouts, pairing: Pairing, seed: int, first: i
     config, bank = pairing.config, pairing.bank
     n, indices = config.micro_batch, range(first, first + config.micro_batch)
     masks, ids = layouts.sample(n, seed=seed, first=first), layout_ids(layouts, n, seed=seed, first=first)
-    choices = [pairing.choose(seed, *one) for one in zip(indices, masks, ids, strict=True)]
+    choices = [pairing.choose(seed, index, mask, name) for index, mask, name in zip(indices, masks, ids, strict=True)]
     # each style on its own: aggregated in one batch, its rounding would depend on the others
     styles = torch.cat([mix_style(pipeline, bank, choice) for choice in choices])
     options = config.n_steps, config.guidance_scale, "pt"

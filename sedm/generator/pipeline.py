@@ -190,7 +190,9 @@ class SEDMPipeline(DiffusionPipeline):
     def _noise(self, generators: Sequence[torch.Generator]) -> Float[Tensor, "batch c s s"]:
         shape = self.denoiser.config
         size = shape.sample_size or shape.image_size
-        return torch.stack([torch.randn(shape.sample_channels, size, size, generator=one) for one in generators])
+        return torch.stack(
+            [torch.randn(shape.sample_channels, size, size, generator=generator) for generator in generators]
+        )
 
     def _denoise(self, x_t, t, layouts, styles):
         dtype = autocast_dtype(self.device)
@@ -253,8 +255,8 @@ def sample_images(
         for first in range(0, len(layouts), config.micro_batch):
             part = slice(first, first + config.micro_batch)
             generators = noise_generators(seed, indices[part])
-            chosen = None if styles is None else styles[part]
-            sampled = pipeline(layouts[part], chosen, generators, config.n_steps, config.guidance_scale, "pt")
+            part_styles = None if styles is None else styles[part]
+            sampled = pipeline(layouts[part], part_styles, generators, config.n_steps, config.guidance_scale, "pt")
             images.append(sampled.images)
             bar.update(len(sampled.images))
     return torch.cat(images)

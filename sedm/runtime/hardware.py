@@ -31,11 +31,11 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     >>> autocast_dtype(torch.device("cpu")) in {torch.bfloat16, None}
     True
     """
-    asked = os.environ.get("SEDM_PRECISION", "")
-    if asked not in PRECISIONS:
-        raise ValueError(f"SEDM_PRECISION={asked!r}; set it to float32 or bfloat16, or leave it out")
-    if asked:
-        return torch.bfloat16 if asked == "bfloat16" else None
+    precision = os.environ.get("SEDM_PRECISION", "")
+    if precision not in PRECISIONS:
+        raise ValueError(f"SEDM_PRECISION={precision!r}; set it to float32 or bfloat16, or leave it out")
+    if precision:
+        return torch.bfloat16 if precision == "bfloat16" else None
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else None
