@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
-from sedm.data.groups import name_group
+from sedm.data.groups import name_group, name_groups
 from sedm.data.patch_table import UNKNOWN, MaskValues, PatchTableError, Table, read_rows
 from sedm.data.pictures import decode_pair, locate
 from sedm.data.reduce import Box, cut_image, cut_mask, fit_boxes
@@ -60,13 +61,14 @@ class Patches:
         images: RGB.
         masks: class indices; UNKNOWN where nobody knows, and everywhere where there is no mask.
         groups: the unit that shares a style, of each patch.
-        classes: names of the mask values 0…K−1; class 0 is the background.
+        classes: names of the mask values 0…K−1, each once; class 0 is the background.
         mask_source: one of ``MASK_SOURCES`` a patch; "annotated" when left out. A patch of which no pixel is known has
             "none", whatever is given.
         places: where the patches were cut, if known.
 
     Raises:
-        ValueError: numbers or sizes that differ, a mask value outside the classes, or an unknown source.
+        ValueError: other types than these, numbers or sizes that differ, a mask value outside the classes, or an
+            unknown source.
 
     >>> pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
     >>> masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8), torch.full((8, 8), UNKNOWN)]).to(torch.uint8)
@@ -85,12 +87,18 @@ class Patches:
     places: Places | None = None
 
     def __post_init__(self):
+        _check_pixels("images", self.images, "(n, 3, h, w)", n_axes=4)
+        _check_pixels("masks", self.masks, "(n, h, w)", n_axes=3)
+        object.__setattr__(self, "classes", _check_classes(self.classes))
+        object.__setattr__(self, "groups", name_groups(self.groups, "patches"))
         n, n_classes = len(self.images), len(self.classes)
         if not 1 <= n_classes <= UNKNOWN:
             raise ValueError(f"{n_classes} classes; a mask tells 1 to {UNKNOWN} apart, {UNKNOWN} is where nobody knows")
         if not n == len(self.masks) == len(self.groups) == len(self.mask_source or self.groups):
             sources = f" and {len(self.mask_source)} mask sources" if self.mask_source else ""
             raise ValueError(f"{n} images, {len(self.masks)} masks, {len(self.groups)} groups{sources}; give one each")
+        if self.places is not None and {len(values) for values in self.places} != {n}:
+            raise ValueError(f"{n} images, but {len(self.places.slides)} places; give one each")
         if self.images.shape[2:] != self.masks.shape[1:]:
             sizes = [f"{height}×{width}" for height, width in (self.images.shape[2:], self.masks.shape[1:])]
             raise ValueError(f"images of {sizes[0]} px with masks of {sizes[1]} px; a mask is as large as its image")
@@ -157,16 +165,23 @@ class Patches:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Patches]) -> Patches:
-        """Concatenate patches of the same classes and size; places are dropped.
+        """Concatenate patches of the same classes and size; places are dropped where there are several parts.
+
+        Raises:
+            ValueError: no parts, or parts of different classes or sizes.
 
         >>> pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
         >>> parts = [Patches(pixels, pixels[:, 0], [group], classes=("stroma",)) for group in "ab"]
         >>> Patches.concatenate(parts).groups
         ['a', 'b']
         """
+        if not parts:
+            raise ValueError("no patches to put together; give one part or more")
         first, *others = parts
         if any(patches.classes != first.classes for patches in others):
             raise ValueError("patches of different classes cannot be put together; take them from one study")
+        if any(patches.images.shape[1:] != first.images.shape[1:] for patches in others):
+            raise ValueError("patches of different sizes cannot be put together; decode all at one image_size")
         n = sum(map(len, parts))
         return (
             first
@@ -221,13 +236,25 @@ class Patches:
         return self._where(self.has_mask)
 
     def select(self, rows: Sequence[int] | Tensor) -> Patches:
-        """Select patches by row, in the order of ``rows``, which may come twice.
+        """Select patches by row, in the order of ``rows``, which may come twice, or by a truth value a patch.
+
+        Raises:
+            ValueError: neither of both.
 
         >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> Patches(pixels, pixels[:, 0], ["a", "b"], classes=("stroma",)).select([1]).groups
-        ['b']
+        >>> patches = Patches(pixels, pixels[:, 0], ["a", "b"], classes=("stroma",))
+        >>> patches.select([1]).groups, patches.select([True, False]).groups
+        (['b'], ['a'])
         """
-        rows = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+        rows = torch.as_tensor(rows if isinstance(rows, Tensor) else list(rows))
+        if rows.dtype == torch.bool and rows.shape == (len(self),):
+            rows = rows.nonzero().flatten()
+        if rows.numel() and (rows.dim() != 1 or rows.dtype == torch.bool or rows.is_floating_point()):
+            kind = f"{rows.dtype} of shape {tuple(rows.shape)}"
+            raise ValueError(
+                f"rows: {kind}; give numbers of rows, or a truth value a patch, of which there are {len(self)}"
+            )
+        rows = rows.tolist()
         return Patches(
             images=_gather(self.images, rows),
             masks=_gather(self.masks, rows),
@@ -295,6 +322,22 @@ class Patches:
         return self if condition.all() else self.select(condition.nonzero().flatten())
 
 
+def _check_pixels(name: str, pixels: object, axes: str, n_axes: int) -> None:
+    if not isinstance(pixels, Tensor):
+        raise ValueError(f"{name} of the type {type(pixels).__name__}; give a tensor of uint8, {axes}")
+    if pixels.dtype != torch.uint8 or pixels.ndim != n_axes or (n_axes == 4 and pixels.shape[1] != 3):
+        raise ValueError(f"{name} of {pixels.dtype}, shape {tuple(pixels.shape)}; give a tensor of uint8, {axes}")
+
+
+def _check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, str) or not all(isinstance(name, str) and name for name in classes):
+        raise ValueError(f"classes={classes!r}; give a name for each class, such as ('stroma', 'tumour')")
+    repeated = [name for name, n in Counter(classes).items() if n > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]!r} is the name of {Counter(classes)[repeated[0]]} classes; give each its own")
+    return tuple(classes)
+
+
 def rows_by_group(groups: Sequence[str]) -> dict[str, Int64[Tensor, " rows"]]:
     """List the rows of each group, groups in the order in which they come.
 
@@ -325,13 +368,14 @@ def decode_tables(
     >>> {name: patches.groups for name, patches in decode_tables(tables, ("stroma", "tumour")).items()}
     {'train': ['train'], 'test': ['test']}
     """
+    classes = _check_classes(classes)
+    if image_size is not None and not (isinstance(image_size, Integral) and image_size > 0):
+        raise ValueError(f"image_size={image_size!r}; give a whole number of pixels, 1 or more")
     if fit is not None and not image_size:
         raise ValueError(f"fit={fit!r} without image_size; give the side of the squares as well")
     fit_boxes((1, 1), fit, "table")  # a wrong word is met before the first picture is decoded
     values = MaskValues(len(classes))
-    patches = {
-        name: _decode(table, tuple(classes), values, name, image_size, fit, folder) for name, table in tables.items()
-    }
+    patches = {name: _decode(table, classes, values, name, image_size, fit, folder) for name, table in tables.items()}
     values.refuse_black_and_white()
     return patches
 

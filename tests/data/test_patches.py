@@ -818,6 +818,10 @@ def test_parts_are_put_together_in_their_order():
     assert Patches.concatenate(parts[:1]) is parts[0]
     with pytest.raises(ValueError, match="patches of different classes cannot be put together"):
         Patches.concatenate([parts[0], some_patches(5, n_classes=2)])
+    with pytest.raises(ValueError, match="patches of different sizes cannot be put together"):
+        Patches.concatenate([parts[0], some_patches(5, size=8)])
+    with pytest.raises(ValueError, match="no patches to put together"):
+        Patches.concatenate([])
 
 
 def test_a_mask_value_outside_the_classes_is_refused_with_its_row(patches, table):
@@ -843,11 +847,40 @@ def test_a_mask_value_outside_the_classes_is_refused_with_its_row(patches, table
         ({"mask_source": ["annotated"]}, "16 images, 16 masks, 16 groups and 1 mask sources; give one each"),
         ({"masks": torch.zeros(15, 16, 16, dtype=torch.uint8)}, "16 images, 15 masks, 16 groups"),
         ({"masks": torch.zeros(16, 16, 8, dtype=torch.uint8)}, "images of 16×16 px with masks of 16×8 px"),
+        ({"images": torch.zeros(16, 3, 16, 16)}, r"images of torch\.float32, shape \(16, 3, 16, 16\); give a tensor"),
+        ({"images": torch.zeros(16, 16, 16, 3, dtype=torch.uint8)}, r"images of torch\.uint8, shape \(16, 16, 16, 3\)"),
+        ({"images": np.zeros((16, 3, 16, 16), np.uint8)}, "images of the type ndarray; give a tensor of uint8"),
+        ({"masks": torch.full((16, 16, 16), -1)}, "masks of torch.int64"),  # the usual "ignore" of others
+        ({"masks": torch.zeros(16, 1, 16, 16, dtype=torch.uint8)}, r"masks of torch\.uint8, shape \(16, 1, 16, 16\)"),
+        ({"classes": "ab"}, "classes='ab'; give a name for each class"),
+        ({"classes": ("", "tumour")}, "give a name for each class"),
+        ({"classes": ("tumour", "tumour")}, "'tumour' is the name of 2 classes; give each its own"),
+        ({"groups": [*["a"] * 15, ""]}, "patches, row 15, column 'group': empty"),
+        ({"groups": [*["a"] * 15, None]}, "patches, row 15, column 'group': empty"),
+        ({"places": Places(["a"], torch.zeros(1, 2).double(), torch.ones(1).double())}, "16 images, but 1 places"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(unchecked, patches, change, words):
     with pytest.raises(ValueError, match=words):
         replace(patches, **change)
+
+
+def test_classes_in_a_list_and_numbers_as_groups_become_what_a_table_would_give(unchecked, patches):
+    numbered = replace(patches, classes=list(CLASSES), groups=[1, 1, 2.0, "7 "] * 4)
+    assert numbered.classes == CLASSES
+    assert numbered.groups == ["1", "1", "2", "7"] * 4
+
+
+@pytest.mark.parametrize("image_size", [0, -8, 8.0, "8"])
+def test_an_image_size_that_is_no_number_of_pixels_is_refused(unchecked, table, image_size):
+    with pytest.raises(ValueError, match=f"^image_size={image_size!r}; give a whole number of pixels"):
+        Patches.from_table(table, CLASSES, image_size)
+
+
+def test_one_name_is_not_taken_for_the_classes_of_a_table(table):
+    """("stroma") without its comma is a text, of six letters."""
+    with pytest.raises(ValueError, match=r"^classes='stroma'; give a name for each class"):
+        Patches.from_table(table, "stroma")
 
 
 @only_linux
