@@ -778,6 +778,12 @@ def test_parts_of_patches_are_those_that_loops_over_rows_find(seed):
     chosen = np.random.default_rng(seed).integers(0, 40, 25).tolist()  # some of them twice
     assert rows_of(patches.select(chosen)) == [rows[row] for row in chosen]
     assert rows_of(patches.select(torch.tensor(chosen))) == [rows[row] for row in chosen]
+    for condition in (patches.has_mask, torch.ones(40, dtype=torch.bool), torch.zeros(40, dtype=torch.bool)):
+        expected = [row for row, chosen in zip(rows, condition.tolist(), strict=True) if chosen]
+        assert rows_of(patches.select(condition)) == rows_of(patches.select(condition.tolist())) == expected
+    for wrong in (torch.tensor([1.0]), torch.tensor([[0, 1]]), torch.tensor(1), torch.ones(39, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"give numbers of rows, or a truth value a patch, of which there are 40$"):
+            patches.select(wrong)
     for part, sources in (
         (patches.annotated(), ["annotated"]),
         (patches.unannotated(), ["predicted", "generated", "none"]),
