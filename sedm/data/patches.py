@@ -276,11 +276,19 @@ class Patches:
     def of_groups(self, names: Collection[str]) -> Patches:
         """Select the patches of some groups, in the order of the rows.
 
+        Args:
+            names: of groups; text is the name of one.
+
+        Raises:
+            ValueError: a group of which there is no patch.
+
         >>> pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
         >>> Patches(pixels, pixels[:, 0], ["b", "a", "b"], classes=("stroma",)).of_groups({"b"}).groups
         ['b', 'b']
         """
-        names = set(names)
+        names = {names} if isinstance(names, str) else set(names)
+        if names - set(self.groups):
+            raise ValueError(f"no patch is of the group {min(names - set(self.groups))!r}")
         return self.select([row for row, group in enumerate(self.groups) if group in names])
 
     def split(self, test_fraction: float, seed: int) -> tuple[Patches, Patches]:

@@ -792,8 +792,11 @@ def test_parts_of_patches_are_those_that_loops_over_rows_find(seed):
         assert 0 < len(part) < 40
         assert rows_of(part) == [row for row in rows if row[3] in sources]
         assert part.classes == patches.classes
-    for names in ({"case 1", "case 5"}, ["case 3"], [], {"case 2", "nobody"}):
+    for names in ({"case 1", "case 5"}, ["case 3"], []):
         assert rows_of(patches.of_groups(names)) == [row for row in rows if row[2] in names]
+    assert rows_of(patches.of_groups("case 3")) == rows_of(patches.of_groups(["case 3"]))  # one name, not six letters
+    with pytest.raises(ValueError, match=r"^no patch is of the group 'nobody'$"):
+        patches.of_groups({"case 2", "nobody"})
     by_group = {name: members.tolist() for name, members in patches.by_group().items()}
     assert list(by_group) == list(dict.fromkeys(patches.groups))
     assert by_group == {name: [row for row in range(40) if patches.groups[row] == name] for name in patches.groups}
