@@ -303,7 +303,7 @@ class Patches:
         return self.of_groups(set(self.groups) - test_groups), self.of_groups(test_groups)
 
     def hide_masks(self, n_annotated_groups: int, seed: int) -> Patches:
-        """Hide the masks of all groups but a seeded draw of ``n_annotated_groups`` that have some.
+        """Hide the masks of all groups but a seeded draw of ``n_annotated_groups`` of which people annotated some.
 
         The draw is nested: the groups of a smaller count are among those of a larger one, at the same seed. Images are
         shared, not copied.
@@ -316,10 +316,10 @@ class Patches:
         ['none', 'none', 'annotated']
         """
         groups = draw_groups(
-            (group for group, source in zip(self.groups, self.mask_source, strict=True) if source != "none"), seed
+            (group for group, source in zip(self.groups, self.mask_source, strict=True) if source == "annotated"), seed
         )
         if not 0 <= n_annotated_groups <= len(groups):
-            raise ValueError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups have masks")
+            raise ValueError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups are annotated")
         kept_groups = set(groups[:n_annotated_groups])
         is_kept = torch.tensor([group in kept_groups for group in self.groups], dtype=torch.bool)
         parts = zip(self.masks.split(ROWS_AT_ONCE), is_kept.split(ROWS_AT_ONCE), strict=True)
