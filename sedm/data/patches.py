@@ -67,8 +67,8 @@ class Patches:
         places: where the patches were cut, if known.
 
     Raises:
-        ValueError: other types than these, numbers or sizes that differ, a mask value outside the classes, or an
-            unknown source.
+        ValueError: other types than these, numbers or sizes that differ, a mask value outside the classes, an unknown
+            source, or "none" where there is a mask.
 
     >>> pixels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
     >>> masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8), torch.full((8, 8), UNKNOWN)]).to(torch.uint8)
@@ -114,6 +114,8 @@ class Patches:
         for row, source in enumerate(self.mask_source):
             if source not in MASK_SOURCES:
                 raise ValueError(f"row {row}, mask source {source!r}; choose one of {', '.join(MASK_SOURCES)}")
+            if source == "none" and is_known[row]:
+                raise ValueError(f"row {row} has a mask, but the mask source 'none'; say who made it by mask_source=…")
         sources = self.mask_source or ["annotated"] * n
         sources = [source if known else "none" for source, known in zip(sources, is_known, strict=True)]
         object.__setattr__(self, "mask_source", sources)

@@ -727,10 +727,18 @@ def test_sources_that_are_given_stay_with_their_patches(patches):
 
 def test_a_mask_of_which_no_pixel_is_known_is_nobodys(patches):
     """Else a network would be trained on it, or a prior refuse it."""
-    for source in MASK_SOURCES:
+    for source in ("annotated", "predicted", "generated"):
         told = replace(patches, mask_source=[source] * 16)
         assert told.mask_source == [source] * 8 + ["none"] * 8
     assert not replace(patches, masks=torch.full_like(patches.masks, UNKNOWN)).has_mask.any()
+
+
+def test_a_mask_that_nobody_made_is_refused(patches):
+    """Else it would be trained on as a layout, and scored, though `has_mask` is false."""
+    hidden = patches.hide_masks(0, seed=0)
+    with pytest.raises(ValueError, match=r"^row 0 has a mask, but the mask source 'none'; say who made it"):
+        replace(hidden, masks=patches.masks)
+    assert replace(hidden, masks=patches.masks, mask_source=[]).is_annotated.sum() == 8
 
 
 @pytest.mark.parametrize(("fit", "n"), [(None, 1), ("tile", 2)])

@@ -337,7 +337,7 @@ def test_image_and_layout_are_seen_under_the_same_symmetry(config, patches, kind
     drawn = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.5  # without any symmetry of its own
     masks = drawn.to(torch.uint8).expand(16, -1, -1).contiguous()
     images = (255 * masks)[:, None].expand(-1, 3, -1, -1).contiguous()
-    patches = replace(patches, images=images, masks=masks)
+    patches = replace(patches, images=images, masks=masks, mask_source=[])
     x_0, layout, style_images, _ = draw_batch(config, patches, symmetries=kind, colour_jitter=0.0)
     assert_close(x_0[:, 0], layout * 2.0 - 1)
     assert len(layout.unique(dim=0)) == n_views
