@@ -65,11 +65,15 @@ def train_model(
         progress: show a bar with images/s, loss and time left.
 
     Raises:
-        ValueError: see `check_training_data` and `sedm.runtime.loop.optimise`.
+        ValueError: an image without the predicted mask that the configuration asks for; see `check_training_data` and
+            `sedm.runtime.loop.optimise`.
         FloatingPointError: the loss diverged; the last checkpoint stays.
     """
     settings = config.training
     check_training_data(config, patches, held_out)
+    if settings.unannotated == "predicted_masks" and not patches.has_mask.all():
+        row = int((~patches.has_mask).nonzero()[0])
+        raise ValueError(f"unannotated='predicted_masks', but row {row} has no mask; train_generator predicts it")
     if settings.unannotated == "left_out":
         patches = patches.annotated()
 
@@ -153,10 +157,11 @@ def check_training_data(config: Config, patches: Patches, held_out: Collection[s
     """Refuse patches that cannot train a model of this configuration.
 
     Raises:
-        ValueError: a held-out group, another image size, no annotated image, or an image without the predicted mask
-            that the configuration asks for.
+        ValueError: a held-out group, another image size, or no annotated image.
     """
     size = config.data.image_size
+    if isinstance(held_out, str):
+        raise ValueError(f"held_out={held_out!r}; give a set of groups, also of a single one")
     leaked = sorted(set(patches.groups) & set(held_out))
     if leaked:
         raise ValueError(
@@ -169,9 +174,6 @@ def check_training_data(config: Config, patches: Patches, held_out: Collection[s
             "no annotated image: layouts cannot be learned; give at least one group its masks, or pretrain without any "
             "by unannotated='null_layout'"
         )
-    if config.training.unannotated == "predicted_masks" and not patches.has_mask.all():
-        row = int((~patches.has_mask).nonzero()[0])
-        raise ValueError(f"unannotated='predicted_masks', but row {row} has no mask; train_generator predicts it")
 
 
 def run_fingerprint(
@@ -252,6 +254,7 @@ def train_generator(
         ValueError: see `check_training_data`.
         FloatingPointError: a loss diverged; the last checkpoint stays.
     """
+    check_training_data(config, patches, held_out)  # before anything is trained
     if autoencoder is None:
         autoencoder = make_autoencoder(config, patches, Path(folder) / "autoencoder")
     labelled = with_predicted_masks(patches, config, segmenter_folder or folder)

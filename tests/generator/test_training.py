@@ -602,6 +602,21 @@ def test_a_held_out_group_never_trains(config, patches, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_cannot_train_a_generator_is_refused_before_anything_is_trained(config, patches, tmp_path):
+    """Not after the autoencoder and the segmenter: nothing is written."""
+    config = changed(config, unannotated="predicted_masks")
+    larger = replace(config, data=replace(config.data, image_size=32))
+    for words, settings, data, held_out in (
+        ("group 'group-3' is held out for testing", config, patches, {"group-3"}),
+        ("held_out='group-3'; give a set of groups", config, patches, "group-3"),
+        ("but data.image_size=32", larger, patches, ()),
+        ("no annotated image", config, patches.unannotated(), ()),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train_generator(settings, data, tmp_path, held_out, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("unannotated", ["predicted_masks", "left_out"])
 def test_data_without_any_annotation_are_refused(config, patches, tmp_path, unannotated):
     config = replace(config, training=replace(config.training, unannotated=unannotated))
