@@ -30,7 +30,7 @@ def score_groups(predictions: Integer[Tensor, "n h w"], patches: Patches) -> pd.
         patches: as many, with the masks to compare with.
 
     Raises:
-        ValueError: nothing to score, shapes or lengths that differ, or values outside the classes.
+        ValueError: nothing to score, shapes or lengths that differ, values outside the classes, or a predicted mask.
 
     >>> import torch
     >>> masks = torch.tensor([[[0, 1], [1, 1]], [[0, 0], [0, 0]]], dtype=torch.uint8)
@@ -45,6 +45,9 @@ def score_groups(predictions: Integer[Tensor, "n h w"], patches: Patches) -> pd.
     if predictions.shape != patches.masks.shape or predictions.numel() == 0:
         shapes = [tuple(maps.shape) for maps in (predictions, patches.masks)]
         raise ValueError(f"predictions {shapes[0]} for masks {shapes[1]}; expected one for each, and at least one")
+    if "predicted" in patches.mask_source:
+        row = patches.mask_source.index("predicted")
+        raise ValueError(f"the mask of row {row} is predicted; score on masks that people annotated: annotated()")
     if patches.n_classes < 2:
         raise ValueError(f"only the class {patches.classes[0]!r}; a background and a foreground class are needed")
     confusion = confusion_matrices(predictions, patches.masks, patches.n_classes)

@@ -1,6 +1,7 @@
 """Scores against loops over pixels."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,14 @@ def test_pixels_that_nobody_knows_count_neither_for_nor_against(guess):
     row = score_groups(predictions, with_masks(masks, ["a"])).iloc[0]
     assert (row["iou_1"], row["iou_0"]) == (3 / 4, 4 / 5)
     assert row["dice_1"] == pytest.approx(6 / 7)
+
+
+def test_predicted_masks_are_no_truth_to_score_on():
+    masks = torch.zeros(2, 2, 2, dtype=torch.uint8)
+    patches = replace(with_masks(masks, ["a", "b"]), mask_source=["annotated", "predicted"])
+    with pytest.raises(ValueError, match=r"the mask of row 1 is predicted; score on masks that people annotated"):
+        score_groups(masks, patches)
+    assert score_groups(masks[:1], patches.annotated())["group"].tolist() == ["a"]
 
 
 def test_a_group_that_nobody_annotated_has_no_score_and_no_images():
