@@ -92,8 +92,8 @@ def fidelity_table(
 
     Raises:
         ValueError: a generated group without lenders or references, fewer than two groups, images of several sizes,
-            rows that ``lenders`` does not have, layouts that are all the same, patches or a judge of other classes, or
-            a held-out image in ``train``.
+            rows that ``lenders`` does not have, a generated image without a layout, layouts that are all the same,
+            patches or a judge of other classes, or a held-out image in ``train``.
 
     >>> import torch
     >>> from sedm.fidelity.features import segmenter_extractor
@@ -158,14 +158,22 @@ def _check(
     if len(sizes) > 1:
         raise ValueError(f"images of sizes {', '.join(map(str, sizes))}; decode all tables at one size")
     n, n_lenders = len(generated), len(lenders)
-    if style_rows is not None and (len(style_rows) != n or not ((style_rows >= 0) & (style_rows < n_lenders)).all()):
-        raise ValueError(f"style_rows must be rows of the {n_lenders} lenders, for each of {n} generated images")
+    if style_rows is not None and (
+        style_rows.ndim != 2
+        or style_rows.is_floating_point()
+        or len(style_rows) != n
+        or not ((style_rows >= 0) & (style_rows < n_lenders)).all()
+    ):
+        raise ValueError(f"style_rows must be rows (n, k) of the {n_lenders} lenders, for each of {n} generated images")
     for what, patches in {"lenders": lenders, "references": references}.items():
         if patches.classes != generated.classes:
             raise ValueError(
                 f"{what} of the classes {', '.join(patches.classes)}, generated images of "
                 f"{', '.join(generated.classes)}; take all from one study"
             )
+    if not generated.has_mask.all():
+        row = int((~generated.has_mask).nonzero()[0])
+        raise ValueError(f"generated image {row} has no mask; give the layout that it was made for")
     if (generated.masks == generated.masks[:1]).all():
         raise ValueError("all layouts are the same; two or more are needed to tell what a wrong one scores")
     n_answers = judge.head.out_channels

@@ -325,13 +325,17 @@ def spoilt(world, asked):
     yield "style of 'patient-999', of which there are no lenders", alien, {}
     yield "images of 1 groups were generated", one_group, {"style_rows": rows[:N_IMAGES]}
     yield r"images of sizes \(16, 16\), \(16, 20\)", generated, {"train": wide}
-    yield "style_rows must be rows of the 64 lenders", generated, {"style_rows": rows + 60}
+    yield r"style_rows must be rows \(n, k\) of the 64 lenders", generated, {"style_rows": rows + 60}
+    yield "style_rows must be rows", generated, {"style_rows": rows[:, 0]}
+    yield "style_rows must be rows", generated, {"style_rows": rows.double()}
     yield "for each of 64 generated images", generated, {"style_rows": rows[1:]}
     yield "lenders of the classes stroma, epithelium, generated images of stroma, tumour", foreign, {}
     other_references = replace(world["references"], classes=("stroma", "lumen"))
     yield "references of the classes stroma, lumen", generated, {"references": other_references}
     yield "the judge tells 3 classes apart, there are 2", generated, {"judge": other}
     yield "lender 5 is training image 3; held-out images must not be trained on", generated, {"train": known}
+    hidden = generated.hide_masks(len(set(groups)) - 1, seed=0)
+    yield f"generated image {hidden.mask_source.index('none')} has no mask; give the layout", hidden, {}
     yield "all layouts are the same", replace(generated, masks=0 * layouts), {}
 
 
