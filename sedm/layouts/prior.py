@@ -42,6 +42,9 @@ class LayoutPrior(ABC):
         Args:
             options: of `fit_masks`.
 
+        Raises:
+            ValueError: nothing is annotated; see `fit_masks`.
+
         >>> from sedm.layouts import EmpiricalPrior
         >>> pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
         >>> sources = ["annotated", "predicted"]
@@ -50,6 +53,8 @@ class LayoutPrior(ABC):
         1
         """
         annotated = patches.annotated()
+        if len(annotated) == 0:
+            raise ValueError(f"none of the {len(patches)} patches is annotated; a layout prior needs at least one")
         return cls.fit_masks(annotated.masks, annotated.classes, **options)
 
     @classmethod

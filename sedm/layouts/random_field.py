@@ -162,8 +162,8 @@ class RandomFieldPrior(LayoutPrior):
             microns_per_pixel: size of a pixel, µm.
 
         Raises:
-            ValueError: fractions that do not sum to 1, a class without a size, or pieces that are smaller than 3 pixels
-                or larger than the picture.
+            ValueError: fractions that do not sum to 1, a class without a size, pieces that are smaller than 3 pixels or
+                larger than the picture, or pixels without a size.
 
         >>> prior = RandomFieldPrior.describe({"stroma": 0.7, "tumour": 0.3}, {"tumour": 30.0},
         ...                                   image_size=64, microns_per_pixel=2.0)
@@ -176,6 +176,8 @@ class RandomFieldPrior(LayoutPrior):
             raise ValueError(f"composition={dict(composition)}; give two or more positive fractions that sum to 1")
         if set(sizes_in_microns) != set(classes[1:]):
             raise ValueError(f"sizes_in_microns={dict(sizes_in_microns)}; give a size of each of {classes[1:]}")
+        if not microns_per_pixel > 0:
+            raise ValueError(f"microns_per_pixel={microns_per_pixel}; it must be greater than 0")
         profiles = []
         for k, name in enumerate(classes[1:], start=1):
             pixels = sizes_in_microns[name] / microns_per_pixel

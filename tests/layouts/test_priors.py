@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from sedm.config import LearnedPriorConfig
 from sedm.data.augment import warp
 from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.layouts import EmpiricalPrior, LayoutPrior, LearnedPrior, RandomFieldPrior, class_fractions, load_prior
 from sedm.layouts.empirical import cut, highest, signed_distances
 from sedm.layouts.prior import pixel_counts
@@ -367,3 +368,12 @@ def test_both_mirror_images_occur():
         along, across = (math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))
         handed += (along[0] * toward[0] + along[1] * toward[1]) * (across[0] * toward[0] + across[1] * toward[1]) > 0
     assert 15 < handed < 45
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_a_prior_needs_a_mask_that_a_person_made(kind):
+    masks = random_masks()
+    images = torch.zeros(4, 3, 24, 24, dtype=torch.uint8)
+    predicted = Patches(images, masks, list("aabb"), CLASSES, mask_source=["predicted"] * 4)
+    with pytest.raises(ValueError, match=r"none of the 4 patches is annotated; a layout prior needs at least one"):
+        kind.fit(predicted)

@@ -182,3 +182,9 @@ def test_masks_without_any_border_give_no_border():
 def test_one_class_is_not_enough():
     with pytest.raises(ValueError, match="needs at least two"):
         RandomFieldPrior.fit_masks(torch.zeros(1, 16, 16, dtype=torch.uint8), ("a",))
+
+
+@pytest.mark.parametrize("microns_per_pixel", [0.0, -2.0])
+def test_pixels_without_a_size_are_refused(microns_per_pixel):
+    with pytest.raises(ValueError, match=rf"^microns_per_pixel={microns_per_pixel}; it must be greater than 0$"):
+        RandomFieldPrior.describe({"a": 0.7, "b": 0.3}, {"b": 12.0}, image_size=64, microns_per_pixel=microns_per_pixel)
