@@ -172,10 +172,10 @@ def test_bad_masks_end_in_one_sentence(unchecked, kind, masks, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [*PRIORS, partial(LearnedPrior.fit, config=LearnedPriorConfig(n_steps=1), progress=False)]
+    "kind", [*PRIORS, partial(LearnedPrior.fit_masks, config=LearnedPriorConfig(n_steps=1), progress=False)]
 )
 def test_masks_with_pixels_that_nobody_knows_are_left_out_with_a_word(kind):
-    fit = getattr(kind, "fit", kind)
+    fit = getattr(kind, "fit_masks", kind)
     masks = glands()
     partly = masks[:2].clone()
     partly[0, 0, 0] = UNKNOWN  # one pixel of an otherwise annotated mask
