@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,12 +33,16 @@ MEMORY_LIMIT = 2**28  # bytes of decoded images, or of masks, held in memory; mo
 ROWS_AT_ONCE = 1024  # of large masks, which are mapped from a file and must not be read whole
 
 
-class Places(NamedTuple):
-    """Where patches were cut from their slides."""
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where patches were cut from their slides; ``len`` is the number of patches."""
 
     slides: list[str]  # unique within a group
     corners: Float64[Tensor, "n 2"]  # x and y of the left top corner from that of the slide, in microns
     sides: Float64[Tensor, " n"]  # width of a patch, in microns
+
+    def __len__(self) -> int:
+        return len(self.slides)
 
     def select(self, rows: Sequence[int]) -> Places:
         """Select places by row, in the order of ``rows``.
@@ -97,8 +100,8 @@ class Patches:
         if not n == len(self.masks) == len(self.groups) == len(self.mask_source or self.groups):
             sources = f" and {len(self.mask_source)} mask sources" if self.mask_source else ""
             raise ValueError(f"{n} images, {len(self.masks)} masks, {len(self.groups)} groups{sources}; give one each")
-        if self.places is not None and {len(values) for values in self.places} != {n}:
-            raise ValueError(f"{n} images, but {len(self.places.slides)} places; give one each")
+        if self.places is not None and len(self.places) != n:
+            raise ValueError(f"{n} images, but {len(self.places)} places; give one each")
         if self.images.shape[2:] != self.masks.shape[1:]:
             sizes = [f"{height}×{width}" for height, width in (self.images.shape[2:], self.masks.shape[1:])]
             raise ValueError(f"images of {sizes[0]} px with masks of {sizes[1]} px; a mask is as large as its image")

@@ -12,7 +12,7 @@ from sedm.data.patch_table import PatchTableError, Table
 
 
 def split_by_group(table: Table, test_fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Two tables, (train, test), that share no group.
+    """Split a table by group into two, (train, test).
 
     Args:
         test_fraction: share of the *groups* that goes to test, in (0, 1); at least one group on each side.

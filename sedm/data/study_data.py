@@ -113,6 +113,12 @@ def load_study(config: Config, folder: str | Path = "") -> StudyData:
         check_splits(tables)
     named_tables = {names[split]: table for split, table in tables.items()}
     decoded = decode_tables(named_tables, study.classes, config.data.image_size)
+    for split in tables:
+        foreign = set(decoded[names[split]].mask_source) - {"annotated", "none"}
+        if split != "train" and foreign:
+            raise PatchTableError(
+                f"{names[split]}: has {min(foreign)} masks; test on masks that people made, and leave the others out"
+            )
     return StudyData(study, tables, {split: decoded[names[split]] for split in tables})
 
 

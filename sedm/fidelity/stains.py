@@ -20,6 +20,7 @@ def optical_density(images: UInt8[Tensor, "n 3 h w"]) -> Float64[np.ndarray, "pi
 
     The darkest brightness, 0, counts as 1, so that densities stay finite.
 
+    >>> import torch
     >>> optical_density(torch.tensor([255, 128, 0], dtype=torch.uint8).view(1, 3, 1, 1)).round(2).tolist()
     [[-0.0, 0.3, 2.41]]
     """
@@ -39,6 +40,7 @@ def stain_vectors(images: UInt8[Tensor, "n 3 h w"]) -> Float[np.ndarray, "2 3"]:
     length of its vector, since eosin alone takes hardly any red. On embedded tissue at 64 px, 8 images a patient, it
     came within 3° of haematoxylin and 7° of eosin, on average: fit to compare groups, not to measure a dye.
 
+    >>> import torch
     >>> colours = torch.tensor([[83, 59, 148], [231, 89, 172]], dtype=torch.uint8)  # pure stains, at a density of 0.7
     >>> stain_vectors(colours.repeat(50, 1).view(100, 3, 1, 1).expand(-1, -1, 2, 2)).round(1).tolist()
     [[0.6, 0.8, 0.3], [0.1, 0.9, 0.3]]
@@ -67,6 +69,7 @@ def stain_angles(
     Each table has one row a group of ``images``: ``own`` against the real images of that group, ``others`` the mean
     over the other groups.
 
+    >>> import torch
     >>> colours = torch.tensor([[83, 59, 148], [231, 89, 172]], dtype=torch.uint8)
     >>> images = colours.repeat(50, 1).view(100, 3, 1, 1).expand(-1, -1, 2, 2)
     >>> stain_angles(images, ["a"] * 100, images, ["a"] * 100)["eosin"].round(2).loc["a"].to_dict()

@@ -73,7 +73,7 @@ def retrieve_one_left_out(values: Float[np.ndarray, "n d"], groups: list[str]) -
 
 
 def split_halves(groups: list[str], seed: int) -> tuple[list[int], list[int]]:
-    """Two lists of rows that share each group's rows half and half, at random; groups of one are left out.
+    """Split the rows of each group half and half into two lists, at random; leave out groups of one.
 
     >>> first, second = split_halves(list("aaab"), seed=0)
     >>> len(first), len(second), set(first) & set(second)

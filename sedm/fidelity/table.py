@@ -171,6 +171,9 @@ def _check(
                 f"{what} of the classes {', '.join(patches.classes)}, generated images of "
                 f"{', '.join(generated.classes)}; take all from one study"
             )
+        if "predicted" in patches.mask_source:
+            row = patches.mask_source.index("predicted")
+            raise ValueError(f"{what}: the mask of row {row} is predicted; compare with masks that people made")
     if not generated.has_mask.all():
         row = int((~generated.has_mask).nonzero()[0])
         raise ValueError(f"generated image {row} has no mask; give the layout that it was made for")

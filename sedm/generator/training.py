@@ -189,8 +189,8 @@ def run_fingerprint(
     parts += [] if initial is None else initial.state_dict().values()
     parts += ["\n".join(patches.groups)]
     if patches.places is not None:  # they decide which images are nearby
-        slides, corners, sides = patches.places
-        parts += [repr((slides, corners.tolist(), sides.tolist()))]
+        places = patches.places
+        parts += [repr((places.slides, places.corners.tolist(), places.sides.tolist()))]
     return hash_of(*parts)
 
 

@@ -9,7 +9,7 @@ from conftest import CLASSES
 
 from sedm.config import build_config
 from sedm.config.studies import STUDIES
-from sedm.data.patch_table import from_arrays, save_patches
+from sedm.data.patch_table import PatchTableError, from_arrays, save_patches
 from sedm.data.patches import Patches
 from sedm.data.study_data import StudyData, load_study
 
@@ -104,8 +104,18 @@ def test_what_a_generator_made_is_read_as_generated(tmp_path):
     pixels, masks = np.zeros((2, 32, 32, 3), np.uint8), np.ones((2, 32, 32), np.uint8)
     sources = ["generated", "annotated"]
     for split, groups in (("train", "ab"), ("test", "cd")):
-        table = from_arrays(pixels, masks, list(groups), mask_source=sources)
+        table = from_arrays(pixels, masks, list(groups), mask_source=sources if split == "train" else ["annotated"] * 2)
         save_patches(table.rename_column("group", STUDIES["ebhi"].group_column), tmp_path / f"{split}.parquet")
     data = load_study(build_config("ebhi", "smoke"), tmp_path)
     assert data.train.mask_source == sources
     assert data.train.annotated().groups == ["b"]
+
+
+@pytest.mark.parametrize("source", ["generated", "predicted"])
+def test_nobody_is_tested_on_masks_that_a_network_made(source, tmp_path):
+    pixels, masks = np.zeros((2, 32, 32, 3), np.uint8), np.ones((2, 32, 32), np.uint8)
+    for split, groups in (("train", "ab"), ("test", "cd")):
+        table = from_arrays(pixels, masks, list(groups), mask_source=["annotated", source])
+        save_patches(table.rename_column("group", STUDIES["ebhi"].group_column), tmp_path / f"{split}.parquet")
+    with pytest.raises(PatchTableError, match=rf"test.parquet: has {source} masks; test on masks that people made"):
+        load_study(build_config("ebhi", "smoke"), tmp_path)

@@ -107,7 +107,7 @@ def test_a_draw_is_a_function_of_the_generator(strategy, numbered):
 @pytest.mark.parametrize("strategy", ["same_group", "multi", "nearby"])
 def test_every_image_that_may_lend_is_as_likely_as_any_other(strategy, numbered):
     if strategy == "nearby":  # all of a slide lie within one patch
-        numbered = replace(numbered, places=numbered.places._replace(sides=numbered.places.sides * 10))
+        numbered = replace(numbered, places=replace(numbered.places, sides=numbered.places.sides * 10))
     drawn = StyleSampler(numbered, strategy, n_images=3).draw_rows([4] * 1000, generator())
     counts = np.bincount(drawn.flatten(), minlength=10)[[0, 1, 7, 8]]
     assert counts.sum() == drawn.numel()
