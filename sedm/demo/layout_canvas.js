@@ -89,5 +89,6 @@ function render({ model, el }) {
   model.on("change:brush_radius", showBrush);
   read();
   showBrush();
+  model.send({ shown: true });  // what the kernel drew before this page listened never reached it
 }
 export default { render };

@@ -97,6 +97,7 @@ class StyleMixing(widgets.VBox):
         if pretrained.name not in self._opened:
             layouts = LayoutPanel(pretrained, self._changed, self._connect)
             styles = StylePanel(pretrained, self._changed, self._connect)
+            layouts.canvas.on_msg(self._send_again)
             self._opened[pretrained.name] = (pretrained, layouts, styles)
         self.pretrained, self.layouts, self.styles = self._opened[pretrained.name]
         self.columns.children = [self.layouts.box, self._picture, self.styles.box]
@@ -184,6 +185,15 @@ class StyleMixing(widgets.VBox):
             control.on_click(guarded)
         else:
             control.observe(guarded, names=trait)
+
+    def _send_again(self, *_message) -> None:
+        """Send what was drawn to a page that has just been shown.
+
+        Voilà runs the notebook before anybody asks for the page. What changes after a browser read the state of the
+        widgets, and before it listens to the kernel, is lost.
+        """
+        for widget in (self.view, self.walk, self.busy, self.status, self.error, self.styles.map):
+            widget.send_state()
 
     def _show_error(self, error: Exception) -> None:
         words = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ import json
 import threading
 from datetime import UTC, datetime
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
@@ -512,3 +513,11 @@ def test_a_mask_comes_back_from_indices_and_from_the_colours_shown(page, patches
 def test_a_mask_that_fits_no_class_is_refused(page, image, options, words):
     upload(page.layouts.upload, "mask", encoded(image, **options))
     assert words in page.error.value
+
+
+def test_a_page_that_has_just_been_shown_gets_what_was_drawn_before_it_listened(page, monkeypatch):
+    """Voilà's kernel draws before a browser comes: its changes reach nobody."""
+    sent = []
+    monkeypatch.setattr(widgets.Widget, "send_state", lambda widget, key=None: sent.append(widget))
+    page.layouts.canvas._handle_custom_msg({"shown": True}, [])  # as the front end's model.send arrives
+    assert {page.view, page.walk, page.busy, page.status, page.error, page.styles.map} <= set(sent)

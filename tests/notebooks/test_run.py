@@ -374,7 +374,7 @@ def test_the_modules_of_a_notebook_are_those_its_imports_load(dependencies, root
     listed = {path for path in dependencies.modules_of(notebook) if not path.endswith("__init__.py")}
     assert loaded <= listed
     late = {path.removeprefix(f"{root}/") for path in listed - loaded}  # imported inside functions
-    painters = ("tissue", "flowers", "anatomy", "tissue_stains", "plants", "canvas")
+    painters = ("tissue", "patients", "flowers", "species", "anatomy", "tissue_stains", "plants", "canvas")
     drawn = {f"sedm/data/drawn/{name}.py" for name in painters}
     page = {f"sedm/demo/{name}.py" for name in ("page", "layout_panel", "style_panel", "controls", "worker")}
     assert late <= drawn | page
