@@ -138,8 +138,8 @@ class LayoutConfig:
         known_name("prior", self.prior, PRIORS)
 
 
-AGGREGATIONS = ("mean", "max", "linear", "attention", "tokens")
-STYLE_INJECTIONS = ("film", "bottleneck", "cross_attention")
+AGGREGATIONS = ("mean", "max", "linear", "attention", "tokens", "regions")
+STYLE_INJECTIONS = ("film", "bottleneck", "cross_attention", "class_film")
 LAYOUT_INJECTIONS = ("input", "every_scale")
 OBJECTIVES = ("x_0", "epsilon", "v", "flow")
 STYLE_SAMPLING = ("augmented", "nearby", "same_group", "multi", "none")
@@ -161,7 +161,8 @@ class ModelConfig:
     channels: tuple[int, ...] = (32, 64, 128)  # U-Net width at each resolution
     n_blocks: int = 1  # residual blocks at each resolution
     unshuffle: int = 2  # pixels a side folded into channels before the U-Net: 64 px run at 32×32
-    style_dim: int = 128  # length of a style embedding
+    style_dim: int = 128  # length of a token of a style
+    style_regions: int = 4  # soft regions of a style image that have a token each; for "regions" alone
     style_backbone: str = "convolutional"  # or a model type of transformers ("swinv2"), or a folder with such a model
     style_channels: tuple[int, ...] = (24, 48, 96)  # width of the convolutional encoder at each halving
     n_style_images: int = 4  # images that make up one style in training
@@ -172,16 +173,20 @@ class ModelConfig:
     autoencoder: str = ""  # "" works on pixels, "own" on latents of a small autoencoder of ours, or a diffusers folder
 
     def __post_init__(self):
-        _positive(self, "n_blocks", "unshuffle", "style_dim", "n_style_images")
+        _positive(self, "n_blocks", "unshuffle", "style_dim", "style_regions", "n_style_images")
         known_name("aggregation", self.aggregation, AGGREGATIONS)
         known_name("style_injection", self.style_injection, STYLE_INJECTIONS)
         known_name("layout_injection", self.layout_injection, LAYOUT_INJECTIONS)
         known_name("objective", self.objective, OBJECTIVES)
-        if (self.aggregation == "tokens") != (self.style_injection == "cross_attention"):
-            raise ValueError(
-                f"aggregation={self.aggregation!r} with style_injection={self.style_injection!r}; "
-                "'tokens' and 'cross_attention' go together: one token a style image"
-            )
+        for aggregation, injection, meaning in (
+            ("tokens", "cross_attention", "one token a style image"),
+            ("regions", "class_film", "one token a region of the style images"),
+        ):
+            if (self.aggregation == aggregation) != (self.style_injection == injection):
+                raise ValueError(
+                    f"aggregation={self.aggregation!r} with style_injection={self.style_injection!r}; "
+                    f"{aggregation!r} and {injection!r} go together: {meaning}"
+                )
 
     def to_dict(self) -> dict[str, object]:
         """Return the settings as plain values; diffusers asks for them when it saves a network."""

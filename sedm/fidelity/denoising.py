@@ -27,7 +27,7 @@ def denoising_errors(
     denoiser, device = pipeline.denoiser, pipeline.device
     diffusion, levels = Diffusion(denoiser.config.model.objective), Diffusion("x_0")
     ratios, level_ratios = ((process.sigmas / process.alphas).log() for process in (diffusion, levels))
-    styles = denoiser.null_style.expand(len(patches), 1, -1) if styles is None else styles.to(device)
+    styles = denoiser.null_styles(len(patches)) if styles is None else styles.to(device)
     errors = {}
     for level in NOISE_LEVELS:
         t = (ratios - level_ratios[level]).abs().argmin().to(device)

@@ -129,7 +129,7 @@ def check_inputs(
         ValueError: says what does not.
     """
     size, n_classes = pipeline.denoiser.config.image_size, pipeline.denoiser.config.n_classes
-    length, model_length = styles.embeddings.shape[1], pipeline.style_encoder.config.model.style_dim
+    length, model_length = styles.embeddings.shape[1], pipeline.style_encoder.embedding_dim
     if length != model_length:
         raise ValueError(
             f"style embeddings of length {length}; this model's have {model_length}, so embed the images with it"

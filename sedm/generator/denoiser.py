@@ -63,9 +63,14 @@ class Denoiser(ModelMixin, ConfigMixin):
                 f"samples of {sample_size or image_size} px; unshuffle={model.unshuffle} and {len(model.channels)} "
                 f"resolutions need a multiple of {divisor}"
             )
-        self.null_style = nn.Parameter(torch.zeros(model.style_dim))
+        n_tokens = 1 + model.style_regions if model.aggregation == "regions" else 1
+        self.null_style = nn.Parameter(torch.zeros(*([n_tokens] if n_tokens > 1 else []), model.style_dim))
         n_folded = model.unshuffle**2
         self.unet = StyledUNet(model, n_channels=sample_channels * n_folded, n_layout=(n_classes + 1) * n_folded)
+
+    def null_styles(self, n: int) -> Float[Tensor, "n n_tokens dim"]:
+        """Return the null style of ``n`` items."""
+        return self.null_style.view(-1, self.null_style.shape[-1]).expand(n, -1, -1)
 
     def forward(
         self,

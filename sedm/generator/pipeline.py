@@ -163,8 +163,8 @@ class SEDMPipeline(DiffusionPipeline):
         """
         self._check(layouts, styles, generators, output_type)
         layouts = layouts.to(self.device)
-        null = self.denoiser.null_style
-        null = null.expand(len(layouts), 1, -1) if styles is None else null.expand_as(styles)
+        null = self.denoiser.null_styles(len(layouts))
+        null = null if styles is None else null.expand_as(styles)
         guided = guidance_scale != 1.0 and styles is not None
         styles = null if styles is None else styles.to(self.device, null.dtype)
         x_t = self._noise(generators).to(self.device, null.dtype)
@@ -212,7 +212,9 @@ class SEDMPipeline(DiffusionPipeline):
             )
         if styles is not None:
             model = self.denoiser.config.model
-            n_tokens = styles.shape[1:2].numel() if model.style_injection == "cross_attention" else 1
+            n_tokens = self.denoiser.null_styles(1).shape[1]
+            if model.style_injection == "cross_attention":  # as many as style images
+                n_tokens = styles.shape[1:2].numel()
             if tuple(styles.shape) != (len(layouts), n_tokens, model.style_dim):
                 raise ValueError(
                     f"styles of shape {tuple(styles.shape)} for {len(layouts)} layouts; expected "

@@ -3,6 +3,8 @@
     style   film             scale and shift after a norm of every residual block and after the last norm, with the time
             bottleneck       one more residual block in the middle, to which the style is added (the reference's way)
             cross_attention  every residual block is followed by attention to one token a style image
+            class_film       as film, and at every resolution pixels of a class are scaled and shifted as the regions
+                             of the style images ask for, so that each class takes its own look
     layout  input            channels beside x_t
             every_scale      also added, reduced, to the features of every resolution on the way down and up
 
@@ -45,6 +47,27 @@ class StyledBlock(nn.Module):
         return features if self.attention is None else self.attention(features, style)
 
 
+class ClassFilm(nn.Module):
+    """Scale and shift of the pixels of each class, from the tokens of the regions of style images; none at first."""
+
+    def __init__(self, width: int, n_classes: int, n_regions: int, token_dim: int):
+        super().__init__()
+        self.n_classes = n_classes
+        self.film = nn.Linear(n_regions * token_dim, n_classes * 2 * width)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch c h w"],
+        regions: Float[Tensor, "batch n_regions dim"],
+        shares: Float[Tensor, "batch n_classes h w"],
+    ) -> Float[Tensor, "batch c h w"]:
+        film = self.film(regions.flatten(1)).unflatten(1, (self.n_classes, -1)).mT  # of every class
+        scale, shift = (film @ shares.flatten(2)).unflatten(2, shares.shape[2:]).chunk(2, dim=1)  # of every pixel
+        return features * (1 + scale) + shift
+
+
 class StyledUNet(nn.Module):
     """Features in, features out, given a time, a style and a layout.
 
@@ -68,7 +91,8 @@ class StyledUNet(nn.Module):
         token_dim = style_dim if model.style_injection == "cross_attention" else None
         self.time_waves = Timesteps(narrow, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(narrow, time_dim)
-        self.style_film = nn.Linear(style_dim, time_dim) if model.style_injection == "film" else None
+        has_film = model.style_injection in ("film", "class_film")
+        self.style_film = nn.Linear(style_dim, time_dim) if has_film else None
         self.conv_in = nn.Conv2d(n_channels + n_layout, narrow, 3, padding=1)
 
         def blocks(widths_in: list[int], width: int) -> nn.ModuleList:
@@ -100,6 +124,16 @@ class StyledUNet(nn.Module):
         if model.layout_injection == "every_scale":
             self.layout_down = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in (narrow, *channels[:-1]))
             self.layout_up = nn.ModuleList(nn.Conv2d(n_layout, width, 1) for width in reversed(channels))
+        self.class_down = self.class_up = None
+        self.n_folded = model.unshuffle**2
+        if model.style_injection == "class_film":
+            n_classes = n_layout // self.n_folded - 1  # the last one marks pixels that nobody knows
+
+            def films(widths: list[int]) -> nn.ModuleList:
+                return nn.ModuleList(ClassFilm(width, n_classes, model.style_regions, style_dim) for width in widths)
+
+            self.class_down = films([narrow, *channels[:-1]])
+            self.class_up = films([wide, *reversed(channels[:-1])])
         self.out_norm = AdaGroupNorm(time_dim, narrow, N_GROUPS, act_fn="silu")
         self.out = nn.Conv2d(narrow, n_channels, 3, padding=1)
 
@@ -113,16 +147,22 @@ class StyledUNet(nn.Module):
         """Return the features of the last layer; a style has one token, or any number for ``cross_attention``."""
         condition = self.time_embedding(self.time_waves(t).to(x.dtype))
         if self.style_film is not None:
-            condition = condition + self.style_film(style.flatten(1))  # its one token; more would not fit
+            condition = condition + self.style_film(style[:, 0])  # the token of whole images
         layouts = [layout]  # at every resolution: the share of each class in each pixel
         for _ in self.reduce:
             layouts.append(F.avg_pool2d(layouts[-1], 2))
+
+        shares = []
+        if self.class_down is not None:
+            shares = [shape.unflatten(1, (-1, self.n_folded)).mean(2)[:, :-1] for shape in layouts]
 
         h = self.conv_in(torch.cat([x, layout], dim=1))
         skips = [h]
         for level, blocks in enumerate(self.down):
             if self.layout_down is not None:
                 h = h + self.layout_down[level](layouts[level])
+            if self.class_down is not None:
+                h = self.class_down[level](h, style[:, 1:], shares[level])
             for block in blocks:
                 h = block(h, condition, style)
                 skips.append(h)
@@ -138,6 +178,8 @@ class StyledUNet(nn.Module):
         for level, blocks in enumerate(self.up):
             if self.layout_up is not None:
                 h = h + self.layout_up[level](layouts[-1 - level])
+            if self.class_up is not None:
+                h = self.class_up[level](h, style[:, 1:], shares[-1 - level])
             for block in blocks:
                 h = block(torch.cat([h, skips.pop()], dim=1), condition, style)
             if level < len(self.enlarge):

@@ -131,7 +131,7 @@ def _check(pretrained: Pretrained, folder: Path) -> None:
             f"its model takes {settings.n_classes} at {size}; both must come from one run"
         )
     length = pretrained.styles.embeddings.shape[1]
-    model_length = pretrained.pipeline.style_encoder.config.model.style_dim
+    model_length = pretrained.pipeline.style_encoder.embedding_dim
     if length != model_length:
         raise ValueError(
             f"{folder}: style embeddings of length {length}, its model's have {model_length}; embed the images again"

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from sedm import config
 
+LEAST_SHARE = 1e-3  # of an image, below which a region hardly counts as shown
+
 
 class Aggregation(nn.Module, ABC):
     """Make one style of several embeddings.
@@ -143,12 +145,40 @@ class KeepTokens(Aggregation):
         return embeddings
 
 
+class RegionPool(Aggregation):
+    """One token for the whole of the images, and one for each of their soft regions.
+
+    An embedding holds the token of the whole image, a token of each region, and the share of the image that each
+    region covers. The first are averaged; those of a region are averaged by the shares, so that an image that hardly
+    shows it hardly counts. Where no image shows a region, its token is that of the whole.
+
+    >>> pool = RegionPool(dim=1, n_regions=2)
+    >>> embeddings = torch.tensor([[[0.0, 1.0, 7.0, 1.0, 0.0], [2.0, 3.0, 9.0, 0.5, 0.5]]])  # two images
+    >>> pool(embeddings).round(decimals=1).tolist()
+    [[[1.0], [1.7], [9.0]]]
+    """
+
+    def __init__(self, dim: int, n_regions: int):
+        super().__init__()
+        self.dim, self.n_regions = dim, n_regions
+
+    def pool(self, embeddings, present):
+        tokens, shares = embeddings.split([self.dim * (1 + self.n_regions), self.n_regions], dim=2)
+        tokens = tokens.unflatten(2, (1 + self.n_regions, self.dim))
+        whole = tokens[:, :, :1].sum(dim=1) / present.sum(dim=1)[:, None, None]
+        shares = shares.clamp(min=0)[..., None]  # an absent image has none
+        total = shares.sum(dim=1)
+        regions = ((shares * tokens[:, :, 1:]).sum(dim=1) + LEAST_SHARE * whole) / (total + LEAST_SHARE)
+        return torch.cat([whole, regions], dim=1)
+
+
 AGGREGATIONS = {
     "mean": lambda model: MeanPool(),
     "max": lambda model: MaxPool(),
     "linear": lambda model: LinearPool(model.style_dim, model.n_style_images),
     "attention": lambda model: AttentionPool(model.style_dim),
     "tokens": lambda model: KeepTokens(),
+    "regions": lambda model: RegionPool(model.style_dim, model.style_regions),
 }
 """How a `sedm.config.ModelConfig` becomes an aggregation, by the name that it asks for."""
 

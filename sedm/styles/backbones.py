@@ -25,12 +25,13 @@ class ConvolutionalBackbone(nn.Module):
 
     Args:
         channels: width after each halving of the resolution.
+        n_regions: soft regions of which the same features are computed as well.
 
     >>> ConvolutionalBackbone((8, 16))(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 48])
     """
 
-    def __init__(self, channels: Sequence[int]):
+    def __init__(self, channels: Sequence[int], n_regions: int = 0):
         super().__init__()
         self.convolutions = nn.ModuleList(
             nn.Sequential(nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(1, wide), nn.SiLU())
@@ -39,17 +40,43 @@ class ConvolutionalBackbone(nn.Module):
             for narrow, wide in pairwise((3, *channels))
         )
         self.n_features = 2 * sum(channels)
+        self.regions = nn.Conv2d(channels[-1], n_regions, 1) if n_regions else None
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
         """Compute features of ``images`` in [−1, 1], of any size of at least 2 px per halving."""
         statistics = []
-        features = images
-        for convolution in self.convolutions:
-            features = convolution(features)
+        for features in self._maps(images):
             statistics.append(features.mean(dim=(2, 3)))
             # the small number keeps the root differentiable where a channel is constant
             statistics.append((features.var(dim=(2, 3), unbiased=False) + 1e-6).sqrt())
         return torch.cat(statistics, dim=1)
+
+    def of_regions(
+        self, images: Float[Tensor, "batch 3 h w"]
+    ) -> tuple[Float[Tensor, "batch n features"], Float[Tensor, "batch n_regions"]]:
+        """Compute features of the whole images and of their soft regions, and the share of the image of each region.
+
+        A region is learned: a softmax over the regions at every pixel of the last map.
+        """
+        maps = self._maps(images)
+        weights = self.regions(maps[-1]).float().softmax(dim=1)
+        statistics = []
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would lose small variances
+            for features in maps:
+                share = F.interpolate(weights, features.shape[2:], mode="nearest").flatten(2)
+                share = torch.cat([torch.ones_like(share[:, :1]), share], dim=1)  # the whole image is a region too
+                share = share / share.sum(dim=2, keepdim=True).clamp(min=1e-6)
+                pixels = features.float().flatten(2).mT
+                mean = share @ pixels
+                variance = share @ pixels.square() - mean.square()
+                statistics += [mean, (variance.clamp(min=0) + 1e-6).sqrt()]
+        return torch.cat(statistics, dim=2).to(images.dtype), weights.mean(dim=(2, 3))
+
+    def _maps(self, images: Float[Tensor, "batch 3 h w"]) -> list[Float[Tensor, "batch c h2 w2"]]:
+        maps = []
+        for convolution in self.convolutions:
+            maps.append(convolution(maps[-1] if maps else images))
+        return maps
 
 
 class TransformersBackbone(nn.Module):

@@ -9,6 +9,7 @@ released code, never trained; here it is trained with the denoiser, and by defau
 
 from __future__ import annotations
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float
@@ -29,7 +30,6 @@ class StyleEncoder(ModelMixin, ConfigMixin):
     Raises:
         ValueError: unknown backbone.
 
-    >>> import torch
     >>> encoder = StyleEncoder(ModelConfig(style_channels=(8, 16), style_dim=32))
     >>> encoder(torch.rand(2, 4, 3, 32, 32) * 2 - 1).shape
     torch.Size([2, 1, 32])
@@ -40,7 +40,8 @@ class StyleEncoder(ModelMixin, ConfigMixin):
         super().__init__()
         model = ModelConfig.restore(model)
         if model.style_backbone == "convolutional":
-            self.features = ConvolutionalBackbone(model.style_channels)
+            n_regions = model.style_regions if model.aggregation == "regions" else 0
+            self.features = ConvolutionalBackbone(model.style_channels, n_regions)
         else:
             is_saved = backbone_config is not None
             self.features = rebuild_backbone(backbone_config) if is_saved else open_backbone(model.style_backbone)
@@ -55,10 +56,16 @@ class StyleEncoder(ModelMixin, ConfigMixin):
             nn.LayerNorm(model.style_dim),  # styles are as large as the time embedding from the first step on
         )
         self.aggregate = AGGREGATIONS[model.aggregation](model)
+        self.has_regions = model.aggregation == "regions"
+        n_regions = model.style_regions
+        self.embedding_dim = (1 + n_regions) * model.style_dim + n_regions if self.has_regions else model.style_dim
 
     def embed(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:
         """Return one embedding an image; ``images`` in [−1, 1]."""
-        return self.head(self.features(images))
+        if not self.has_regions:
+            return self.head(self.features(images))
+        features, shares = self.features.of_regions(images)
+        return torch.cat([self.head(features).flatten(1), shares.to(features.dtype)], dim=1)
 
     def forward(
         self, images: Float[Tensor, "batch n 3 h w"], present: Bool[Tensor, "batch n"] | None = None
