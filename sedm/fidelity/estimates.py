@@ -15,12 +15,20 @@ import pandas as pd
 from torch import Tensor
 
 from sedm.data.patches import Patches
+from sedm.fidelity.class_contrast import class_contrasts, contrast_distances, contrast_spread
 from sedm.fidelity.content import content_agreement, other_layouts
 from sedm.fidelity.features import Extractor
 from sedm.fidelity.memorisation import NearestTraining, closer_than_held_out
 from sedm.fidelity.quality import N_NEIGHBOURS, frechet_distance, kernel_distance, precision_recall
 from sedm.fidelity.stains import stain_angles
-from sedm.fidelity.style import colour_distances, colour_statistics, retrieve_groups, spread_between, spread_within
+from sedm.fidelity.style import (
+    colour_distances,
+    colour_statistics,
+    own_and_others,
+    retrieve_groups,
+    spread_between,
+    spread_within,
+)
 from sedm.group_statistics import jackknife_groups, summarise_groups
 from sedm.segmentation.networks import UNet
 from sedm.segmentation.scores import score_groups
@@ -100,6 +108,22 @@ def estimate_stains(compared: dict[str, Patches], references: Patches, seed: int
         tables = stain_angles(patches.images, patches.groups, references.images, references.groups)
         for stain, angles in tables.items():
             yield from _own_and_others(f"{stain}_angle", of, angles, len(patches), "stain vectors", seed)
+
+
+def estimate_class_contrast(compared: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
+    """Estimate whether each class looks in images as it does in their group, and as variously."""
+    on = "mean RGB inside and outside of each class"
+    real_spread = contrast_spread(class_contrasts(references))
+    for of, patches in compared.items():
+        n, names, groups = len(patches), list(patches.by_group()), np.array(patches.groups)
+        distances = own_and_others(contrast_distances(patches, references))
+        yield from _own_and_others("class_contrast", of, distances, n, on, seed)
+        contrasts = class_contrasts(patches)
+
+        def of_kept(kept: Sequence[str], contrasts=contrasts, groups=groups) -> float:
+            return contrast_spread(contrasts[np.isin(groups, kept)]) / real_spread
+
+        yield Estimate("class_contrast_spread", of, *jackknife_groups(of_kept, names), n, len(names), on)
 
 
 def estimate_content(

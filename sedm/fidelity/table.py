@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sedm.data.patches import Patches
 from sedm.fidelity.estimates import (
+    estimate_class_contrast,
     estimate_content,
     estimate_diversity,
     estimate_layout,
@@ -30,6 +31,8 @@ MEASURES = {
     "colour_distance": "style: difference of mean colours, CIE 1976 ↓",
     "haematoxylin_angle": "style: haematoxylin, degrees ↓",
     "eosin_angle": "style: eosin, degrees ↓",
+    "class_contrast": "style by class: difference of class contrast, grey levels ↓",
+    "class_contrast_spread": "style by class: spread of class contrast over images, 1 as real",
     "content_agreement": "content: κ with masks of the style images",
     "content_leakage": "content: that κ, less the one with others of the group ↓",
     "spread_between": "diversity: colour distance between groups, as real",
@@ -118,6 +121,7 @@ def fidelity_table(
         *estimate_layout(compared, judge, seed),
         *estimate_style(compared, references, seed),
         *(estimate_stains(compared, references, seed) if stained else ()),
+        *estimate_class_contrast(compared, references, seed),
     ]
     if style_rows is not None:
         estimates += estimate_content(compared["generated"], style_rows[rows], lenders, references, judge, seed)

@@ -110,7 +110,7 @@ class SEDMPipeline(DiffusionPipeline):
         return self.aggregate(self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
 
     @torch.no_grad()
-    def aggregate(self, embeddings: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch n_tokens dim"]:
+    def aggregate(self, embeddings: Float[Tensor, "batch n length"]) -> Float[Tensor, "batch n_tokens dim"]:
         """Return one style an item, made of embeddings that are already there (a style bank)."""
         return self.style_encoder.aggregate(embeddings.to(self.device)).cpu()
 

@@ -48,13 +48,13 @@ class StyledBlock(nn.Module):
 
 
 class ClassFilm(nn.Module):
-    """Scale and shift of the pixels of each class, from the tokens of the regions of style images; none at first."""
+    """Scale and shift of the pixels of each class, from the regions of the style images; hardly any at first."""
 
     def __init__(self, width: int, n_classes: int, n_regions: int, token_dim: int):
         super().__init__()
         self.n_classes = n_classes
         self.film = nn.Linear(n_regions * token_dim, n_classes * 2 * width)
-        nn.init.zeros_(self.film.weight)
+        nn.init.normal_(self.film.weight, std=1e-3)  # not zero, or no gradient would reach the regions
         nn.init.zeros_(self.film.bias)
 
     def forward(

@@ -35,7 +35,7 @@ class Aggregation(nn.Module, ABC):
     takes_padding = True
 
     def forward(
-        self, embeddings: Float[Tensor, "batch n dim"], present: Bool[Tensor, "batch n"] | None = None
+        self, embeddings: Float[Tensor, "batch n length"], present: Bool[Tensor, "batch n"] | None = None
     ) -> Float[Tensor, "batch n_tokens dim"]:
         """Return one style an item; without ``present``, every embedding counts."""
         if present is None:
@@ -51,7 +51,7 @@ class Aggregation(nn.Module, ABC):
 
     @abstractmethod
     def pool(
-        self, embeddings: Float[Tensor, "batch n dim"], present: Bool[Tensor, "batch n"]
+        self, embeddings: Float[Tensor, "batch n length"], present: Bool[Tensor, "batch n"]
     ) -> Float[Tensor, "batch n_tokens dim"]:
         """Return the style of embeddings that are zero where not ``present``."""
 
@@ -165,8 +165,9 @@ class RegionPool(Aggregation):
     def pool(self, embeddings, present):
         tokens, shares = embeddings.split([self.dim * (1 + self.n_regions), self.n_regions], dim=2)
         tokens = tokens.unflatten(2, (1 + self.n_regions, self.dim))
-        whole = tokens[:, :, :1].sum(dim=1) / present.sum(dim=1)[:, None, None]
-        shares = shares.clamp(min=0)[..., None]  # an absent image has none
+        n_images = present.sum(dim=1)[:, None, None]
+        whole = tokens[:, :, :1].sum(dim=1) / n_images
+        shares = shares[..., None] / n_images[..., None]  # an absent image has none
         total = shares.sum(dim=1)
         regions = ((shares * tokens[:, :, 1:]).sum(dim=1) + LEAST_SHARE * whole) / (total + LEAST_SHARE)
         return torch.cat([whole, regions], dim=1)

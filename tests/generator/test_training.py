@@ -246,7 +246,7 @@ def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(c
 @pytest.mark.slow
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_style_encoder_is_trained_with_every_aggregation(config, patches, tmp_path, aggregation):
-    injection = "cross_attention" if aggregation == "tokens" else "film"
+    injection = {"tokens": "cross_attention", "regions": "class_film"}.get(aggregation, "film")
     sampling = replace(config.sampling, n_style_images=config.model.n_style_images)
     model = replace(config.model, aggregation=aggregation, style_injection=injection)
     config = replace(one_step(config), model=model, sampling=sampling)

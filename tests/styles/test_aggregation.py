@@ -33,8 +33,8 @@ def randomised(module):
 
 def settings(aggregation="mean", **changes):
     """Of a small convolutional encoder that makes a style of five images."""
-    injection = "cross_attention" if aggregation == "tokens" else "film"
-    options = {"style_channels": (8, 8), "style_dim": 6, "n_style_images": 5} | changes
+    injection = {"tokens": "cross_attention", "regions": "class_film"}.get(aggregation, "film")
+    options = {"style_channels": (8, 8), "style_dim": 6, "style_regions": 3, "n_style_images": 5} | changes
     return ModelConfig(aggregation=aggregation, style_injection=injection, **options)
 
 
@@ -73,8 +73,8 @@ def present():
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_a_style_is_one_token_or_one_an_image(aggregation, images):
-    assert encoder(aggregation)(images).shape == (2, 5 if aggregation == "tokens" else 1, 6)
+def test_a_style_is_one_token_or_one_an_image_or_one_a_region(aggregation, images):
+    assert encoder(aggregation)(images).shape == (2, {"tokens": 5, "regions": 4}.get(aggregation, 1), 6)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -85,10 +85,10 @@ def test_the_order_of_style_images_does_not_matter_where_that_is_promised(aggreg
     if aggregation == "tokens":
         assert_close(permuted, style[:, order])
     else:
-        assert permuted.allclose(style, atol=1e-5) == (aggregation in ANY_ORDER)
+        assert permuted.allclose(style, atol=1e-5) == (aggregation in (*ANY_ORDER, "regions"))
 
 
-@pytest.mark.parametrize("aggregation", ANY_NUMBER)
+@pytest.mark.parametrize("aggregation", [*ANY_NUMBER, "regions"])
 def test_showing_the_same_images_again_does_not_change_the_style_but_leaving_one_out_does(aggregation, images):
     model = encoder(aggregation)
     assert_close(model(images.repeat(1, 3, 1, 1, 1)), model(images))
@@ -139,7 +139,7 @@ def test_padding_is_as_if_it_were_not_there(aggregation, embeddings, present):
 
 
 @pytest.mark.parametrize("garbage", [1e30, float("nan"), -float("inf")])
-@pytest.mark.parametrize("aggregation", ANY_NUMBER)
+@pytest.mark.parametrize("aggregation", [*ANY_NUMBER, "regions"])
 def test_what_padding_holds_reaches_neither_style_nor_gradients(aggregation, garbage, images):
     present = torch.tensor([[True, False, True, True, False], [False, True, False, False, False]])
     model = encoder(aggregation)
@@ -162,7 +162,7 @@ def test_what_padding_holds_reaches_neither_style_nor_gradients(aggregation, gar
     assert of_images[present].flatten(1).any(dim=1).all()
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", [name for name in AGGREGATIONS if name != "regions"])
 def test_an_item_without_any_image_is_named(aggregation, embeddings, present):
     model = aggregation_of(aggregation)
     with pytest.raises(ValueError, match=r"without any style image|fewer style images"):
@@ -224,6 +224,58 @@ def test_untrained_attention_is_the_mean_and_learns_which_image_counts(embedding
         F.mse_loss(model(embeddings), wanted).backward()
         optimiser.step()
     assert_close(model(embeddings), wanted, rtol=0, atol=0.1)
+
+
+# -------------------------------------------------------------------------------------------- regions
+
+
+def test_the_features_of_regions_are_weighted_means_and_deviations_over_their_pixels(images):
+    """Compared with a loop over regions in float64; the whole image comes first."""
+    backbone = encoder("regions").features.requires_grad_(False)
+    features, shares = backbone.of_regions(images[0])
+    first = backbone.convolutions[0](images[0])
+    second = backbone.convolutions[1](first)
+    weights = backbone.regions(second).softmax(dim=1)
+    assert_close(shares, weights.mean(dim=(2, 3)))
+    assert_close(features[:, 0], backbone(images[0]))
+    for region in range(3):
+        expected = []
+        for maps in (first, second):
+            weight = F.interpolate(weights[:, region, None], maps.shape[2:]).double()
+            weight = weight / weight.sum(dim=(2, 3), keepdim=True)
+            mean = (weight * maps).sum(dim=(2, 3))
+            variance = (weight * (maps - mean[..., None, None]).square()).sum(dim=(2, 3))
+            expected += [mean, (variance + 1e-6).sqrt()]
+        assert_close(features[:, 1 + region], torch.cat(expected, dim=1).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_region_counts_by_the_share_of_the_image_that_it_covers(present):
+    """By a loop over images; an absent image may hold anything."""
+    pool = AGGREGATIONS["regions"](settings("regions", style_dim=2))
+    tokens = torch.randn(3, 5, 4, 2, generator=generator())
+    shares = torch.rand(3, 5, 3, generator=generator(1))
+    shares[1, :, 2] = 0  # no image shows it
+    embeddings = torch.cat([tokens.flatten(2), shares], dim=2)
+    embeddings[~present] = torch.nan
+    style = pool(embeddings, present)
+    for item in range(3):
+        there = [image for image in range(5) if present[item, image]]
+        whole = tokens[item, there, 0].mean(dim=0)
+        assert_close(style[item, 0], whole)
+        for region in range(3):
+            share = shares[item, there, region, None]
+            if share.sum() == 0:
+                assert_close(style[item, 1 + region], whole)
+            else:
+                mean = (share * tokens[item, there, 1 + region]).sum(dim=0) / share.sum()
+                assert_close(style[item, 1 + region], mean, rtol=0, atol=0.05)
+
+
+def test_regions_ignore_where_things_are(images):
+    model = encoder("regions")
+    inner = F.pad(images[:1, 0, :, 4:12, 4:12], (12, 12, 12, 12))
+    shifted = F.pad(images[:1, 0, :, 4:12, 4:12], (4, 20, 20, 4))
+    assert_close(model.embed(inner), model.embed(shifted), rtol=0, atol=1e-4)
 
 
 # -------------------------------------------------------------------------------------------- convolutional backbone
