@@ -63,12 +63,15 @@ def list_variant_runs(baseline: Config, variants: Sequence[str], seeds: Sequence
     return runs
 
 
-def train_variants(runs: Sequence[VariantRun], data_folder: str | Path, folder: Path, out: Path) -> list[VariantRun]:
+def train_variants(
+    runs: Sequence[VariantRun], data_folder: str | Path, folder: Path, out: Path, split: str = "test"
+) -> list[VariantRun]:
     """Train and measure every run that is not finished; return those whose training diverged.
 
     Args:
         data_folder: parquet files of a study that is not embedded.
         folder: receives checkpoints, metrics and sample sheets.
+        split: whose groups lend their styles: "validation" where a variant is to be chosen, "test" for a report.
 
     Raises:
         ValueError: ``out`` holds a run of other settings, `IGNORED` ones aside, or measured in another way.
@@ -77,7 +80,7 @@ def train_variants(runs: Sequence[VariantRun], data_folder: str | Path, folder: 
     def prepare() -> Callable[[VariantRun], str]:
         if any(out.glob("values_*.json")) and read_measures(out).measured_on == EARLIER:
             raise ValueError(f"{out}: holds runs of an earlier way of measuring; choose another folder with --out")
-        material = load_material(runs[0].config, data_folder, folder)
+        material = load_material(runs[0].config, data_folder, folder, split)
 
         def finish(run: VariantRun) -> str:
             measures = train_variant(run, material, folder / run.name, out)
@@ -85,7 +88,7 @@ def train_variants(runs: Sequence[VariantRun], data_folder: str | Path, folder: 
 
         return finish
 
-    return finish_runs(runs, prepare, folder, out, IGNORED)
+    return finish_runs(runs, prepare, folder, out, IGNORED, facts=lambda run: {"split": split})
 
 
 class Material(NamedTuple):
@@ -95,13 +98,15 @@ class Material(NamedTuple):
     held_out: set[str]  # groups that no model may be trained on
     unseen: Unseen
     checksum: str
+    split: str  # whose groups are unseen
 
 
-def load_material(baseline: Config, data_folder: str | Path, folder: Path) -> Material:
+def load_material(baseline: Config, data_folder: str | Path, folder: Path, split: str = "test") -> Material:
     """Load what the runs are trained and measured on, as seed 0 draws it; train the networks that measure, once.
 
-    The judge is trained on the validation groups, the network whose features distances are taken on
-    with the masks that the generators see. Both are kept in ``folder``.
+    The judge is trained on the validation groups; where these are measured on, on the training groups with all their
+    masks. The network whose features distances are taken on sees the masks that the generators see. Both are kept in
+    ``folder``.
 
     Raises:
         ValueError: a study without validation groups, which the judge is trained on.
@@ -109,12 +114,13 @@ def load_material(baseline: Config, data_folder: str | Path, folder: Path) -> Ma
     config = replace(baseline, seed=0)
     data = load_study(config, data_folder)
     train = data.label_subset(config.data.n_annotated_groups, config.seed)
+    judged_by = data.train if split == "validation" else data.validation
     with claim(folder / "judge.lock", wait=True):
-        judge = kept_segmenter(folder, "judge", data.validation, config.segmentation, seed=0)
+        judge = kept_segmenter(folder, "judge", judged_by, config.segmentation, seed=0)
         segmenter = kept_segmenter(folder, "segmenter", train, config.segmentation, seed=0)
     extractor = segmenter_extractor(segmenter, "the annotated training images")
     checksum = data_checksum(train, data.validation, data.test)
-    return Material(train, data.held_out_groups, draw_unseen(data.test, judge, extractor), checksum)
+    return Material(train, data.held_out_groups, draw_unseen(data.patches[split], judge, extractor), checksum, split)
 
 
 def train_variant(run: VariantRun, material: Material, folder: Path, out: Path) -> dict[str, float]:
@@ -130,7 +136,7 @@ def train_variant(run: VariantRun, material: Material, folder: Path, out: Path) 
         progress=sys.stderr.isatty(),
     )
     record = measure_generator(pipeline, config, material.unseen)
-    values = {"arm": run.variant, "seed": config.seed, "data": material.checksum, **record}
+    values = {"arm": run.variant, "seed": config.seed, "data": material.checksum, "split": material.split, **record}
     values["n_training_images"] = config.training.n_steps * config.training.batch_size
     results.save_values(run.name, values)
     for checkpoint in folder.glob("checkpoint-*.pt"):  # a finished run does not go on
@@ -149,11 +155,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--n-steps", type=int, help="of training, for every variant; the preset's when left out")
     parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
-    parser.add_argument("--runs", type=Path, default=Path("data/runs/ablations"), help="for checkpoints and metrics")
-    parser.add_argument("--out", type=Path, help="for the results; figures/<study>/ablations when left out")
+    parser.add_argument("--runs", type=Path, default=Path("data/runs/variants"), help="for checkpoints and metrics")
+    parser.add_argument("--out", type=Path, help="for the results; figures/<study>/variants when left out")
+    parser.add_argument(
+        "--split", choices=["validation", "test"], default="validation", help="whose groups lend their styles"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only list the runs and what they change")
     options = parser.parse_args(arguments)
-    out = options.out or Path("figures") / options.study / "ablations"
+    out = options.out or Path("figures") / options.study / "variants"
     baseline = build_config(options.study, options.preset)
     if options.n_steps is not None:
         baseline = replace(baseline, training=replace(baseline.training, n_steps=options.n_steps))
@@ -161,7 +170,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dry_run:
         print("\n".join(describe_run(run, baseline, out) for run in runs))
         return 0
-    return 1 if train_variants(runs, options.data, options.runs / options.study, out) else 0
+    folder = options.runs / options.study
+    return 1 if train_variants(runs, options.data, folder, out, options.split) else 0
 
 
 def describe_run(run: VariantRun, baseline: Config, out: Path) -> str:

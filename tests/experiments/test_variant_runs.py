@@ -30,7 +30,7 @@ def material(patches):
     test = replace(patches, masks=masks, groups=[f"unseen-{row // 4}" for row in range(16)], mask_source=[])
     judge, other = (UNet(2, (8, 16)).eval() for _ in range(2))
     unseen = draw_unseen(test, judge, segmenter_extractor(other, "nothing"))
-    return Material(patches, set(test.groups), unseen, data_checksum(patches))
+    return Material(patches, set(test.groups), unseen, data_checksum(patches), "test")
 
 
 @pytest.fixture
