@@ -186,6 +186,10 @@ def test_results_of_other_settings_are_left_alone(prepared, untrained, config, t
     assert train_variants(list_variant_runs(others, ["baseline"], [0]), "", tmp_path / "runs", tmp_path / "out") == []
     with pytest.raises(ValueError, match=r"baseline-seed0.json: made with training.n_steps = 6, not 7"):
         train_variants(list_variant_runs(longer, ["baseline"], [0]), "", tmp_path / "runs", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"baseline-seed0.json: made with split = 'test', not 'validation'"):
+        train_variants(
+            list_variant_runs(config, ["baseline"], [0]), "", tmp_path / "runs", tmp_path / "out", split="validation"
+        )
 
 
 def test_a_model_that_diverges_does_not_stop_the_others(prepared, untrained, config, tmp_path, monkeypatch, capsys):
