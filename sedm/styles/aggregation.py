@@ -154,8 +154,8 @@ class RegionPool(Aggregation):
 
     >>> pool = RegionPool(dim=1, n_regions=2)
     >>> embeddings = torch.tensor([[[0.0, 1.0, 7.0, 1.0, 0.0], [2.0, 3.0, 9.0, 0.5, 0.5]]])  # two images
-    >>> pool(embeddings).round(decimals=1).tolist()
-    [[[1.0], [1.7], [9.0]]]
+    >>> pool(embeddings).flatten()
+    tensor([1.0000, 1.6658, 8.9681])
     """
 
     def __init__(self, dim: int, n_regions: int):

@@ -17,6 +17,7 @@ from sedm.data.patch_table import UNKNOWN
 from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout
 from sedm.generator.process import Diffusion
 from sedm.generator.training import batch_pools, train_generator, train_model, training_batch
+from sedm.generator.unet import ClassFilm
 from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.styles.sampling import StyleSampler
 
@@ -91,8 +92,8 @@ def test_a_style_scales_and_shifts_in_every_residual_block(denoiser, inputs):
 
 
 def denoiser_with(sample_channels=3, sample_size=None, **settings):
-    if settings.get("style_injection") == "cross_attention":
-        settings["aggregation"] = "tokens"
+    aggregations = {"cross_attention": "tokens", "class_film": "regions"}
+    settings = {"aggregation": aggregations.get(settings.get("style_injection"), "mean")} | settings
     model = ModelConfig(**({"channels": (8, 16), "style_dim": 8} | settings))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -108,10 +109,29 @@ def differs(first, second):
 def test_style_and_layout_change_the_answer_however_they_enter(inputs, style_injection, layout_injection):
     denoiser = denoiser_with(style_injection=style_injection, layout_injection=layout_injection)
     x_t, t, layout, style = inputs
+    style = style.expand_as(denoiser.null_styles(2)).clone()
     answer = denoiser(x_t, t, layout, style)
     assert answer.shape == x_t.shape
     assert differs(answer, denoiser(x_t, t, layout, -style))
     assert differs(answer, denoiser(x_t, t, 1 - layout, style))
+
+
+def test_the_look_of_a_class_is_scaled_and_shifted_where_the_layout_shows_it_alone():
+    """By a loop over pixels: each mixes the films of its classes by their shares; unknown ones stay as they are."""
+    film = ClassFilm(width=3, n_classes=2, n_regions=2, token_dim=4)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in film.parameters():
+            weights.copy_(torch.randn(weights.shape, generator=generator))
+    features, regions = torch.randn(1, 3, 2, 2, generator=generator), torch.randn(1, 2, 4, generator=generator)
+    shares = torch.tensor([[[1.0, 0.0], [0.25, 0.0]], [[0.0, 1.0], [0.75, 0.0]]])[None]
+    found = film(features, regions, shares).detach()
+    of_class = film.film(regions.flatten(1)).detach().view(2, 2, 3)  # class, (scale, shift), channel
+    for y in range(2):
+        for x in range(2):
+            scale, shift = sum(shares[0, k, y, x] * of_class[k] for k in range(2))
+            assert_close(found[0, :, y, x], features[0, :, y, x] * (1 + scale) + shift)
+    assert found[0, :, 1, 1].equal(features[0, :, 1, 1])
 
 
 def test_at_the_bottleneck_a_style_reaches_the_lowest_resolution_alone(inputs):
