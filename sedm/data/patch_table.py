@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 from datasets.table import embed_table_storage, table_cast
 from tqdm import tqdm
 
+from sedm.data.class_values import ClassValues
 from sedm.data.errors import PatchTableError as PatchTableError
 from sedm.data.groups import labels_of, name_group, name_groups
 from sedm.data.pictures import UNKNOWN as UNKNOWN
@@ -58,6 +58,7 @@ def from_arrays(images: Collection, masks: Collection, groups: Collection, **col
     Raises:
         PatchTableError: names the first row whose image, mask or group is none of these, or columns of other lengths.
 
+    >>> import numpy as np
     >>> table = from_arrays(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), np.int64), ["a", "b"])
     >>> table.column_names, table[0]["image"].size
     (['image', 'mask', 'group'], (8, 8))
@@ -99,6 +100,7 @@ def load_patches(
         PatchTableError: nothing there, an empty or unreadable file, a missing column, split or shard, a column that
             holds no pictures, a row without a group, or shards whose class labels differ.
 
+    >>> import numpy as np
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     pixels = np.zeros((2, 8, 8, 3), np.uint8)
@@ -168,6 +170,7 @@ def save_patches(table: Table, path: str | Path) -> Path:
     Raises:
         PatchTableError: such a picture is no longer there, or a stream does not know its columns.
 
+    >>> import numpy as np
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     pixels = np.zeros((1, 8, 8, 3), np.uint8)
@@ -207,6 +210,7 @@ def check_patches(table: Table, n_classes: int, name: str = "table") -> None:
             a picture that can be read in two ways or not at all (see ``sedm.data.pictures``), an image and a mask of
             different size, a value outside the classes, no group.
 
+    >>> import numpy as np
     >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
     >>> check_patches(from_arrays(pixels, pixels[..., 0] + 3, ["a"]), n_classes=2, name="train.parquet")
     Traceback (most recent call last):
@@ -219,11 +223,12 @@ def check_patches(table: Table, n_classes: int, name: str = "table") -> None:
 def check_tables(tables: Mapping[str, Table], n_classes: int) -> None:
     """Check several tables by name, as ``check_patches`` does one; what 255 means is decided by all of them together.
 
+    >>> import numpy as np
     >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
     >>> tables = {"train": from_arrays(pixels, pixels[..., 0] + 1, "a"), "test": from_arrays(pixels, [None], "b")}
     >>> check_tables(tables, n_classes=2)
     """
-    values = MaskValues(n_classes)
+    values = ClassValues(n_classes)
     for name, table in tables.items():
         row = -1
         for row, patch in enumerate(read_rows(table, name, f"checking {name}")):
@@ -235,51 +240,6 @@ def check_tables(tables: Mapping[str, Table], n_classes: int) -> None:
         if row < 0:
             raise PatchTableError(f"{name}: the table has no rows")
     values.refuse_black_and_white()
-
-
-class MaskValues:
-    """The values that the masks of a data set hold, met one mask at a time.
-
-    Args:
-        n_classes: K, at most 255.
-
-    >>> values = MaskValues(n_classes=2)
-    >>> values.add(np.array([[0, 255]], np.uint8), "a.png")
-    >>> values.refuse_black_and_white()
-    Traceback (most recent call last):
-    ...
-    sedm.data.errors.PatchTableError: a.png: no mask has a class above 0, so 255 is not taken for unknown (if it is, \
-add a patch that has one): value 255 is outside the classes 0..1; pass mask_values={0: 0, 255: 1} when reading
-    """
-
-    def __init__(self, n_classes: int):
-        if not 1 <= n_classes <= UNKNOWN:
-            raise ValueError(f"n_classes={n_classes}; it lies in 1…{UNKNOWN}, since {UNKNOWN} is where nobody knows")
-        self.n_classes = n_classes
-        self.is_present = np.zeros(256, bool)
-        self.first_unknown = ""  # where the first unknown pixel was met
-
-    def add(self, mask: np.ndarray, where: str) -> None:
-        """Add the values of one mask, (h, w) uint8.
-
-        Raises:
-            PatchTableError: ``where``, and a value that is neither a class nor UNKNOWN.
-        """
-        in_mask = np.bincount(mask.ravel(), minlength=256) > 0
-        if in_mask[self.n_classes : UNKNOWN].any():
-            raise PatchTableError(f"{where}: {_outside(np.flatnonzero(in_mask).tolist(), self.n_classes)}")
-        if in_mask[UNKNOWN]:
-            self.first_unknown = self.first_unknown or where
-        self.is_present |= in_mask
-
-    def refuse_black_and_white(self) -> None:
-        """Refuse 255 where no mask holds a class above 0: such masks are drawn in black and white for the eye."""
-        if self.first_unknown and self.n_classes > 1 and not self.is_present[1:UNKNOWN].any():
-            raise PatchTableError(
-                f"{self.first_unknown}: no mask has a class above 0, so 255 is not taken for unknown (if it is, add a "
-                f"patch that has one): value 255 is outside the classes 0..{self.n_classes - 1}; "
-                "pass mask_values={0: 0, 255: 1} when reading"
-            )
 
 
 def _arrow_batches(table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
@@ -312,18 +272,6 @@ def read_rows(table: Table, name: str, doing: str) -> Iterator[dict]:
             table = table.cast_column(column, datasets.Image(decode=False))
     hidden = total is not None and total < ROWS_WITHOUT_BAR
     yield from tqdm(table, doing, total, unit="patch", disable=hidden, delay=1)
-
-
-def _outside(present: list[int], n_classes: int) -> str:
-    """Say what is wrong with a mask of these values, and what would mend it."""
-    values = sorted({0, *present})
-    index_of = {value: index for index, value in enumerate(values)}
-    hint = ""
-    if values[-1] == 255 and len(values) == n_classes:  # white on black, for the eye
-        hint = f"; pass mask_values={index_of} when reading"
-    elif values[-1] > 127 and n_classes == 2:
-        hint = "; where black and white were smoothed, pass mask_threshold=127 when reading"
-    return f"value {max(set(values) - {UNKNOWN})} is outside the classes 0..{n_classes - 1}{hint}"
 
 
 def _stream_rows(files: list[str], stored: datasets.Features, group_column: str) -> Iterator[dict]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import mmap
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
@@ -16,8 +14,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
+from sedm.data import mapped_pixels
+from sedm.data.class_values import ClassValues
 from sedm.data.groups import name_group, name_groups
-from sedm.data.patch_table import UNKNOWN, MaskValues, PatchTableError, Table, read_rows
+from sedm.data.patch_table import UNKNOWN, PatchTableError, Table, read_rows
 from sedm.data.pictures import decode_pair, locate
 from sedm.data.reduce import Box, cut_image, cut_mask, fit_boxes
 from sedm.data.splits import draw_groups, draw_test_groups
@@ -28,9 +28,6 @@ PLACE_COLUMNS = ("slide", "x_microns", "y_microns", "microns_per_pixel")
 
 MASK_SOURCES = ("annotated", "predicted", "generated", "none")
 """Who made a mask: a person; a segmentation network; a prior, before the image was made for it; nobody."""
-
-MEMORY_LIMIT = 2**28  # bytes of decoded images, or of masks, held in memory; more are mapped from a file
-ROWS_AT_ONCE = 1024  # of large masks, which are mapped from a file and must not be read whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +103,9 @@ class Patches:
             sizes = [f"{height}×{width}" for height, width in (self.images.shape[2:], self.masks.shape[1:])]
             raise ValueError(f"images of {sizes[0]} px with masks of {sizes[1]} px; a mask is as large as its image")
         is_known = []
-        for first, part in zip(range(0, n, ROWS_AT_ONCE), self.masks.split(ROWS_AT_ONCE), strict=False):
+        for first, part in zip(
+            range(0, n, mapped_pixels.ROWS_AT_ONCE), self.masks.split(mapped_pixels.ROWS_AT_ONCE), strict=False
+        ):
             known = part != UNKNOWN
             outside = (known & (part >= n_classes)).flatten(1).any(1)
             if outside.any():
@@ -140,7 +139,7 @@ class Patches:
         table with all ``PLACE_COLUMNS`` filled gives ``places`` as well, and one with a column ``mask_source`` says
         who made its masks.
 
-        Up to ``MEMORY_LIMIT`` bytes the pixels lie in memory. Larger ones are mapped from a temporary file, which has
+        Small pixels lie in memory, larger ones are mapped from a temporary file (`sedm.data.mapped_pixels`), which has
         no name and is freed with them, even if the process is killed. It is not kept for the next run: what a cache
         needs (a fingerprint, a check that it is whole, someone to delete it) costs more than decoding again.
 
@@ -192,8 +191,8 @@ class Patches:
             first
             if not others
             else cls(
-                images=_join((patches.images for patches in parts), (n, *first.images.shape[1:])),
-                masks=_join((patches.masks for patches in parts), (n, *first.masks.shape[1:])),
+                images=mapped_pixels.join((patches.images for patches in parts), (n, *first.images.shape[1:])),
+                masks=mapped_pixels.join((patches.masks for patches in parts), (n, *first.masks.shape[1:])),
                 groups=[group for patches in parts for group in patches.groups],
                 classes=first.classes,
                 mask_source=[source for patches in parts for source in patches.mask_source],
@@ -261,8 +260,8 @@ class Patches:
             )
         rows = rows.tolist()
         return Patches(
-            images=_gather(self.images, rows),
-            masks=_gather(self.masks, rows),
+            images=mapped_pixels.gather(self.images, rows),
+            masks=mapped_pixels.gather(self.masks, rows),
             groups=[self.groups[row] for row in rows],
             classes=self.classes,
             mask_source=[self.mask_source[row] for row in rows],
@@ -327,9 +326,11 @@ class Patches:
             raise ValueError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups are annotated")
         kept_groups = set(groups[:n_annotated_groups])
         is_kept = torch.tensor([group in kept_groups for group in self.groups], dtype=torch.bool)
-        parts = zip(self.masks.split(ROWS_AT_ONCE), is_kept.split(ROWS_AT_ONCE), strict=True)
+        parts = zip(
+            self.masks.split(mapped_pixels.ROWS_AT_ONCE), is_kept.split(mapped_pixels.ROWS_AT_ONCE), strict=True
+        )
         visible = (masks.where(kept[:, None, None], UNKNOWN) for masks, kept in parts)
-        return replace(self, masks=_join(visible, tuple(self.masks.shape)))
+        return replace(self, masks=mapped_pixels.join(visible, tuple(self.masks.shape)))
 
     def _where(self, condition: Bool[Tensor, " n"]) -> Patches:
         return self if condition.all() else self.select(condition.nonzero().flatten())
@@ -387,7 +388,7 @@ def decode_tables(
     if fit is not None and not image_size:
         raise ValueError(f"fit={fit!r} without image_size; give the side of the squares as well")
     fit_boxes((1, 1), fit, "table")  # a wrong word is met before the first picture is decoded
-    values = MaskValues(len(classes))
+    values = ClassValues(len(classes))
     patches = {name: _decode(table, classes, values, name, image_size, fit, folder) for name, table in tables.items()}
     values.refuse_black_and_white()
     return patches
@@ -396,7 +397,7 @@ def decode_tables(
 def _decode(
     table: Table,
     classes: tuple[str, ...],
-    values: MaskValues,
+    values: ClassValues,
     name: str,
     image_size: int | None,
     fit: str | None,
@@ -406,7 +407,7 @@ def _decode(
     parts: list[list[Box]] = []  # of each stored picture
     size = (image_size, image_size) if image_size else None
     # 1 byte in memory is the least that the file allows: 0 means no limit
-    limit = MEMORY_LIMIT if folder is None else 1
+    limit = mapped_pixels.MEMORY_LIMIT if folder is None else 1
     try:
         with (
             tempfile.SpooledTemporaryFile(max_size=limit, dir=folder) as images,
@@ -433,8 +434,8 @@ def _decode(
                 raise PatchTableError(f"{name}: the table has no rows")
             shape = (len(groups), *size[::-1])
             return Patches(
-                images=_as_tensor(images, (shape[0], 3, *shape[1:]), limit),
-                masks=_as_tensor(masks, shape, limit),
+                images=mapped_pixels.as_tensor(images, (shape[0], 3, *shape[1:]), limit),
+                masks=mapped_pixels.as_tensor(masks, shape, limit),
                 groups=groups,
                 classes=classes,
                 mask_source=_read_sources(table, parts, name),
@@ -479,36 +480,6 @@ def _read_places(table: Table, parts: list[list[Box]]) -> Places | None:
             corners.append((float(x) + left * float(microns_per_pixel), float(y) + top * float(microns_per_pixel)))
             sides.append((right - left) * float(microns_per_pixel))
     return Places(slides, torch.tensor(corners, dtype=torch.float64), torch.tensor(sides, dtype=torch.float64))
-
-
-def _as_tensor(file: tempfile.SpooledTemporaryFile, shape: tuple[int, ...], limit: int) -> Tensor:
-    """Read back what was written to ``file``: from memory, or mapped where it grew beyond ``limit``."""
-    n_bytes = file.tell()
-    if n_bytes > limit:
-        file.flush()
-        return torch.frombuffer(mmap.mmap(file.fileno(), n_bytes), dtype=torch.uint8).view(shape)
-    pixels = torch.empty(shape, dtype=torch.uint8)
-    file.seek(0)
-    file.readinto(pixels.numpy())
-    return pixels
-
-
-def _gather(pixels: Tensor, rows: list[int]) -> Tensor:
-    """Gather ``pixels[rows]``, mapped from a file where it is too large for memory."""
-    if pixels[:1].numel() * len(rows) <= MEMORY_LIMIT or pixels.device.type != "cpu":
-        return pixels[rows]
-    parts = (pixels[rows[first : first + ROWS_AT_ONCE]] for first in range(0, len(rows), ROWS_AT_ONCE))
-    return _join(parts, (len(rows), *pixels.shape[1:]))
-
-
-def _join(parts: Iterable[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Join parts of pixels, mapped from a file where they are too large for memory."""
-    if math.prod(shape) <= MEMORY_LIMIT:
-        return torch.cat(list(parts))
-    with tempfile.SpooledTemporaryFile(MEMORY_LIMIT) as file:
-        for part in parts:
-            file.write(part.contiguous().numpy())
-        return _as_tensor(file, shape, MEMORY_LIMIT)
 
 
 def data_checksum(*tables: Patches) -> str:

@@ -10,12 +10,10 @@ layout priors train in this process alone (`OneProcess`) and leave no files.
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
 
@@ -25,8 +23,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sedm.config import OptimiserConfig
-from sedm.runtime.files import replacing
+from sedm.runtime.checkpoints import Checkpoints, count_processes
 from sedm.runtime.hardware import autocast_dtype, pick_device
+from sedm.runtime.metrics import Metrics
 from sedm.runtime.seeds import seeded_generator
 
 WINDOW = 20  # steps over which the loss is averaged to see an explosion
@@ -138,7 +137,10 @@ def optimise(
     writes = folder is not None and processes.is_main_process
     shows_progress = progress and processes.is_main_process
     if shows_progress and state and state.get("n_processes") not in (None, processes.num_processes):
-        print(f"{name}: {folder} holds what {_processes(state['n_processes'])} finished; it is loaded", file=sys.stderr)
+        print(
+            f"{name}: {folder} holds what {count_processes(state['n_processes'])} finished; it is loaded",
+            file=sys.stderr,
+        )
     n_images = config.batch_size * processes.num_processes  # of a step
 
     with (
@@ -248,128 +250,3 @@ def _stop_when_lost(losses: list[float], gradient_norm: float, config: Optimiser
     if fault:
         advice = f"Lower the learning rate ({config.learning_rate})."
         raise FloatingPointError(f"step {len(losses) - 1}: {fault}; {checkpoints.last_good()} {advice}")
-
-
-class Checkpoints:
-    """The last states of one run, each in one file that is whole or not there."""
-
-    def __init__(
-        self, folder: str | Path | None, fingerprint: str, config: OptimiserConfig, stateful: Sequence, n_processes: int
-    ):
-        self.folder = None if folder is None else Path(folder)
-        self.fingerprint = fingerprint
-        self.config = config
-        self.stateful = stateful
-        self.n_processes = n_processes
-
-    def paths(self) -> list[Path]:
-        """List this run's checkpoints, the latest last; there are none without a folder."""
-        return [] if self.folder is None else sorted(self.folder.glob(f"checkpoint-{self.fingerprint}-*.pt"))
-
-    def last_good(self) -> str:
-        """Say in half a sentence what an interrupted run can go on from."""
-        paths = self.paths()
-        return f"{paths[-1]} holds the last good state." if paths else "no checkpoint had been written yet."
-
-    def save(self, losses: list[float]) -> None:
-        """Write the state after ``len(losses)`` steps, then delete what is older than the last kept."""
-        path = self.folder / f"checkpoint-{self.fingerprint}-{len(losses):08d}.pt"
-        states = [part.state_dict() for part in self.stateful]
-        state = {"losses": losses, "states": states, "n_processes": self.n_processes}
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
-        for old in set(self.folder.glob("checkpoint-*.pt")) - set(self.paths()[-self.config.n_checkpoints :]):
-            old.unlink()
-
-    def read_last(self) -> dict | None:
-        """Read the latest checkpoint of this run; a new run has none."""
-        paths = self.paths()
-        return torch.load(paths[-1], map_location="cpu", weights_only=True) if paths else None
-
-    def restore(self, state: dict | None, n_steps: int) -> list[float]:
-        """Take over ``state`` and return the losses of the steps already made, none for a new run.
-
-        Raises:
-            ValueError: there are steps left of ``n_steps``, and another number of processes made the first ones.
-        """
-        if state is None:
-            return []
-        if len(state["losses"]) < n_steps:
-            self._refuse_other_processes(state.get("n_processes"))
-        for part, values in zip(self.stateful, state["states"], strict=True):
-            part.load_state_dict(values)
-        return state["losses"]
-
-    def _refuse_other_processes(self, n_processes: int | None) -> None:
-        if n_processes == self.n_processes:
-            return
-        path = self.paths()[-1]
-        anew = "start anew in another folder or without its checkpoints"
-        if n_processes is None:
-            raise ValueError(f"{path} does not say how many processes made it, as an older version left it; {anew}")
-        raise ValueError(
-            f"{path} was made by {_processes(n_processes)}, but {_processes(self.n_processes)} would go on, in other "
-            f"batches and so to other weights; go on with {_processes(n_processes)}, or {anew}"
-        )
-
-
-def _processes(count: int) -> str:
-    return "1 process" if count == 1 else f"{count} processes"
-
-
-def load_raw_weights(module: nn.Module, folder: str | Path) -> nn.Module:
-    """Copy a trained ``module`` and give the copy the weights of the last step, instead of the average.
-
-    Raises:
-        ValueError: no checkpoint in ``folder``.
-
-    >>> load_raw_weights(nn.Linear(1, 1), "no/such/folder")
-    Traceback (most recent call last):
-    ...
-    ValueError: no/such/folder: no checkpoint; expected the folder of a training run
-    """
-    paths = sorted(Path(folder).glob("checkpoint-*.pt"))
-    if not paths:
-        raise ValueError(f"{folder}: no checkpoint; expected the folder of a training run")
-    weights, *_ = torch.load(paths[-1], map_location="cpu", weights_only=True)["states"]
-    copied = copy.deepcopy(module)
-    copied.load_state_dict(weights)
-    return copied
-
-
-class Metrics:
-    """Write a line of JSON a step, also for TensorBoard where installed; replace lines beyond the resumed step."""
-
-    def __init__(self, folder: str | Path | None, first: int, enabled: bool):
-        self.folder = folder
-        self.first = first
-        self.enabled = enabled
-        self._board = None
-
-    def __enter__(self) -> Metrics:
-        if self.enabled:
-            path = Path(self.folder, "metrics.jsonl")
-            kept = path.read_text().splitlines()[: self.first] if path.exists() else []
-            with replacing(path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept))
-            self._file = path.open("a", buffering=1)  # a line reaches the disk as soon as it is written
-            with suppress(ImportError):  # an extra; without it the file alone is written
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._board = SummaryWriter(Path(self.folder, "tensorboard"), purge_step=self.first)
-        return self
-
-    def write(self, step: int, loss: float, gradient_norm: float, learning_rate: float) -> None:
-        """Keep the numbers of one step."""
-        if self.enabled:
-            values = {"loss": loss, "gradient_norm": gradient_norm, "learning_rate": learning_rate}
-            self._file.write(json.dumps({"step": step} | values) + "\n")
-            if self._board:
-                for key, value in values.items():
-                    self._board.add_scalar(f"training/{key}", value, step)
-
-    def __exit__(self, *error) -> None:
-        if self.enabled:
-            self._file.close()
-            if self._board:
-                self._board.close()

@@ -76,10 +76,10 @@ def read_stream(path):
 
 
 def decode_in_memory(path):
-    import sedm.data.patches
+    import sedm.data.mapped_pixels
     from sedm.data.patch_table import load_patches
 
-    sedm.data.patches.MEMORY_LIMIT = 2**40
+    sedm.data.mapped_pixels.MEMORY_LIMIT = 2**40
     return sedm.data.patches.Patches.from_table(load_patches(path, streaming=True), CLASSES)
 
 
@@ -114,8 +114,8 @@ def measure(task: str, path: str) -> dict:
     import datasets
     import torch  # noqa: F401
 
+    import sedm.data.mapped_pixels
     import sedm.data.patch_table
-    import sedm.data.patches
 
     datasets.disable_progress_bars()
     sedm.data.patch_table.ROWS_WITHOUT_BAR = 10**9

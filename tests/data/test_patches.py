@@ -19,8 +19,8 @@ import torch
 from conftest import CLASSES
 from PIL import Image, ImageOps
 
+import sedm.data.mapped_pixels
 import sedm.data.patch_table
-import sedm.data.patches
 from sedm.config import build_config
 from sedm.data.patch_table import (
     UNKNOWN,
@@ -618,11 +618,11 @@ def test_mapped_tensors_equal_those_in_memory_and_their_file_vanishes(table, pat
 @only_linux
 def test_large_tensors_are_mapped_unasked(table, patches, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(sedm.data.patches, "MEMORY_LIMIT", patches.images.numel() - 1)
+    monkeypatch.setattr(sedm.data.mapped_pixels, "MEMORY_LIMIT", patches.images.numel() - 1)
     tensors = Patches.from_table(table, CLASSES)
     assert mapped_files(tmp_path) == 1  # the images; the masks are a third of them
     assert same(tensors, patches)
-    monkeypatch.setattr(sedm.data.patches, "MEMORY_LIMIT", 3 * 3 * 16 * 16)
+    monkeypatch.setattr(sedm.data.mapped_pixels, "MEMORY_LIMIT", 3 * 3 * 16 * 16)
     rows = [9, 2, 2, 15]
     expected = Patches(patches.images[rows], patches.masks[rows], [patches.groups[row] for row in rows], CLASSES)
     assert same(tensors.select(rows), expected)
@@ -921,8 +921,8 @@ def test_parts_of_a_mapped_table_are_mapped(tmp_path, monkeypatch):
         }
 
     expected = {name: rows_of(part) for name, part in parts().items()}
-    monkeypatch.setattr(sedm.data.patches, "ROWS_AT_ONCE", 7)
-    monkeypatch.setattr(sedm.data.patches, "MEMORY_LIMIT", patches.masks.numel() // 4)
+    monkeypatch.setattr(sedm.data.mapped_pixels, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(sedm.data.mapped_pixels, "MEMORY_LIMIT", patches.masks.numel() // 4)
     assert mapped_files(tmp_path) == 0
     mapped = parts()
     assert mapped_files(tmp_path) == 2 + 1 + 2 + 2  # where masks are hidden, the images are shared

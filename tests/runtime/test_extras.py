@@ -101,7 +101,7 @@ def test_other_public_data_become_tables_without_a_reader_of_slides(root):
 
 def test_training_keeps_its_metrics_without_tensorboard(root, tmp_path):
     code = f"""
-from sedm.runtime.loop import Metrics
+from sedm.runtime.metrics import Metrics
 with Metrics({str(tmp_path)!r}, first=0, enabled=True) as metrics:
     metrics.write(1, loss=0.5, gradient_norm=1.0, learning_rate=0.1)
 """

@@ -17,15 +17,8 @@ from torch.testing import assert_close
 from sedm.config import SegmentationConfig, TrainingConfig, build_config
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.training import main
-from sedm.runtime.loop import (
-    WINDOW,
-    Checkpoints,
-    OneProcess,
-    learning_rate_share,
-    load_raw_weights,
-    make_accelerator,
-    optimise,
-)
+from sedm.runtime.checkpoints import Checkpoints, load_raw_weights
+from sedm.runtime.loop import WINDOW, OneProcess, learning_rate_share, make_accelerator, optimise
 from sedm.runtime.notebook import mark_ready
 
 SETTINGS = TrainingConfig(n_steps=30, batch_size=4, warmup_steps=0, learning_rate=0.05, checkpoint_every=10)
