@@ -138,7 +138,7 @@ class LayoutConfig:
         known_name("prior", self.prior, PRIORS)
 
 
-AGGREGATIONS = ("mean", "max", "linear", "attention", "tokens", "regions")
+AGGREGATIONS = ("mean", "max", "linear", "attention", "tokens", "by_class")
 STYLE_INJECTIONS = ("film", "bottleneck", "cross_attention", "class_film")
 LAYOUT_INJECTIONS = ("input", "every_scale")
 OBJECTIVES = ("x_0", "epsilon", "v", "flow")
@@ -151,6 +151,7 @@ SEGFORMERS = {  # Xie et al. 2021, table 6
     "segformer_b1": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 256},
     "segformer_b2": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
 }
+N_COLOURS = 6  # mean and deviation of red, green and blue, which a style by class begins with
 UNANNOTATED = ("predicted_masks", "null_layout", "left_out")
 
 
@@ -162,7 +163,6 @@ class ModelConfig:
     n_blocks: int = 1  # residual blocks at each resolution
     unshuffle: int = 2  # pixels a side folded into channels before the U-Net: 64 px run at 32×32
     style_dim: int = 128  # length of a token of a style
-    style_regions: int = 4  # soft regions of a style image that have a token each; for "regions" alone
     style_backbone: str = "convolutional"  # or a model type of transformers ("swinv2"), or a folder with such a model
     style_channels: tuple[int, ...] = (24, 48, 96)  # width of the convolutional encoder at each halving
     n_style_images: int = 4  # images that make up one style in training
@@ -173,20 +173,27 @@ class ModelConfig:
     autoencoder: str = ""  # "" works on pixels, "own" on latents of a small autoencoder of ours, or a diffusers folder
 
     def __post_init__(self):
-        _positive(self, "n_blocks", "unshuffle", "style_dim", "style_regions", "n_style_images")
+        _positive(self, "n_blocks", "unshuffle", "style_dim", "n_style_images")
         known_name("aggregation", self.aggregation, AGGREGATIONS)
         known_name("style_injection", self.style_injection, STYLE_INJECTIONS)
         known_name("layout_injection", self.layout_injection, LAYOUT_INJECTIONS)
         known_name("objective", self.objective, OBJECTIVES)
         for aggregation, injection, meaning in (
             ("tokens", "cross_attention", "one token a style image"),
-            ("regions", "class_film", "one token a region of the style images"),
+            ("by_class", "class_film", "one token a class of the style images"),
         ):
             if (self.aggregation == aggregation) != (self.style_injection == injection):
                 raise ValueError(
                     f"aggregation={self.aggregation!r} with style_injection={self.style_injection!r}; "
                     f"{aggregation!r} and {injection!r} go together: {meaning}"
                 )
+        if self.aggregation == "by_class" and self.style_backbone != "convolutional":
+            raise ValueError(
+                f"aggregation='by_class' with style_backbone={self.style_backbone!r}; only 'convolutional' tells the "
+                "classes of style images apart"
+            )
+        if self.aggregation == "by_class" and self.style_dim <= N_COLOURS:
+            raise ValueError(f"style_dim={self.style_dim}; 'by_class' keeps {N_COLOURS} of it for plain colours")
 
     def to_dict(self) -> dict[str, object]:
         """Return the settings as plain values; diffusers asks for them when it saves a network."""
@@ -233,7 +240,9 @@ class TrainingConfig(ResumableConfig):
     layout_dropout: float = 0.1  # share of annotated items that see the null layout instead
     symmetries: str = "square"  # under which images and layouts are seen, and style images by themselves; SYMMETRIES
     colour_jitter: float = 0.2  # of an item and its style images alike: their optical density times exp(±this)
-    train_style_encoder: bool = True  # False leaves encoder and aggregation as they were initialised
+    class_jitter: float = 0.0  # of each class of an annotated item and of its style images: the same for them alone
+    class_weight: float = 0.3  # of the error in telling the classes of style images, for "by_class"
+    train_style_encoder: bool = True  # False leaves all of it as it was initialised but what tells classes
     max_loss_weight: float = 5.0  # of nearly clean images; γ of min-SNR, Hang et al. 2023
 
     def __post_init__(self):
@@ -278,6 +287,7 @@ class SegmentationConfig(OptimiserConfig):
     channels: tuple[int, ...] = (16, 32, 64, 128)  # U-Net width at each resolution
     synthetic_fraction: float = 0.8  # share of a batch drawn from the synthetic table, where there is one
     colour_jitter: float = 0.0  # strength of random colour changes; 0 = none
+    class_jitter: float = 0.0  # of each class by itself: its optical density times exp(±this)
     consistency_weight: float = 10.0  # of a mean teacher's loss on unannotated images, where it is given any
     consistency_ramp: float = 0.4  # share of the steps until that weight is reached
     teacher_decay: float = 0.99  # of the teacher's weights; until that many steps are made, their plain average

@@ -1,7 +1,8 @@
 """Augmentation: random symmetries and affine maps of pictures and masks, and two random changes of colour.
 
 The generator sees images of other optical density (`scale_density`), as other stains would give; segmentation networks
-see channels of other mean and contrast (`jitter_channels`), as is usual for them.
+see channels of other mean and contrast (`jitter_channels`), as is usual for them. Both may see each class in another
+density (`scale_class_density`), as other laboratories and patients have it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+
+from sedm.data.patch_table import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,28 @@ def scale_density(images: Float[Tensor, "n ... 3 h w"], factors: Float[Tensor, "
     """
     exponents = factors.view(len(images), *[1] * (images.ndim - 4), 3, 1, 1)
     return 2 * ((images + 1) / 2).clamp(0, 1) ** exponents - 1
+
+
+def scale_class_density(
+    images: Float[Tensor, "n 3 h w"], masks: UInt8[Tensor, "n h w"], factors: Float[Tensor, "n n_classes 3"]
+) -> Float[Tensor, "n 3 h w"]:
+    """Multiply the optical density of each channel by a factor of each class, softly where classes meet.
+
+    The logarithm of a pixel's factor is the mean over the 3 × 3 pixels around it; where nobody knows the class it is
+    0. White stays white.
+
+    Args:
+        images: in [0, 1].
+
+    >>> images, masks = torch.full((1, 3, 1, 6), 0.5), torch.tensor([[[0, 0, 0, 1, 1, 1]]], dtype=torch.uint8)
+    >>> scale_class_density(images, masks, torch.tensor([1.0, 2.0]).view(1, 2, 1).expand(1, 2, 3))[0, 0, 0]
+    tensor([0.5000, 0.5000, 0.4175, 0.3326, 0.2500, 0.2500])
+    """
+    known = masks != UNKNOWN
+    of_pixels = factors.log().gather(1, masks.long().where(known, 0).flatten(1)[..., None].expand(-1, -1, 3))
+    of_pixels = of_pixels.mT.unflatten(2, masks.shape[1:]) * known[:, None]
+    exponents = F.avg_pool2d(of_pixels, 3, stride=1, padding=1, count_include_pad=False).exp()
+    return images.clamp(0, 1) ** exponents
 
 
 def jitter_channels(

@@ -18,7 +18,7 @@ VARIANTS = {  # question → variant → what it changes, by section of the conf
     },
     "style injection": {
         "bottleneck": {"model": {"style_injection": "bottleneck"}},
-        "class_film": {"model": {"style_injection": "class_film", "aggregation": "regions"}},
+        "class_film": {"model": {"style_injection": "class_film", "aggregation": "by_class"}},
         "cross_attention": {"model": {"style_injection": "cross_attention", "aggregation": "tokens"}},
     },
     "aggregation": {f"{name}_aggregation": {"model": {"aggregation": name}} for name in ("max", "linear", "attention")},

@@ -3,6 +3,11 @@
     layout ℓ  ──one-hot──►  shares of the classes in each pixel of x_t  ──►  U-Net
     style s   ──────────────────────────────────────────────────────────►  U-Net
 
+A style by class (``style_injection="class_film"``) is also painted: every pixel of the layout in the mean colour and
+the deviation that its class has in the style images. The U-Net sees the painted layout, and where it predicts images
+(x_0) it predicts how they differ from it. So the look of each class comes from the style images by construction, also
+of a laboratory that training never saw.
+
 Source: Öttl et al., ECCV 2024 (arXiv 2403.14429). How the two conditions enter the U-Net: `unet`; what it predicts:
 `process`.
 """
@@ -16,7 +21,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sedm.config import ModelConfig
+from sedm.config import N_COLOURS, ModelConfig
 from sedm.data.patch_table import UNKNOWN
 from sedm.generator.unet import StyledUNet
 from sedm.styles.encoder import StyleEncoder
@@ -63,10 +68,14 @@ class Denoiser(ModelMixin, ConfigMixin):
                 f"samples of {sample_size or image_size} px; unshuffle={model.unshuffle} and {len(model.channels)} "
                 f"resolutions need a multiple of {divisor}"
             )
-        n_tokens = 1 + model.style_regions if model.aggregation == "regions" else 1
+        by_class = model.style_injection == "class_film"
+        n_tokens = 1 + n_classes if by_class else 1
         self.null_style = nn.Parameter(torch.zeros(*([n_tokens] if n_tokens > 1 else []), model.style_dim))
         n_folded = model.unshuffle**2
-        self.unet = StyledUNet(model, n_channels=sample_channels * n_folded, n_layout=(n_classes + 1) * n_folded)
+        n_channels, n_layout = sample_channels * n_folded, (n_classes + 1) * n_folded
+        self.unet = StyledUNet(model, n_channels, n_layout, N_COLOURS * n_folded if by_class else 0)
+        # latents have other channels than colours
+        self.starts_from_paint = by_class and model.objective == "x_0" and sample_size is None
 
     def null_styles(self, n: int) -> Float[Tensor, "n n_tokens dim"]:
         """Return the null style of ``n`` items."""
@@ -84,8 +93,11 @@ class Denoiser(ModelMixin, ConfigMixin):
         shares = one_hot_layout(layout, self.config.n_classes).to(x_t.dtype)
         if shares.shape[-1] != x_t.shape[-1]:  # latents are smaller than the layout
             shares = F.adaptive_avg_pool2d(shares, x_t.shape[-2:])
-        inputs, shares = F.pixel_unshuffle(x_t, unshuffle), F.pixel_unshuffle(shares, unshuffle)
-        return F.pixel_shuffle(self.unet(inputs, t, style, shares), unshuffle)
+        painted = paint(shares, style).to(x_t.dtype) if self.config.model.style_injection == "class_film" else None
+        inputs, folded = F.pixel_unshuffle(x_t, unshuffle), F.pixel_unshuffle(shares, unshuffle)
+        folded_paint = None if painted is None else F.pixel_unshuffle(painted, unshuffle)
+        answer = F.pixel_shuffle(self.unet(inputs, t, style, folded, folded_paint), unshuffle)
+        return answer + painted[:, :3] if self.starts_from_paint else answer
 
 
 def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[Tensor, "batch k h w"]:
@@ -98,6 +110,18 @@ def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[
     """
     indices = layout.long().masked_fill(layout == UNKNOWN, n_classes)
     return F.one_hot(indices, n_classes + 1).movedim(-1, 1).float()
+
+
+def paint(
+    shares: Float[Tensor, "batch k h w"], style: Float[Tensor, "batch n_tokens dim"]
+) -> Float[Tensor, "batch 6 h w"]:
+    """Paint each pixel in the colours that its class has in the style: mean and deviation of red, green and blue.
+
+    Pixels that nobody knows, the last channel of ``shares``, take those of the whole style images.
+    """
+    colours = torch.cat([style[:, 1:, :N_COLOURS], style[:, :1, :N_COLOURS]], dim=1)
+    with torch.autocast(shares.device.type, enabled=False):  # colours stay what they are
+        return (colours.float().mT @ shares.float().flatten(2)).unflatten(2, shares.shape[2:])
 
 
 class StyleDiffusion(nn.Module):
@@ -115,11 +139,16 @@ class StyleDiffusion(nn.Module):
         layout: UInt8[Tensor, "batch h w"],
         style_images: Float[Tensor, "batch n 3 height width"],
         drop_style: Bool[Tensor, " batch"],
-    ) -> Float[Tensor, "batch c s s"]:
-        """Denoise a batch in the styles of images; rows marked in ``drop_style`` see the null style."""
-        style = self.style_encoder(style_images)
+    ) -> tuple[Float[Tensor, "batch c s s"], Float[Tensor, "m n_classes h2 w2"] | None]:
+        """Denoise a batch in the styles of images; rows marked in ``drop_style`` see the null style.
+
+        Returns:
+            The answers; the logits of the classes of the m = batch · n style images, where the encoder tells them.
+        """
+        embeddings, class_logits = self.style_encoder.embed_and_classify(style_images.flatten(0, 1))
+        style = self.style_encoder.aggregate(embeddings.unflatten(0, style_images.shape[:2]))
         style = torch.where(drop_style[:, None, None], self.denoiser.null_style.to(style.dtype), style)
-        return self.denoiser(x_t, t, layout, style)
+        return self.denoiser(x_t, t, layout, style), class_logits
 
 
 def build_model(
@@ -139,6 +168,6 @@ def build_model(
     sample_channels, sample_size = latents or (3, image_size)
     with torch.random.fork_rng(devices=[]):  # layers initialise from the global state; leave it as it was
         torch.manual_seed(seed)
-        encoder = StyleEncoder(config)
+        encoder = StyleEncoder(config, n_classes if config.aggregation == "by_class" else 0)
         denoiser = Denoiser(config, n_classes, image_size, sample_channels, sample_size)
     return StyleDiffusion(encoder, denoiser)

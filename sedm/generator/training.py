@@ -4,6 +4,8 @@
     x_t = α_t·x_0 + σ_t·noise
     minimise  w_t ‖ model(x_t, t, ℓ, s) − target(x_0, noise, t) ‖²          target and w: `sedm.generator.process`
 
+A style encoder that tells the classes of style images learns that from their masks, in the same step.
+
 From the shell, on one process or several: ``sedm train --help``.
 """
 
@@ -17,17 +19,24 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from sedm.config import Config, TrainingConfig, build_config
-from sedm.data.augment import apply_symmetries, draw_density_factors, draw_symmetries, scale_density
+from sedm.data.augment import (
+    apply_symmetries,
+    draw_density_factors,
+    draw_symmetries,
+    scale_class_density,
+    scale_density,
+)
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches
 from sedm.data.pixels import to_signed
 from sedm.data.study_data import load_study
 from sedm.generator.autoencoder import encode_images, latent_shape, make_autoencoder
-from sedm.generator.denoiser import StyleDiffusion, build_model
+from sedm.generator.denoiser import StyleDiffusion, build_model, one_hot_layout
 from sedm.generator.pipeline import SEDMPipeline, sample_images
 from sedm.generator.process import N_TIMES, Diffusion
 from sedm.runtime.files import replacing
@@ -83,16 +92,21 @@ def train_model(
     model = build_model(config.model, patches.n_classes, config.data.image_size, config.seed, shape)
     if initial is not None:
         model.load_state_dict(initial.state_dict())
-    model.style_encoder.requires_grad_(settings.train_style_encoder)
+    if not settings.train_style_encoder:
+        freeze_encoder(model)
     sampler = StyleSampler(patches, settings.style_sampling, config.model.n_style_images)
     pools = batch_pools(patches.is_annotated, settings)
 
     def loss_of(network: StyleDiffusion, step: int) -> Tensor:
         generator = seeded_generator("training batch", config.seed, step, accelerator.process_index)
-        batch, target = training_batch(patches, latents, pools, sampler, diffusion, settings, generator)
+        batch, target, style_masks = training_batch(patches, latents, pools, sampler, diffusion, settings, generator)
         batch, target = [tensor.to(accelerator.device) for tensor in batch], target.to(accelerator.device)
-        errors = (network(*batch).float() - target).square().mean(dim=(1, 2, 3))
-        return (diffusion.loss_weights(batch[1], settings.max_loss_weight) * errors).mean()
+        answer, class_logits = network(*batch)
+        errors = (answer.float() - target).square().mean(dim=(1, 2, 3))
+        loss = (diffusion.loss_weights(batch[1], settings.max_loss_weight) * errors).mean()
+        if class_logits is None:
+            return loss
+        return loss + settings.class_weight * class_loss(class_logits, style_masks.to(accelerator.device))
 
     def save_samples(n_steps: int) -> None:
         pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
@@ -104,6 +118,25 @@ def train_model(
     return model
 
 
+def freeze_encoder(model: StyleDiffusion) -> None:
+    """Leave encoder and aggregation as they are, but for the layers that tell classes apart."""
+    model.style_encoder.requires_grad_(False)
+    if model.style_encoder.tells_classes:
+        model.style_encoder.features.class_maps.requires_grad_(True)
+        model.style_encoder.features.classes.requires_grad_(True)
+
+
+def class_loss(logits: Float[Tensor, "m n_classes h2 w2"], masks: UInt8[Tensor, "batch n h w"]) -> Float[Tensor, ""]:
+    """Compute the cross-entropy of the classes of style images, whose masks are reduced to shares; unknown is left out.
+
+    >>> class_loss(torch.tensor([[[[2.0]], [[0.0]]]]), torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+    tensor(0.0635)
+    """
+    shares = one_hot_layout(masks.flatten(0, 1), logits.shape[1])
+    shares = F.adaptive_avg_pool2d(shares, logits.shape[2:])[:, :-1]
+    return -(shares * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
+
+
 def training_batch(
     patches: Patches,
     latents: Float[Tensor, "n c s s"] | None,
@@ -112,30 +145,58 @@ def training_batch(
     diffusion: Diffusion,
     settings: TrainingConfig,
     generator: torch.Generator,
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Draw ((x_t, t, layout, style_images, drop_style), target): what the model gets, and what it should answer."""
+) -> tuple[tuple[Tensor, ...], Tensor, UInt8[Tensor, "batch n h w"]]:
+    """Draw ((x_t, t, layout, style_images, drop_style), target, style_masks).
+
+    The first is what the model gets, the second what it should answer; the third are the masks of the style images.
+    """
     rows = [pool[torch.randint(len(pool), (count,), generator=generator)] for pool, count in pools]
     rows = torch.cat(rows).tolist()
     x_0 = to_signed(patches.images[rows]) if latents is None else latents[rows]
     noise = torch.randn(x_0.shape, generator=generator)
-    t = torch.randint(N_TIMES, (len(rows),), generator=generator)
-    style_images = sampler.draw_images(rows, generator)
+    t = draw_times(len(rows), generator)
+    style_images, style_masks = sampler.draw_images(rows, generator)
     drop_style = sampler.draw_dropped(len(rows), settings.style_dropout, generator)
     drop_layout = torch.rand(len(rows), generator=generator) < settings.layout_dropout
     layout = patches.masks[rows].masked_fill(drop_layout[:, None, None], UNKNOWN)
+
+    if settings.class_jitter:
+        factors = draw_density_factors(len(rows) * patches.n_classes, settings.class_jitter, generator)
+        factors = factors.view(len(rows), -1, 3)
+        factors[drop_style | ~patches.is_annotated[rows]] = 1
+        x_0 = _jitter_classes(x_0[:, None], patches.masks[rows][:, None], factors)[:, 0]
+        style_images = _jitter_classes(style_images, style_masks, factors)
 
     symmetry = draw_symmetries(len(rows), settings.symmetries, generator)
     x_0 = apply_symmetries(x_0, symmetry)
     layout = apply_symmetries(layout, symmetry)
     symmetry = draw_symmetries(style_images.shape[0] * style_images.shape[1], settings.symmetries, generator)
     style_images = apply_symmetries(style_images.flatten(0, 1), symmetry).unflatten(0, style_images.shape[:2])
+    style_masks = apply_symmetries(style_masks.flatten(0, 1), symmetry).unflatten(0, style_masks.shape[:2])
     if settings.colour_jitter:
         factors = draw_density_factors(len(rows), settings.colour_jitter, generator)
         factors[drop_style] = 1  # the null style is of colours that occur
         x_0 = scale_density(x_0, factors)
         style_images = scale_density(style_images, factors)
     x_t = diffusion.add_noise(x_0, noise, t)
-    return (x_t, t, layout, style_images, drop_style), diffusion.target(x_0, noise, t)
+    return (x_t, t, layout, style_images, drop_style), diffusion.target(x_0, noise, t), style_masks
+
+
+def draw_times(n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """Draw one time from each of n equal parts of 0…999, in random order: together uniform, and never all alike.
+
+    >>> sorted((draw_times(4, torch.Generator().manual_seed(0)) // 250).tolist())
+    [0, 1, 2, 3]
+    """
+    parts = torch.randperm(n, generator=generator)
+    return ((parts + torch.rand(n, generator=generator)) * (N_TIMES / n)).long().clamp(max=N_TIMES - 1)
+
+
+def _jitter_classes(images, masks, factors):
+    """Change the density of each class of the n images of an item by its factors."""
+    factors = factors.repeat_interleave(images.shape[1], dim=0)
+    changed = scale_class_density((images.flatten(0, 1) + 1) / 2, masks.flatten(0, 1), factors)
+    return (2 * changed - 1).unflatten(0, images.shape[:2])
 
 
 def batch_pools(annotated: Bool[Tensor, " n"], settings: TrainingConfig) -> list[tuple[Tensor, int]]:

@@ -3,13 +3,14 @@
     style   film             scale and shift after a norm of every residual block and after the last norm, with the time
             bottleneck       one more residual block in the middle, to which the style is added (the reference's way)
             cross_attention  every residual block is followed by attention to one token a style image
-            class_film       as film, and at every resolution pixels of a class are scaled and shifted as the regions
-                             of the style images ask for, so that each class takes its own look
+            class_film       as film, and at every resolution the pixels of a class are scaled and shifted as the
+                             style's token of that class asks for, so that each class takes its own look
     layout  input            channels beside x_t
             every_scale      also added, reduced, to the features of every resolution on the way down and up
 
 Source: Öttl et al., ECCV 2024 (arXiv 2403.14429) for ``bottleneck``; Dhariwal & Nichol 2021 (arXiv 2105.05233),
-"AdaGN", for ``film``; Rombach et al. 2022 (arXiv 2112.10752) for ``cross_attention``.
+"AdaGN", for ``film``; Rombach et al. 2022 (arXiv 2112.10752) for ``cross_attention``; Zhu et al. 2020, SEAN (arXiv
+1911.12861), for ``class_film``.
 """
 
 from __future__ import annotations
@@ -48,22 +49,21 @@ class StyledBlock(nn.Module):
 
 
 class ClassFilm(nn.Module):
-    """Scale and shift of the pixels of each class, from the regions of the style images; hardly any at first."""
+    """Scale and shift of the pixels of each class, from the style's token of the class; hardly any at first."""
 
-    def __init__(self, width: int, n_classes: int, n_regions: int, token_dim: int):
+    def __init__(self, width: int, token_dim: int):
         super().__init__()
-        self.n_classes = n_classes
-        self.film = nn.Linear(n_regions * token_dim, n_classes * 2 * width)
-        nn.init.normal_(self.film.weight, std=1e-3)  # not zero, or no gradient would reach the regions
+        self.film = nn.Linear(token_dim, 2 * width)
+        nn.init.normal_(self.film.weight, std=1e-3)  # not zero, or no gradient would reach the tokens
         nn.init.zeros_(self.film.bias)
 
     def forward(
         self,
         features: Float[Tensor, "batch c h w"],
-        regions: Float[Tensor, "batch n_regions dim"],
+        tokens: Float[Tensor, "batch n_classes dim"],
         shares: Float[Tensor, "batch n_classes h w"],
     ) -> Float[Tensor, "batch c h w"]:
-        film = self.film(regions.flatten(1)).unflatten(1, (self.n_classes, -1)).mT  # of every class
+        film = self.film(tokens).mT  # of every class
         scale, shift = (film @ shares.flatten(2)).unflatten(2, shares.shape[2:]).chunk(2, dim=1)  # of every pixel
         return features * (1 + scale) + shift
 
@@ -77,6 +77,7 @@ class StyledUNet(nn.Module):
             way up; for ``style_injection`` and ``layout_injection`` see above.
         n_channels: of the input and of the output.
         n_layout: channels of the layout.
+        n_painted: channels of the layout in the colours of its classes; 0 for none.
 
     >>> unet = StyledUNet(ModelConfig((8, 16), style_dim=4), n_channels=12, n_layout=8)
     >>> x, layout = torch.randn(2, 12, 16, 16), torch.randn(2, 8, 16, 16)
@@ -84,7 +85,7 @@ class StyledUNet(nn.Module):
     torch.Size([2, 12, 16, 16])
     """
 
-    def __init__(self, model: ModelConfig, n_channels: int, n_layout: int):
+    def __init__(self, model: ModelConfig, n_channels: int, n_layout: int, n_painted: int = 0):
         super().__init__()
         channels, n_blocks, style_dim = model.channels, model.n_blocks, model.style_dim
         narrow, wide, time_dim = channels[0], channels[-1], 4 * channels[0]
@@ -93,7 +94,7 @@ class StyledUNet(nn.Module):
         self.time_embedding = TimestepEmbedding(narrow, time_dim)
         has_film = model.style_injection in ("film", "class_film")
         self.style_film = nn.Linear(style_dim, time_dim) if has_film else None
-        self.conv_in = nn.Conv2d(n_channels + n_layout, narrow, 3, padding=1)
+        self.conv_in = nn.Conv2d(n_channels + n_layout + n_painted, narrow, 3, padding=1)
 
         def blocks(widths_in: list[int], width: int) -> nn.ModuleList:
             return nn.ModuleList(StyledBlock(n, width, time_dim, token_dim) for n in widths_in)
@@ -127,13 +128,8 @@ class StyledUNet(nn.Module):
         self.class_down = self.class_up = None
         self.n_folded = model.unshuffle**2
         if model.style_injection == "class_film":
-            n_classes = n_layout // self.n_folded - 1  # the last one marks pixels that nobody knows
-
-            def films(widths: list[int]) -> nn.ModuleList:
-                return nn.ModuleList(ClassFilm(width, n_classes, model.style_regions, style_dim) for width in widths)
-
-            self.class_down = films([narrow, *channels[:-1]])
-            self.class_up = films([wide, *reversed(channels[:-1])])
+            self.class_down = nn.ModuleList(ClassFilm(width, style_dim) for width in (narrow, *channels[:-1]))
+            self.class_up = nn.ModuleList(ClassFilm(width, style_dim) for width in (wide, *reversed(channels[:-1])))
         self.out_norm = AdaGroupNorm(time_dim, narrow, N_GROUPS, act_fn="silu")
         self.out = nn.Conv2d(narrow, n_channels, 3, padding=1)
 
@@ -143,8 +139,12 @@ class StyledUNet(nn.Module):
         t: Int[Tensor, " batch"],
         style: Float[Tensor, "batch n_tokens dim"],
         layout: Float[Tensor, "batch k h w"],
+        painted: Float[Tensor, "batch p h w"] | None = None,
     ) -> Float[Tensor, "batch channels h w"]:
-        """Return the features of the last layer; a style has one token, or any number for ``cross_attention``."""
+        """Return the features of the last layer.
+
+        A style has one token; for ``cross_attention`` any number, for ``class_film`` one more than classes.
+        """
         condition = self.time_embedding(self.time_waves(t).to(x.dtype))
         if self.style_film is not None:
             condition = condition + self.style_film(style[:, 0])  # the token of whole images
@@ -154,9 +154,10 @@ class StyledUNet(nn.Module):
 
         shares = []
         if self.class_down is not None:
+            # of the classes alone: the last channel marks pixels that nobody knows
             shares = [shape.unflatten(1, (-1, self.n_folded)).mean(2)[:, :-1] for shape in layouts]
 
-        h = self.conv_in(torch.cat([x, layout], dim=1))
+        h = self.conv_in(torch.cat([x, layout] if painted is None else [x, layout, painted], dim=1))
         skips = [h]
         for level, blocks in enumerate(self.down):
             if self.layout_down is not None:

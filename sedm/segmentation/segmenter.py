@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from sedm.config import SegmentationConfig
-from sedm.data.augment import apply_symmetries, draw_symmetries, jitter_channels
+from sedm.data.augment import (
+    apply_symmetries,
+    draw_density_factors,
+    draw_symmetries,
+    jitter_channels,
+    scale_class_density,
+)
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches, data_checksum
 from sedm.runtime.files import replacing
@@ -74,7 +80,7 @@ def train_segmenter(
         if teacher is not None and step:
             teacher.update_parameters(student)  # which has just taken a step
         generator = seeded_generator("segmenter batch", seed, step)
-        images, masks = _batch(sources, config.colour_jitter, generator)
+        images, masks = _batch(sources, real.n_classes, config, generator)
         loss = segmentation_loss(_logits(student, images), masks)
         if teacher is None:
             return loss
@@ -164,7 +170,8 @@ def segmentation_loss(
 def augment(
     images: Float[Tensor, "batch 3 h w"],
     masks: UInt8[Tensor, "batch h w"],
-    colour_jitter: float,
+    n_classes: int,
+    config: SegmentationConfig,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "batch 3 h w"], UInt8[Tensor, "batch h w"]]:
     """Flip and turn images and masks alike, by multiples of 90°, then change the colours of the images.
@@ -173,16 +180,20 @@ def augment(
 
     Args:
         images: in [0, 1].
-        colour_jitter: strength of `jitter_channels`.
+        config: its ``class_jitter`` and then its ``colour_jitter`` change the colours.
         generator: on the CPU.
 
     >>> images, masks = torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)
-    >>> [x.shape for x in augment(images, masks, 0.1, torch.Generator().manual_seed(0))]
+    >>> config = SegmentationConfig(colour_jitter=0.1, class_jitter=0.5)
+    >>> [x.shape for x in augment(images, masks, 2, config, torch.Generator().manual_seed(0))]
     [torch.Size([2, 3, 8, 8]), torch.Size([2, 8, 8])]
     """
     coins = draw_symmetries(len(images), "square", generator).to(images.device)
     images, masks = apply_symmetries(images, coins), apply_symmetries(masks, coins)
-    return jitter_channels(images, colour_jitter, generator), masks
+    if config.class_jitter:
+        factors = draw_density_factors(len(images) * n_classes, config.class_jitter, generator)
+        images = scale_class_density(images, masks, factors.view(len(images), -1, 3).to(images.device))
+    return jitter_channels(images, config.colour_jitter, generator), masks
 
 
 def consistency_loss(
@@ -231,12 +242,12 @@ def _sources(real: Patches, synthetic: Patches | None, config: SegmentationConfi
 
 
 def _batch(
-    sources: list[tuple[Tensor, Tensor, int]], colour_jitter: float, generator: torch.Generator
+    sources: list[tuple[Tensor, Tensor, int]], n_classes: int, config: SegmentationConfig, generator: torch.Generator
 ) -> tuple[Float[Tensor, "batch 3 h w"], UInt8[Tensor, "batch h w"]]:
     rows = [torch.randint(len(masks), (n,), generator=generator).to(masks.device) for _, masks, n in sources]
     images = torch.cat([images[picked] for (images, _, _), picked in zip(sources, rows, strict=True)])
     masks = torch.cat([masks[picked] for (_, masks, _), picked in zip(sources, rows, strict=True)])
-    return augment(images.float() / 255, masks, colour_jitter, generator)
+    return augment(images.float() / 255, masks, n_classes, config, generator)
 
 
 def _ramp(step: int, config: SegmentationConfig) -> float:

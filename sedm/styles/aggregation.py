@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sedm import config
 
-LEAST_SHARE = 1e-3  # of an image, below which a region hardly counts as shown
+LEAST_SHARE = 1e-3  # of an image, below which a class hardly counts as shown
 
 
 class Aggregation(nn.Module, ABC):
@@ -145,41 +145,41 @@ class KeepTokens(Aggregation):
         return embeddings
 
 
-class RegionPool(Aggregation):
-    """One token for the whole of the images, and one for each of their soft regions.
+class ClassPool(Aggregation):
+    """One token for the whole of the images, and one for each class that they show.
 
-    An embedding holds the token of the whole image, a token of each region, and the share of the image that each
-    region covers. The first are averaged; those of a region are averaged by the shares, so that an image that hardly
-    shows it hardly counts. Where no image shows a region, its token is that of the whole.
+    An embedding holds the token of the whole image, a token of each class, and the share of the image that each class
+    covers. The first are averaged; those of a class are averaged by the shares, so that an image that hardly shows it
+    hardly counts. Where no image shows a class, its token is that of the whole.
 
-    >>> pool = RegionPool(dim=1, n_regions=2)
+    >>> pool = ClassPool(dim=1, n_classes=2)
     >>> embeddings = torch.tensor([[[0.0, 1.0, 7.0, 1.0, 0.0], [2.0, 3.0, 9.0, 0.5, 0.5]]])  # two images
     >>> pool(embeddings).flatten()
     tensor([1.0000, 1.6658, 8.9681])
     """
 
-    def __init__(self, dim: int, n_regions: int):
+    def __init__(self, dim: int, n_classes: int):
         super().__init__()
-        self.dim, self.n_regions = dim, n_regions
+        self.dim, self.n_classes = dim, n_classes
 
     def pool(self, embeddings, present):
-        tokens, shares = embeddings.split([self.dim * (1 + self.n_regions), self.n_regions], dim=2)
-        tokens = tokens.unflatten(2, (1 + self.n_regions, self.dim))
+        tokens, shares = embeddings.split([self.dim * (1 + self.n_classes), self.n_classes], dim=2)
+        tokens = tokens.unflatten(2, (1 + self.n_classes, self.dim))
         n_images = present.sum(dim=1)[:, None, None]
         whole = tokens[:, :, :1].sum(dim=1) / n_images
         shares = shares[..., None] / n_images[..., None]  # an absent image has none
         total = shares.sum(dim=1)
-        regions = ((shares * tokens[:, :, 1:]).sum(dim=1) + LEAST_SHARE * whole) / (total + LEAST_SHARE)
-        return torch.cat([whole, regions], dim=1)
+        classes = ((shares * tokens[:, :, 1:]).sum(dim=1) + LEAST_SHARE * whole) / (total + LEAST_SHARE)
+        return torch.cat([whole, classes], dim=1)
 
 
 AGGREGATIONS = {
-    "mean": lambda model: MeanPool(),
-    "max": lambda model: MaxPool(),
-    "linear": lambda model: LinearPool(model.style_dim, model.n_style_images),
-    "attention": lambda model: AttentionPool(model.style_dim),
-    "tokens": lambda model: KeepTokens(),
-    "regions": lambda model: RegionPool(model.style_dim, model.style_regions),
+    "mean": lambda model, n_classes: MeanPool(),
+    "max": lambda model, n_classes: MaxPool(),
+    "linear": lambda model, n_classes: LinearPool(model.style_dim, model.n_style_images),
+    "attention": lambda model, n_classes: AttentionPool(model.style_dim),
+    "tokens": lambda model, n_classes: KeepTokens(),
+    "by_class": lambda model, n_classes: ClassPool(model.style_dim, n_classes),
 }
 """How a `sedm.config.ModelConfig` becomes an aggregation, by the name that it asks for."""
 

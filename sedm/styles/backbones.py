@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from sedm.runtime.network_folders import open_network
 
+CLASS_WIDTH = 32  # channels of the map that tells classes apart
+
 
 class ConvolutionalBackbone(nn.Module):
     """A light network, trained from scratch; each convolution halves the resolution.
@@ -23,15 +25,20 @@ class ConvolutionalBackbone(nn.Module):
     sit in the means of the first layers, texture in the deviations, and neither tells where in the picture it came
     from.
 
+    With ``n_classes`` it also tells the classes of the layout apart, and computes the same features over the pixels of
+    each. What tells them merges the maps of all resolutions, from coarse to fine.
+
+    Source of the merging: feature pyramids, Lin et al. 2017 (arXiv 1612.03144).
+
     Args:
         channels: width after each halving of the resolution.
-        n_regions: soft regions of which the same features are computed as well.
+        n_classes: of the layout; 0 for features of whole images alone.
 
     >>> ConvolutionalBackbone((8, 16))(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 48])
     """
 
-    def __init__(self, channels: Sequence[int], n_regions: int = 0):
+    def __init__(self, channels: Sequence[int], n_classes: int = 0):
         super().__init__()
         self.convolutions = nn.ModuleList(
             nn.Sequential(nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(1, wide), nn.SiLU())
@@ -40,43 +47,61 @@ class ConvolutionalBackbone(nn.Module):
             for narrow, wide in pairwise((3, *channels))
         )
         self.n_features = 2 * sum(channels)
-        self.regions = nn.Conv2d(channels[-1], n_regions, 1) if n_regions else None
+        self.class_maps = self.classes = None
+        if n_classes:
+            self.class_maps = nn.ModuleList(nn.Conv2d(wide, CLASS_WIDTH, 1) for wide in channels)
+            self.classes = nn.Sequential(
+                nn.Conv2d(CLASS_WIDTH, CLASS_WIDTH, 3, padding=1),
+                nn.GroupNorm(1, CLASS_WIDTH),
+                nn.SiLU(),
+                nn.Conv2d(CLASS_WIDTH, n_classes, 1),
+            )
 
     def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch features"]:
         """Compute features of ``images`` in [−1, 1], of any size of at least 2 px per halving."""
-        statistics = []
-        for features in self._maps(images):
-            statistics.append(features.mean(dim=(2, 3)))
-            # the small number keeps the root differentiable where a channel is constant
-            statistics.append((features.var(dim=(2, 3), unbiased=False) + 1e-6).sqrt())
-        return torch.cat(statistics, dim=1)
+        return torch.cat([_moments(features)[:, 0] for features in self._maps(images)], dim=1).to(images.dtype)
 
-    def of_regions(
+    def by_class(
         self, images: Float[Tensor, "batch 3 h w"]
-    ) -> tuple[Float[Tensor, "batch n features"], Float[Tensor, "batch n_regions"]]:
-        """Compute features of the whole images and of their soft regions, and the share of the image of each region.
+    ) -> tuple[
+        Float[Tensor, "batch n_tokens features"], Float[Tensor, "batch n_tokens 6"], Float[Tensor, "batch k h2 w2"]
+    ]:
+        """Compute features and colours of whole images, then of the pixels of each class, and the logits of classes.
 
-        A region is learned: a softmax over the regions at every pixel of the last map.
+        Colours are mean and standard deviation of red, green and blue. A pixel counts for a class with the probability
+        that the logits give it.
         """
         maps = self._maps(images)
-        weights = self.regions(maps[-1]).float().softmax(dim=1)
-        statistics = []
-        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would lose small variances
-            for features in maps:
-                share = F.interpolate(weights, features.shape[2:], mode="nearest").flatten(2)
-                share = torch.cat([torch.ones_like(share[:, :1]), share], dim=1)  # the whole image is a region too
-                share = share / share.sum(dim=2, keepdim=True).clamp(min=1e-6)
-                pixels = features.float().flatten(2).mT
-                mean = share @ pixels
-                variance = share @ pixels.square() - mean.square()
-                statistics += [mean, (variance.clamp(min=0) + 1e-6).sqrt()]
-        return torch.cat(statistics, dim=2).to(images.dtype), weights.mean(dim=(2, 3))
+        merged = self.class_maps[-1](maps[-1])
+        for finer, reduce in zip(reversed(maps[:-1]), reversed(self.class_maps[:-1]), strict=True):
+            merged = reduce(finer) + F.interpolate(merged, finer.shape[2:], mode="nearest")
+        logits = self.classes(merged).float()
+        shares = logits.softmax(dim=1)
+        features = torch.cat([_moments(features, shares) for features in maps], dim=2)
+        return features.to(images.dtype), _moments(images, shares).to(images.dtype), logits
 
     def _maps(self, images: Float[Tensor, "batch 3 h w"]) -> list[Float[Tensor, "batch c h2 w2"]]:
         maps = []
         for convolution in self.convolutions:
             maps.append(convolution(maps[-1] if maps else images))
         return maps
+
+
+def _moments(
+    features: Float[Tensor, "batch c h w"], shares: Float[Tensor, "batch k h2 w2"] | None = None
+) -> Float[Tensor, "batch n_tokens features"]:
+    """Compute mean and standard deviation of every channel over the whole image, then over each class's share of it."""
+    with torch.autocast(features.device.type, enabled=False):  # bfloat16 would lose small variances
+        weights = features.new_ones(len(features), 1, features[0, 0].numel(), dtype=torch.float32)
+        if shares is not None:
+            resized = F.interpolate(shares, features.shape[2:], mode="area")
+            weights = torch.cat([weights, resized.flatten(2)], dim=1)
+        weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
+        pixels = features.float().flatten(2).mT
+        mean = weights @ pixels
+        # matrix products of squares: several times faster than var(); the small number keeps the root differentiable
+        variance = (weights @ pixels.square() - mean.square()).clamp(min=0) + 1e-6
+        return torch.cat([mean, variance.sqrt()], dim=2)
 
 
 class TransformersBackbone(nn.Module):

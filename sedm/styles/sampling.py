@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -56,7 +56,7 @@ class StyleSampler:
                 "style_sampling='nearby' must know where each patch lies; "
                 f"the patch table needs the columns {', '.join(PLACE_COLUMNS)}, filled in every row"
             )
-        self.images = patches.images
+        self.images, self.masks = patches.images, patches.masks
         self.strategy = strategy
         self._places = patches.places
         self.n_images = n_images if strategy == "multi" else 1
@@ -71,14 +71,18 @@ class StyleSampler:
         """Draw which images lend their style to those in ``rows``; a row itself only where nothing else can."""
         return torch.stack([self._draw_lenders(row, generator) for row in rows])
 
-    def draw_images(self, rows: list[int], generator: torch.Generator) -> Float[Tensor, "batch n 3 h w"]:
-        """Draw the style images for the images in ``rows``, in [−1, 1]."""
+    def draw_images(
+        self, rows: list[int], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "batch n 3 h w"], UInt8[Tensor, "batch n h w"]]:
+        """Draw the style images for the images in ``rows``, in [−1, 1], and their masks."""
         style_rows = self.draw_rows(rows, generator)
-        images = to_signed(self.images[style_rows.flatten()])
+        images, masks = to_signed(self.images[style_rows.flatten()]), self.masks[style_rows.flatten()]
         itself = (style_rows == torch.tensor(rows)[:, None]).flatten()
         for i in itself.nonzero().flatten():
-            images[i] = warp(images[i], *AffineRange().draw(images.shape[2:], generator))
-        return images.unflatten(0, style_rows.shape)
+            matrix, shift = AffineRange().draw(images.shape[2:], generator)
+            images[i] = warp(images[i], matrix, shift)
+            masks[i] = warp(masks[i, None], matrix, shift, mode="nearest")[0]
+        return images.unflatten(0, style_rows.shape), masks.unflatten(0, style_rows.shape)
 
     def draw_dropped(self, n: int, dropout: float, generator: torch.Generator) -> Bool[Tensor, " n"]:
         """Draw which of n items see the null style: each with probability ``dropout``; all of them for ``none``."""

@@ -99,7 +99,7 @@ class Workload:
 
         def loss() -> Tensor:
             with self.autocast(self.dtype):
-                answer = self.model(x_t, t, self.layouts, self.style_images, kept)
+                answer, _ = self.model(x_t, t, self.layouts, self.style_images, kept)
             errors = (answer.float() - target).square().mean(dim=(1, 2, 3))
             return (diffusion.loss_weights(t, max_weight=5.0) * errors).mean()
 

@@ -7,7 +7,14 @@ import torch
 from torch.testing import assert_close
 
 from sedm.config import build_config
-from sedm.data.augment import apply_symmetries, draw_density_factors, draw_symmetries, scale_density
+from sedm.data.augment import (
+    apply_symmetries,
+    draw_density_factors,
+    draw_symmetries,
+    scale_class_density,
+    scale_density,
+)
+from sedm.data.patch_table import UNKNOWN
 
 
 def generator():
@@ -41,6 +48,19 @@ def test_a_picture_that_is_not_square_keeps_its_shape():
     pictures = torch.rand(4, 3, 5, generator=generator())
     found = apply_symmetries(pictures, torch.ones(3, 4, dtype=torch.bool))
     assert_close(found, pictures.flip(-1, -2))
+
+
+def test_classes_are_recoloured_by_their_own_factors_softly_where_they_meet():
+    """By a loop over pixels and their neighbours; where nobody knows the class, density stays as it is."""
+    generator = torch.Generator().manual_seed(0)
+    images, factors = torch.rand(2, 3, 5, 6, generator=generator), torch.rand(2, 3, 3, generator=generator) + 0.5
+    masks = torch.randint(3, (2, 5, 6), generator=generator).to(torch.uint8)
+    masks[0, :2] = UNKNOWN
+    found = scale_class_density(images, masks, factors)
+    for i, y, x in torch.cartesian_prod(torch.arange(2), torch.arange(5), torch.arange(6)).tolist():
+        near = masks[i, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].flatten().tolist()
+        logarithms = torch.stack([torch.zeros(3) if k == UNKNOWN else factors[i, k].log() for k in near])
+        assert_close(found[i, :, y, x], images[i, :, y, x] ** logarithms.mean(dim=0).exp())
 
 
 def test_recolouring_scales_the_optical_density():

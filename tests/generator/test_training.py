@@ -14,9 +14,9 @@ from torch.testing import assert_close
 import sedm.generator.training
 from sedm.config import AGGREGATIONS, LAYOUT_INJECTIONS, OBJECTIVES, STYLE_INJECTIONS, ModelConfig
 from sedm.data.patch_table import UNKNOWN
-from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout
+from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout, paint
 from sedm.generator.process import Diffusion
-from sedm.generator.training import batch_pools, train_generator, train_model, training_batch
+from sedm.generator.training import batch_pools, draw_times, train_generator, train_model, training_batch
 from sedm.generator.unet import ClassFilm
 from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.styles.sampling import StyleSampler
@@ -50,8 +50,8 @@ def count_batches(monkeypatch, fail_at=None, error=KeyboardInterrupt, target=Non
         calls.append(len(calls))
         if calls[-1] == fail_at and target is None:
             raise error
-        inputs, clean = training_batch(*arguments)
-        return inputs, torch.full_like(clean, target) if calls[-1] == fail_at else clean
+        inputs, clean, style_masks = training_batch(*arguments)
+        return inputs, torch.full_like(clean, target) if calls[-1] == fail_at else clean, style_masks
 
     monkeypatch.setattr(sedm.generator.training, "training_batch", counted)
     return calls
@@ -92,7 +92,7 @@ def test_a_style_scales_and_shifts_in_every_residual_block(denoiser, inputs):
 
 
 def denoiser_with(sample_channels=3, sample_size=None, **settings):
-    aggregations = {"cross_attention": "tokens", "class_film": "regions"}
+    aggregations = {"cross_attention": "tokens", "class_film": "by_class"}
     settings = {"aggregation": aggregations.get(settings.get("style_injection"), "mean")} | settings
     model = ModelConfig(**({"channels": (8, 16), "style_dim": 8} | settings))
     with torch.random.fork_rng():
@@ -118,20 +118,42 @@ def test_style_and_layout_change_the_answer_however_they_enter(inputs, style_inj
 
 def test_the_look_of_a_class_is_scaled_and_shifted_where_the_layout_shows_it_alone():
     """By a loop over pixels: each mixes the films of its classes by their shares; unknown ones stay as they are."""
-    film = ClassFilm(width=3, n_classes=2, n_regions=2, token_dim=4)
+    film = ClassFilm(width=3, token_dim=4)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weights in film.parameters():
             weights.copy_(torch.randn(weights.shape, generator=generator))
-    features, regions = torch.randn(1, 3, 2, 2, generator=generator), torch.randn(1, 2, 4, generator=generator)
+    features, tokens = torch.randn(1, 3, 2, 2, generator=generator), torch.randn(1, 2, 4, generator=generator)
     shares = torch.tensor([[[1.0, 0.0], [0.25, 0.0]], [[0.0, 1.0], [0.75, 0.0]]])[None]
-    found = film(features, regions, shares).detach()
-    of_class = film.film(regions.flatten(1)).detach().view(2, 2, 3)  # class, (scale, shift), channel
+    found = film(features, tokens, shares).detach()
+    of_class = film.film(tokens[0]).detach().view(2, 2, 3)  # class, (scale, shift), channel
     for y in range(2):
         for x in range(2):
             scale, shift = sum(shares[0, k, y, x] * of_class[k] for k in range(2))
             assert_close(found[0, :, y, x], features[0, :, y, x] * (1 + scale) + shift)
     assert found[0, :, 1, 1].equal(features[0, :, 1, 1])
+
+
+def test_a_layout_is_painted_in_the_colours_of_its_classes():
+    """By a loop over pixels; unknown ones take those of the whole style images."""
+    style = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0))
+    layout = torch.tensor([[[0, 1], [255, 1]]], dtype=torch.uint8)
+    painted = paint(one_hot_layout(layout, 2), style)
+    for y, x, token in ((0, 0, 1), (0, 1, 2), (1, 0, 0), (1, 1, 2)):
+        assert_close(painted[0, :, y, x], style[0, token, :6])
+    half = paint(torch.tensor([0.25, 0.75, 0.0]).view(1, 3, 1, 1), style)
+    assert_close(half.flatten(), 0.25 * style[0, 1, :6] + 0.75 * style[0, 2, :6])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_denoiser_that_predicts_images_starts_from_the_painted_layout(inputs, objective):
+    denoiser = denoiser_with(style_injection="class_film", objective=objective)
+    for weights in denoiser.unet.out.parameters():
+        weights.zero_()  # so that the U-Net answers nothing
+    x_t, t, layout, _ = inputs
+    style = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2))
+    painted = paint(one_hot_layout(layout, 2), style)[:, :3]
+    assert_close(denoiser(x_t, t, layout, style), painted if objective == "x_0" else torch.zeros_like(painted))
 
 
 def test_at_the_bottleneck_a_style_reaches_the_lowest_resolution_alone(inputs):
@@ -230,7 +252,7 @@ def test_dropped_rows_see_the_null_style_and_the_others_their_own(config, inputs
     model.denoiser.null_style.normal_()
     x_t, t, layout, _ = inputs
     images = torch.rand(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    answer = model(x_t, t, layout, images, torch.tensor([True, False]))
+    answer, _ = model(x_t, t, layout, images, torch.tensor([True, False]))
     null = model.denoiser(x_t, t, layout, model.denoiser.null_style.expand(2, 1, -1))
     styled = model.denoiser(x_t, t, layout, model.style_encoder(images))
     assert_close(answer, torch.stack([null[0], styled[1]]))
@@ -266,7 +288,7 @@ def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(c
 @pytest.mark.slow
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_style_encoder_is_trained_with_every_aggregation(config, patches, tmp_path, aggregation):
-    injection = {"tokens": "cross_attention", "regions": "class_film"}.get(aggregation, "film")
+    injection = {"tokens": "cross_attention", "by_class": "class_film"}.get(aggregation, "film")
     sampling = replace(config.sampling, n_style_images=config.model.n_style_images)
     model = replace(config.model, aggregation=aggregation, style_injection=injection)
     config = replace(one_step(config), model=model, sampling=sampling)
@@ -314,7 +336,7 @@ def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
     settings = changed(config, batch_size=32, style_dropout=0.5, layout_dropout=0.0, **AS_THEY_ARE).training
     sampler, diffusion = StyleSampler(patches, "multi", 2), Diffusion("x_0")
     pools, generator = batch_pools(patches.is_annotated, settings), torch.Generator().manual_seed(0)
-    given, x_0 = training_batch(patches, None, pools, sampler, diffusion, settings, generator)
+    given, x_0, _ = training_batch(patches, None, pools, sampler, diffusion, settings, generator)
     x_t, t, layout, style_images, dropped = given
     alpha, sigma = (values[t][:, None, None, None] for values in (diffusion.alphas, diffusion.sigmas))
     noise = (x_t - alpha * x_0) / sigma
@@ -334,7 +356,7 @@ def test_style_images_are_of_the_target_s_group(config, patches):
     settings = changed(config, layout_dropout=0.0, **AS_THEY_ARE).training
     sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.is_annotated, settings)
     arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
-    (_, _, layout, style_images, _), _ = training_batch(*arguments)
+    (_, _, layout, style_images, _), _, _ = training_batch(*arguments)
     whole = ((style_images + 1) * 127.5).round().to(torch.uint8)
     for row, images in zip(layout, whole, strict=True):
         origins = [(patches.images == image).flatten(1).all(1).nonzero().item() for image in images]
@@ -348,7 +370,7 @@ def draw_batch(config, patches, **settings):
     settings = changed(config, batch_size=256, layout_dropout=0.0, **settings).training
     sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.is_annotated, settings)
     arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
-    (_, _, layout, style_images, dropped), x_0 = training_batch(*arguments)
+    (_, _, layout, style_images, dropped), x_0, _ = training_batch(*arguments)
     return x_0, layout, style_images, dropped
 
 
@@ -382,11 +404,40 @@ def test_an_image_and_what_lends_its_style_are_recoloured_alike(config, patches)
     assert exponents.std(dim=1).min() > 0  # every channel by itself
 
 
+def test_each_class_of_an_annotated_item_and_of_its_style_images_is_recoloured_alike(config, patches):
+    generator = torch.Generator().manual_seed(0)
+    halves = torch.zeros(16, 16, dtype=torch.uint8)
+    halves[:, 8:] = 1
+    sources = ["predicted" if source == "none" else source for source in patches.mask_source]
+    masks = halves.expand(16, -1, -1).clone()
+    patches = replace(patches, images=torch.full_like(patches.images, 100), masks=masks, mask_source=sources)
+    settings = changed(config, batch_size=64, annotated_fraction=0.5, symmetries="none", colour_jitter=0.0)
+    settings = replace(settings.training, class_jitter=0.4, style_dropout=0.3, layout_dropout=0.0)
+    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.is_annotated, settings)
+    given, x_0, _ = training_batch(patches, None, pools, sampler, Diffusion("x_0"), settings, generator)
+    *_, style_images, dropped = given
+    assert_close(style_images, x_0[:, None].expand_as(style_images))
+    exponents = torch.log((x_0 + 1) / 2) / math.log(100 / 255)
+    sides = exponents[:, :, 0, [0, -1]]  # far from where the classes meet
+    is_changed = (sides - 1).abs().amax((1, 2)) > 1e-4
+    assert is_changed.equal((torch.arange(64) < 32) & ~dropped)  # the first half is annotated
+    assert sides.log().abs().max() <= 0.4 + 1e-4
+    assert (sides[is_changed][..., 0] - sides[is_changed][..., 1]).abs().mean() > 0.1
+
+
+def test_times_are_uniform_together_and_spread_over_every_batch():
+    generator = torch.Generator().manual_seed(0)
+    times = torch.stack([draw_times(8, generator) for _ in range(2000)])
+    assert torch.histc(times.float(), 8, 0, 1000).eq(2000).all()  # one of each eighth in every batch
+    assert abs(times[:, 0].float().mean() - 499.5) < 4 * 1000 / math.sqrt(12 * 2000)  # whichever place, uniform
+    assert set(draw_times(1, generator).tolist()) < set(range(1000))
+
+
 def test_dropped_layouts_are_wholly_unknown_and_as_many_as_asked(config, patches):
     settings = changed(config, batch_size=200, annotated_fraction=1.0, layout_dropout=0.3).training
     pools = batch_pools(patches.is_annotated, settings)
     sampler, generator = StyleSampler(patches, "multi", 2), torch.Generator().manual_seed(0)
-    (_, _, layout, _, _), _ = training_batch(patches, None, pools, sampler, Diffusion("x_0"), settings, generator)
+    (_, _, layout, _, _), _, _ = training_batch(patches, None, pools, sampler, Diffusion("x_0"), settings, generator)
     unknown = (layout == UNKNOWN).flatten(1)
     assert unknown.any(1).equal(unknown.all(1))
     assert abs(unknown.all(1).float().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 200)

@@ -1,5 +1,6 @@
 """Segmenters that must learn what can be learnt, must not learn what cannot, and do so twice the same."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -157,7 +158,7 @@ def test_a_batch_holds_the_rounded_number_of_synthetic_patches(fraction, n_synth
     real = Patches(pixels, pixels[:, 0], ["a"] * 3, CLASSES)
     white = replace(real, images=real.images + 255, masks=real.masks + 1)
     sources = [(patches.images, patches.masks, n) for patches, n in _sources(real, white, config)]
-    images, masks = _batch(sources, 0.0, torch.Generator().manual_seed(0))
+    images, masks = _batch(sources, 2, SegmentationConfig(), torch.Generator().manual_seed(0))
     assert images.shape == (24, 3, 8, 8)
     assert (images.mean((1, 2, 3)) == 1).sum() == n_synthetic == masks.flatten(1).any(1).sum()
 
@@ -167,7 +168,7 @@ def test_augmentation_turns_image_and_mask_alike_and_reaches_every_symmetry(heig
     mask = torch.randperm(height * width, generator=torch.Generator().manual_seed(0)).view(height, width)
     masks = mask.to(torch.uint8).expand(200, -1, -1)
     images = (masks[:, None] / 255).expand(-1, 3, -1, -1)
-    turned_images, turned_masks = augment(images, masks, 0.0, torch.Generator().manual_seed(0))
+    turned_images, turned_masks = augment(images, masks, 2, SegmentationConfig(), torch.Generator().manual_seed(0))
     assert turned_images.equal((turned_masks[:, None] / 255).expand(-1, 3, -1, -1))
     found, counts = turned_masks.flatten(1).unique(dim=0, return_counts=True)
     expected = [torch.rot90(start, k) for start in (mask, mask.flip(0)) for k in range(4)]
@@ -180,14 +181,29 @@ def test_augmentation_turns_image_and_mask_alike_and_reaches_every_symmetry(heig
 def test_colour_jitter_changes_colours_by_its_strength_and_no_mask():
     images, masks = torch.full((100, 3, 4, 4), 0.5), torch.zeros(100, 4, 4, dtype=torch.uint8)
     for strength in (0.2, 0.4):
-        jittered, unchanged = augment(images, masks, strength, torch.Generator().manual_seed(0))
+        config = SegmentationConfig(colour_jitter=strength)
+        jittered, unchanged = augment(images, masks, 1, config, torch.Generator().manual_seed(0))
         shift = (jittered - images).abs()
         assert 0.95 * strength / 2 < shift.max() <= strength / 2 + 1e-6
         assert jittered.std((2, 3)).max() < 1e-6  # one colour for all pixels of an image
         assert unchanged.equal(masks)
-    vivid = augment(torch.rand(8, 3, 4, 4), masks[:8], 2.0, torch.Generator().manual_seed(0))[0]
+    config = SegmentationConfig(colour_jitter=2.0)
+    vivid = augment(torch.rand(8, 3, 4, 4), masks[:8], 1, config, torch.Generator().manual_seed(0))[0]
     assert vivid.min() >= 0
     assert vivid.max() <= 1
+
+
+def test_class_jitter_changes_each_class_by_itself_and_no_mask():
+    images = torch.full((50, 3, 8, 8), 0.5)
+    masks = torch.zeros(50, 8, 8, dtype=torch.uint8)
+    masks[:, :4] = 1
+    config = SegmentationConfig(class_jitter=0.5)
+    jittered, seen = augment(images, masks, 2, config, torch.Generator().manual_seed(0))
+    assert seen.flatten(1).sum(1).eq(32).all()
+    exponents = jittered.log() / math.log(0.5)
+    assert exponents.log().abs().max() <= 0.5 + 1e-4
+    means = torch.stack([(exponents * (seen == k)[:, None]).sum((2, 3)) / 32 for k in (0, 1)])
+    assert (means[0] - means[1]).abs().std() > 0.1
 
 
 def loss_by_loops(logits, masks):

@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from sedm.config import ModelConfig
+from sedm.config import N_COLOURS, ModelConfig
 from sedm.styles.aggregation import AGGREGATIONS, AttentionPool
 from sedm.styles.backbones import open_backbone
 from sedm.styles.encoder import StyleEncoder
 
+N_CLASSES = 3
 ANY_NUMBER = ["mean", "max", "attention"]  # also those that know padding
 ANY_ORDER = ANY_NUMBER
 
@@ -33,20 +34,20 @@ def randomised(module):
 
 def settings(aggregation="mean", **changes):
     """Of a small convolutional encoder that makes a style of five images."""
-    injection = {"tokens": "cross_attention", "regions": "class_film"}.get(aggregation, "film")
-    options = {"style_channels": (8, 8), "style_dim": 6, "style_regions": 3, "n_style_images": 5} | changes
+    injection = {"tokens": "cross_attention", "by_class": "class_film"}.get(aggregation, "film")
+    options = {"style_channels": (8, 8), "style_dim": 8, "n_style_images": 5} | changes
     return ModelConfig(aggregation=aggregation, style_injection=injection, **options)
 
 
 def aggregation_of(name, dim=12):
-    return AGGREGATIONS[name](settings(name, style_dim=dim))
+    return AGGREGATIONS[name](settings(name, style_dim=dim), N_CLASSES)
 
 
 def encoder(aggregation):
     """Of the convolutional backbone; attention's queries are zero at the start, so here they are not."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = StyleEncoder(settings(aggregation))
+        model = StyleEncoder(settings(aggregation), N_CLASSES if aggregation == "by_class" else 0)
     randomised(model.aggregate)
     return model.eval()
 
@@ -74,7 +75,7 @@ def present():
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_a_style_is_one_token_or_one_an_image_or_one_a_region(aggregation, images):
-    assert encoder(aggregation)(images).shape == (2, {"tokens": 5, "regions": 4}.get(aggregation, 1), 6)
+    assert encoder(aggregation)(images).shape == (2, {"tokens": 5, "by_class": 1 + N_CLASSES}.get(aggregation, 1), 8)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -85,10 +86,10 @@ def test_the_order_of_style_images_does_not_matter_where_that_is_promised(aggreg
     if aggregation == "tokens":
         assert_close(permuted, style[:, order])
     else:
-        assert permuted.allclose(style, atol=1e-5) == (aggregation in (*ANY_ORDER, "regions"))
+        assert permuted.allclose(style, atol=1e-5) == (aggregation in (*ANY_ORDER, "by_class"))
 
 
-@pytest.mark.parametrize("aggregation", [*ANY_NUMBER, "regions"])
+@pytest.mark.parametrize("aggregation", [*ANY_NUMBER, "by_class"])
 def test_showing_the_same_images_again_does_not_change_the_style_but_leaving_one_out_does(aggregation, images):
     model = encoder(aggregation)
     assert_close(model(images.repeat(1, 3, 1, 1, 1)), model(images))
@@ -139,7 +140,7 @@ def test_padding_is_as_if_it_were_not_there(aggregation, embeddings, present):
 
 
 @pytest.mark.parametrize("garbage", [1e30, float("nan"), -float("inf")])
-@pytest.mark.parametrize("aggregation", [*ANY_NUMBER, "regions"])
+@pytest.mark.parametrize("aggregation", [*ANY_NUMBER, "by_class"])
 def test_what_padding_holds_reaches_neither_style_nor_gradients(aggregation, garbage, images):
     present = torch.tensor([[True, False, True, True, False], [False, True, False, False, False]])
     model = encoder(aggregation)
@@ -150,7 +151,7 @@ def test_what_padding_holds_reaches_neither_style_nor_gradients(aggregation, gar
         shown.requires_grad_()
         model.zero_grad()
         style = model(shown, present)
-        (style * torch.arange(12.0).view(2, 1, 6)).sum().backward()
+        (style * torch.arange(16.0).view(2, 1, 8)).sum().backward()
         return style, shown.grad, [weights.grad for weights in model.parameters()]
 
     style, of_images, of_weights = style_and_gradients(garbage)
@@ -162,7 +163,7 @@ def test_what_padding_holds_reaches_neither_style_nor_gradients(aggregation, gar
     assert of_images[present].flatten(1).any(dim=1).all()
 
 
-@pytest.mark.parametrize("aggregation", [name for name in AGGREGATIONS if name != "regions"])
+@pytest.mark.parametrize("aggregation", [name for name in AGGREGATIONS if name != "by_class"])
 def test_an_item_without_any_image_is_named(aggregation, embeddings, present):
     model = aggregation_of(aggregation)
     with pytest.raises(ValueError, match=r"without any style image|fewer style images"):
@@ -226,34 +227,51 @@ def test_untrained_attention_is_the_mean_and_learns_which_image_counts(embedding
     assert_close(model(embeddings), wanted, rtol=0, atol=0.1)
 
 
-# -------------------------------------------------------------------------------------------- regions
+# -------------------------------------------------------------------------------------------- by class
 
 
-def test_the_features_of_regions_are_weighted_means_and_deviations_over_their_pixels(images):
-    """Compared with a loop over regions in float64; the whole image comes first."""
-    backbone = encoder("regions").features.requires_grad_(False)
-    features, shares = backbone.of_regions(images[0])
+def test_features_and_colours_of_classes_are_weighted_moments_over_their_pixels(images):
+    """Compared with a loop over classes in float64; the whole image comes first."""
+    backbone = encoder("by_class").features.requires_grad_(False)
+    features, colours, logits = backbone.by_class(images[0])
     first = backbone.convolutions[0](images[0])
     second = backbone.convolutions[1](first)
-    weights = backbone.regions(second).softmax(dim=1)
-    assert_close(shares, weights.mean(dim=(2, 3)))
+    coarse = F.interpolate(backbone.class_maps[1](second), first.shape[2:])
+    assert_close(logits, backbone.classes(backbone.class_maps[0](first) + coarse))
+    shares = logits.softmax(dim=1)
     assert_close(features[:, 0], backbone(images[0]))
-    for region in range(3):
+    for token in range(1 + N_CLASSES):
         expected = []
-        for maps in (first, second):
-            weight = F.interpolate(weights[:, region, None], maps.shape[2:]).double()
+        for maps in (images[0], first, second):
+            whole = torch.ones_like(shares[:, :1])
+            weight = torch.cat([whole, shares], dim=1)[:, token, None].double()
+            if maps.shape[2] > weight.shape[2]:
+                weight = weight.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            weight = F.avg_pool2d(weight, weight.shape[2] // maps.shape[2])
             weight = weight / weight.sum(dim=(2, 3), keepdim=True)
             mean = (weight * maps).sum(dim=(2, 3))
             variance = (weight * (maps - mean[..., None, None]).square()).sum(dim=(2, 3))
-            expected += [mean, (variance + 1e-6).sqrt()]
-        assert_close(features[:, 1 + region], torch.cat(expected, dim=1).float(), rtol=1e-4, atol=1e-4)
+            expected.append(torch.cat([mean, (variance + 1e-6).sqrt()], dim=1).float())
+        assert_close(colours[:, token], expected[0], rtol=1e-4, atol=1e-4)
+        assert_close(features[:, token], torch.cat(expected[1:], dim=1), rtol=1e-4, atol=1e-4)
 
 
-def test_a_region_counts_by_the_share_of_the_image_that_it_covers(present):
+def test_every_token_begins_with_the_plain_colours_of_its_class(images):
+    model = encoder("by_class").requires_grad_(False)
+    _, colours, logits = model.features.by_class(images[0])
+    embeddings, class_logits = model.embed_and_classify(images[0])
+    assert class_logits.equal(logits)
+    tokens, shares = embeddings[:, :-N_CLASSES].unflatten(1, (1 + N_CLASSES, -1)), embeddings[:, -N_CLASSES:]
+    assert tokens[..., :N_COLOURS].equal(colours)
+    assert_close(shares, logits.softmax(dim=1).mean(dim=(2, 3)))
+    assert_close(colours[:, 0, :3], images[0].mean(dim=(2, 3)))
+
+
+def test_a_class_counts_by_the_share_of_the_image_that_it_covers(present):
     """By a loop over images; an absent image may hold anything."""
-    pool = AGGREGATIONS["regions"](settings("regions", style_dim=2))
-    tokens = torch.randn(3, 5, 4, 2, generator=generator())
-    shares = torch.rand(3, 5, 3, generator=generator(1))
+    pool = aggregation_of("by_class", dim=8)
+    tokens = torch.randn(3, 5, 1 + N_CLASSES, 8, generator=generator())
+    shares = torch.rand(3, 5, N_CLASSES, generator=generator(1))
     shares[1, :, 2] = 0  # no image shows it
     embeddings = torch.cat([tokens.flatten(2), shares], dim=2)
     embeddings[~present] = torch.nan
@@ -262,20 +280,33 @@ def test_a_region_counts_by_the_share_of_the_image_that_it_covers(present):
         there = [image for image in range(5) if present[item, image]]
         whole = tokens[item, there, 0].mean(dim=0)
         assert_close(style[item, 0], whole)
-        for region in range(3):
-            share = shares[item, there, region, None]
+        for k in range(N_CLASSES):
+            share = shares[item, there, k, None]
             if share.sum() == 0:
-                assert_close(style[item, 1 + region], whole)
+                assert_close(style[item, 1 + k], whole)
             else:
-                mean = (share * tokens[item, there, 1 + region]).sum(dim=0) / share.sum()
-                assert_close(style[item, 1 + region], mean, rtol=0, atol=0.05)
+                mean = (share * tokens[item, there, 1 + k]).sum(dim=0) / share.sum()
+                assert_close(style[item, 1 + k], mean, rtol=0, atol=0.05)
 
 
-def test_regions_ignore_where_things_are(images):
-    model = encoder("regions")
-    inner = F.pad(images[:1, 0, :, 4:12, 4:12], (12, 12, 12, 12))
-    shifted = F.pad(images[:1, 0, :, 4:12, 4:12], (4, 20, 20, 4))
+def test_the_look_of_classes_ignores_where_things_are(images):
+    model = encoder("by_class")
+    inner = F.pad(images[:1, 0, :, 4:12, 4:12], (28, 28, 28, 28))
+    shifted = F.pad(images[:1, 0, :, 4:12, 4:12], (20, 36, 36, 20))  # by whole strides, away from the border
     assert_close(model.embed(inner), model.embed(shifted), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"style_backbone": "swinv2"}, "only 'convolutional' tells the classes"),
+        ({"style_dim": 6}, "style_dim=6; 'by_class' keeps 6"),
+        ({"style_injection": "film"}, "go together"),
+    ],
+)
+def test_settings_that_cannot_tell_classes_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**({"aggregation": "by_class", "style_injection": "class_film"} | changes))
 
 
 # -------------------------------------------------------------------------------------------- convolutional backbone

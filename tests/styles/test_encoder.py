@@ -12,6 +12,7 @@ from conftest import CLASSES
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import ndimage, stats
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sedm.config import STYLE_SAMPLING
@@ -59,14 +60,15 @@ def test_augmented_takes_the_target_itself(numbered):
 
 def test_the_images_are_those_of_the_rows_in_minus_one_to_one(numbered):
     sampler = StyleSampler(numbered, "multi", n_images=4)
-    images, rows = sampler.draw_images([0, 5], generator(1)), sampler.draw_rows([0, 5], generator(1))
+    (images, masks), rows = sampler.draw_images([0, 5], generator(1)), sampler.draw_rows([0, 5], generator(1))
+    assert masks.equal(numbered.masks[rows])
     assert images.shape == (2, 4, 3, 16, 16)
     assert_close(images, (rows / 127.5 - 1)[:, :, None, None, None].expand_as(images))
 
 
 def test_the_target_lends_its_style_only_warped_with_its_colours_kept(patches):
     sampler = StyleSampler(patches, "augmented")
-    first, second = (sampler.draw_images([2, 2], generator(seed))[:, 0] for seed in (0, 1))
+    first, second = (sampler.draw_images([2, 2], generator(seed))[0][:, 0] for seed in (0, 1))
     original = patches.images[2].float() / 127.5 - 1
     for warped in (*first, *second):
         assert not warped.allclose(original)
@@ -78,9 +80,20 @@ def test_the_target_lends_its_style_only_warped_with_its_colours_kept(patches):
     assert not first.allclose(second)
 
 
+def test_a_warped_style_image_has_its_mask_warped_alike(patches):
+    masks = (torch.rand(patches.masks.shape, generator=generator()) < 0.5).to(torch.uint8)
+    striped = F.interpolate(masks[:, None, ::4, ::4].float(), masks.shape[1:])[:, 0].to(torch.uint8)
+    images = (255 * striped)[:, None].expand(-1, 3, -1, -1).contiguous()
+    sampler = StyleSampler(replace(patches, images=images, masks=striped, mask_source=[]), "augmented")
+    drawn, drawn_masks = sampler.draw_images([2, 5], generator())
+    assert not drawn_masks[0, 0].equal(striped[2])
+    agree = (drawn[:, :, 0] > 0) == (drawn_masks > 0)
+    assert agree.float().mean() > 0.95  # borders are mixed in one and picked in the other
+
+
 @pytest.mark.parametrize("strategy", ["augmented", "same_group", "multi"])
 def test_a_flat_image_lends_exactly_its_colour(strategy, numbered):
-    images = StyleSampler(numbered, strategy).draw_images([9], generator())
+    images, _ = StyleSampler(numbered, strategy).draw_images([9], generator())
     assert_close(images, torch.full_like(images, 9 / 127.5 - 1))
 
 
@@ -96,10 +109,11 @@ def test_none_drops_every_style_and_the_others_their_share(numbered):
 def test_a_draw_is_a_function_of_the_generator(strategy, numbered):
     sampler, rows = StyleSampler(numbered, strategy), list(range(10))
     torch.manual_seed(1)
-    first = sampler.draw_rows(rows, generator(5)), sampler.draw_images(rows, generator(5))
+    first = sampler.draw_rows(rows, generator(5)), *sampler.draw_images(rows, generator(5))
     torch.manual_seed(2)
     assert first[0].equal(sampler.draw_rows(rows, generator(5)))
-    assert first[1].equal(sampler.draw_images(rows, generator(5)))
+    for drawn, again in zip(first[1:], sampler.draw_images(rows, generator(5)), strict=True):
+        assert drawn.equal(again)
     if strategy == "multi":
         assert not first[0].equal(sampler.draw_rows(rows, generator(6)))
 
@@ -195,7 +209,7 @@ def test_without_a_near_one_the_nearest_of_the_slide_lends_then_the_group_then_t
     assert lenders(sampler, 2) == {1}
     assert lenders(sampler, 3) == {0, 1, 2}  # alone on its slide
     assert lenders(sampler, 5) == {5}  # alone in its group
-    assert_close(sampler.draw_images([5], generator()), torch.full((1, 1, 3, 16, 16), 5 / 127.5 - 1))
+    assert_close(sampler.draw_images([5], generator())[0], torch.full((1, 1, 3, 16, 16), 5 / 127.5 - 1))
 
 
 def test_places_follow_the_rows():
