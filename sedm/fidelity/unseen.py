@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from sedm.config import Config
+from sedm.config import STUDIES, Config
 from sedm.data.patches import Patches
 from sedm.fidelity.denoising import denoising_errors
 from sedm.fidelity.features import Extractor
@@ -23,7 +23,7 @@ from sedm.fidelity.table import fidelity_table
 from sedm.generator.pipeline import SEDMPipeline, sample_images
 from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.networks import UNet
-from sedm.styles.bank import first_rows
+from sedm.styles.bank import draw_style_rows
 
 N_GROUPS, N_LAYOUTS = 12, 8  # every unseen group lends its style to as many layouts
 
@@ -39,8 +39,18 @@ class Unseen(NamedTuple):
     extractor: Extractor  # of the features for distances; not the judge, whose answers are a score of their own
 
     def style_rows(self, groups: Sequence[str], n_images: int) -> Int64[Tensor, "m n_images"]:
-        """Find the rows of ``lenders`` that lend the style of each of ``groups``: the first ones of the group."""
-        return first_rows(self.lenders.groups, list(groups), n_images)
+        """Draw the rows of ``lenders`` that lend the style of each item of ``groups``, as generation draws them.
+
+        A group that stands there several times lends other images each time; a call with the same groups draws the
+        same.
+        """
+        members = self.lenders.by_group()
+        return torch.tensor(
+            [
+                draw_style_rows(members[group].tolist(), n_images, seeded_generator("unseen styles", 0, index))
+                for index, group in enumerate(groups)
+            ]
+        )
 
     def measure(self, images: UInt8[Tensor, "n 3 h w"], **options) -> pd.DataFrame:
         """Measure images of ``layouts`` in the styles of ``groups``: `fidelity_table` with its keyword ``options``."""
@@ -90,7 +100,7 @@ def measure_generator(pipeline: SEDMPipeline, config: Config, unseen: Unseen) ->
             for groups in (unseen.groups, unseen.references.groups)
         )
     images = sample_images(pipeline, unseen.layouts, styles, config.sampling, seed=0, progress=False)
-    record = values_of(unseen.measure(images))
+    record = values_of(unseen.measure(images, stained=STUDIES[config.study].kind == "tissue"))
     embeddings = pipeline.embed(torch.cat([unseen.lenders.images, unseen.references.images]))
     ranks = retrieve_one_left_out(embeddings.numpy(), unseen.lenders.groups + unseen.references.groups)["rank"]
     record["measures"]["embedding_retrieval_top1"] = float((ranks == 1).mean())

@@ -165,7 +165,7 @@ class Pairing:
         parts = torch.empty(len(chosen), dtype=torch.float64).exponential_(generator=generator)
         rows, weights = [], []
         for group, weight in zip(chosen, (parts / parts.sum()).tolist(), strict=True):
-            rows += draw_style_rows(self.bank, self.groups[group], n_images, generator)
+            rows += draw_style_rows(self.bank.rows_of(self.groups[group]), n_images, generator)
             weights += [weight / n_images] * n_images
         return StyleChoice(rows, weights)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -59,6 +59,7 @@ def train_model(
     autoencoder=None,
     initial: StyleDiffusion | None = None,
     progress: bool = True,
+    on_checkpoint: Callable[[SEDMPipeline, int], None] | None = None,
 ) -> StyleDiffusion:
     """Train a model and return it with averaged weights, in evaluation mode on the CPU.
 
@@ -72,6 +73,8 @@ def train_model(
         autoencoder: the denoiser works on its latents; None for pixels.
         initial: a model to go on from, of the same architecture; without it the weights are drawn.
         progress: show a bar with images/s, loss and time left.
+        on_checkpoint: called after each checkpoint with the pipeline of the averaged weights, to be measured, and the
+            number of steps made; what it raises ends the training there, and a later call goes on.
 
     Raises:
         ValueError: an image without the predicted mask that the configuration asks for; see `check_training_data` and
@@ -111,6 +114,8 @@ def train_model(
     def save_samples(n_steps: int) -> None:
         pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
         save_sample_sheet(pipeline, patches, sampler, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
+        if on_checkpoint is not None:
+            on_checkpoint(pipeline, n_steps)
 
     fingerprint = run_fingerprint(config, patches, latents, initial)
     model.to(memory_format=memory_format(accelerator))

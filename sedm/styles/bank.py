@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,14 +109,12 @@ def first_rows(groups: list[str], names: list[str], n_images: int) -> Int[Tensor
     return torch.tensor([[rows[i % len(rows)] for i in range(n_images)] for rows in members])
 
 
-def draw_style_rows(bank: StyleBank, group: str, n_images: int, generator: torch.Generator) -> list[int]:
-    """Draw the rows of ``n_images`` images of one group, all different where the group has enough.
+def draw_style_rows(rows: Sequence[int], n_images: int, generator: torch.Generator) -> list[int]:
+    """Draw ``n_images`` of the rows of one group, all different where the group has enough.
 
-    >>> bank = StyleBank(torch.eye(3), ["a", "a", "b"], ["0", "1", "2"])
-    >>> sorted(draw_style_rows(bank, "a", 2, torch.Generator().manual_seed(0)))
-    [0, 1]
+    >>> sorted(draw_style_rows([4, 7], 2, torch.Generator().manual_seed(0)))
+    [4, 7]
     """
-    rows = bank.rows_of(group)
     order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(-(-n_images // len(rows)))])
     return [rows[i] for i in order[:n_images].tolist()]
 

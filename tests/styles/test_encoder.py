@@ -310,12 +310,12 @@ def test_an_unknown_group_is_named(bank):
 
 def test_rows_of_a_group_repeat_only_when_all_were_drawn(bank):
     for seed in range(10):
-        assert sorted(draw_style_rows(bank, "b", 3, generator(seed))) == [0, 2, 4]
-        rows = draw_style_rows(bank, "b", 5, generator(seed))
+        assert sorted(draw_style_rows(bank.rows_of("b"), 3, generator(seed))) == [0, 2, 4]
+        rows = draw_style_rows(bank.rows_of("b"), 5, generator(seed))
         assert sorted(rows[:3]) == [0, 2, 4]
         assert len(set(rows[3:])) == 2
-    assert draw_style_rows(bank, "a", 3, generator()) == [1, 1, 1]
-    assert len({tuple(draw_style_rows(bank, "b", 3, generator(seed))) for seed in range(20)}) > 1
+    assert draw_style_rows(bank.rows_of("a"), 3, generator()) == [1, 1, 1]
+    assert len({tuple(draw_style_rows(bank.rows_of("b"), 3, generator(seed))) for seed in range(20)}) > 1
 
 
 # ---------------------------------------------------------------------------------------- affine maps
