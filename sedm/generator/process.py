@@ -27,6 +27,7 @@ from torch import Tensor
 from sedm.config import OBJECTIVES, known_name
 
 N_TIMES = 1000
+GRID_EXPONENT = 2.0  # of the times of the solver's steps: 1 is even, more crowds them where little noise is left
 
 _COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 _SCHEDULES = {
@@ -114,6 +115,26 @@ class Diffusion:
             return (max_weight * sigma**2 / alpha**2).clamp(max=1)
         of_x_0 = (1 / sigma**2).clamp(max=max_weight)
         return of_x_0 if self.objective == "x_0" else of_x_0 * sigma**2
+
+    def start(self, solver: DPMSolverMultistepScheduler, n_steps: int, device: torch.device | str = "cpu") -> None:
+        """Let a solver begin, and choose the times of its steps: 999·(1 − i / n_steps)² for x_0 and v.
+
+        Steps crowd where little noise is left, and details are decided. On biopsies 8 of them gave a lower kernel
+        distance and more recall than 12 even ones.
+
+        >>> diffusion = Diffusion("x_0")
+        >>> solver = diffusion.solver()
+        >>> diffusion.start(solver, 4)
+        >>> solver.timesteps
+        tensor([999, 562, 250,  62])
+        """
+        if self.objective not in ("x_0", "v"):
+            solver.set_timesteps(n_steps, device=device)
+            return
+        last = N_TIMES - 1
+        times = [round(last * (1 - i / n_steps) ** GRID_EXPONENT) for i in range(n_steps)]
+        # of many steps the last ones would fall on one time
+        solver.set_timesteps(timesteps=[max(t, n_steps - 1 - i) for i, t in enumerate(times)], device=device)
 
     def solver(self) -> DPMSolverMultistepScheduler:
         """Make the solver DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095) for a network of this objective.

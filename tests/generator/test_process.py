@@ -100,7 +100,7 @@ def test_min_snr_weights_of_epsilon_are_those_of_the_paper():
 def test_the_solver_leads_from_noise_to_what_a_perfect_network_knows(objective):
     diffusion = Diffusion(objective)
     solver = diffusion.solver()
-    solver.set_timesteps(10)
+    diffusion.start(solver, 10)
     x_0, x_t = (one.float() for one in draw(2, (3, 4, 4)))
     for t in solver.timesteps:
         times = t.expand(2)
@@ -115,7 +115,7 @@ def test_many_steps_sample_a_gaussian_with_its_own_mean_and_spread(objective):
     """The data are N(0.5, 0.2²), for which the best answer is known in closed form."""
     diffusion, (mean, sd) = Diffusion(objective), (0.5, 0.2)
     solver = diffusion.solver()
-    solver.set_timesteps(40)
+    diffusion.start(solver, 40)
     x_t = torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     for t in solver.timesteps:
         alpha, sigma = diffusion.alphas[t], diffusion.sigmas[t]
@@ -124,6 +124,21 @@ def test_many_steps_sample_a_gaussian_with_its_own_mean_and_spread(objective):
         x_t = solver.step(answer, t, x_t).prev_sample
     assert abs(x_t.mean() - mean) < 0.02
     assert abs(x_t.std() - sd) < 0.02
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 8, 50, 300])
+@pytest.mark.parametrize("objective", ["x_0", "v"])
+def test_the_times_of_the_steps_fall_from_pure_noise_without_a_repeat(objective, n_steps):
+    diffusion = Diffusion(objective)
+    solver = diffusion.solver()
+    diffusion.start(solver, n_steps)
+    times = solver.timesteps.tolist()
+    assert times[0] == 999
+    assert sorted(set(times), reverse=True) == times
+    assert len(times) == n_steps
+    assert times[-1] >= 0
+    if n_steps == 8:
+        assert times == [round(999 * (1 - i / 8) ** 2) for i in range(8)]
 
 
 def test_an_unknown_objective_is_refused():
