@@ -240,7 +240,7 @@ class TrainingConfig(ResumableConfig):
     layout_dropout: float = 0.1  # share of annotated items that see the null layout instead
     symmetries: str = "square"  # under which images and layouts are seen, and style images by themselves; SYMMETRIES
     colour_jitter: float = 0.2  # of an item and its style images alike: their optical density times exp(±this)
-    class_jitter: float = 0.0  # of each class of an annotated item and of its style images: the same for them alone
+    class_jitter: float = 0.3  # of each class of an annotated item and of its style images: the same for them alone
     class_weight: float = 0.3  # of the error in telling the classes of style images, for "by_class"
     train_style_encoder: bool = True  # False leaves all of it as it was initialised but what tells classes
     max_loss_weight: float = 5.0  # of nearly clean images; γ of min-SNR, Hang et al. 2023
@@ -363,7 +363,6 @@ class ArmConfig(SegmentationConfig):
     n_images: int = 256  # synthetic ones, of each source
     layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
     colour_jitter: float = 0.2
-    predictor_jitter: float = 0.2  # ``colour_jitter`` of what predicts masks and filters; not tuned
     pseudo_label_fraction: float = 0.8  # ``synthetic_fraction`` of arms with pseudo-labels
     transfer_fraction: float = 0.8  # ``synthetic_fraction`` of arms with colour transfer
     consistency_weight: float = 0.1
@@ -399,9 +398,11 @@ class Config:
     arms: ArmConfig = field(default_factory=ArmConfig)
 
     def __post_init__(self):
-        if self.model.autoencoder and (self.training.symmetries != "none" or self.training.colour_jitter):
+        training = self.training
+        jitters = training.colour_jitter, training.class_jitter
+        if self.model.autoencoder and (training.symmetries != "none" or any(jitters)):
             raise ValueError(
-                f"symmetries={self.training.symmetries!r} and colour_jitter={self.training.colour_jitter} with "
+                f"symmetries={training.symmetries!r}, colour_jitter={jitters[0]} and class_jitter={jitters[1]} with "
                 f"model.autoencoder={self.model.autoencoder!r}; set them to 'none' and 0: latents are computed once"
             )
         n_images = self.model.n_style_images

@@ -79,10 +79,6 @@ SWEPT = {  # setting → value → the arm with this value, all else alike
     "n_steps_of_pseudo_labels": {
         value: replace(ARMS["pseudo_labels"], changes={"arms": {"n_steps": value}}) for value in (400, 1200)
     },
-    "aggregation": {
-        value: replace(ARMS["sedm_augmented"], changes={"model": {"aggregation": value}})
-        for value in ("mean", "max", "attention")
-    },
 }
 SWEEPS = {  # setting → value → what the arm is called
     setting: {value: f"{setting}_{value}".replace(" ", "_") for value in arms} for setting, arms in SWEPT.items()

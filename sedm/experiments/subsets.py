@@ -52,8 +52,7 @@ def subset_name(config: Config, number: int) -> str:
 class LabelSubset:
     """One draw of annotated groups, and what is trained and generated with their masks alone.
 
-    Its number is the seed of all that is trained or drawn for it; number 0 is that of the notebooks at seed 0. The
-    network that predicts masks and filters pairs is trained with colour augmentation: other groups have other stains.
+    Its number is the seed of all that is trained or drawn for it; number 0 is that of the notebooks at seed 0.
 
     Args:
         config: ``data.n_annotated_groups`` groups are annotated.
@@ -66,8 +65,7 @@ class LabelSubset:
     def __init__(
         self, config: Config, data: StudyData, number: int, folder: Path, generator: SEDMPipeline | None = None
     ):
-        segmentation = replace(config.segmentation, colour_jitter=config.arms.predictor_jitter)
-        self.config = replace(config, seed=number, segmentation=segmentation)
+        self.config = replace(config, seed=number)
         self.data = data
         self.number = number
         self.shared_folder = Path(folder)

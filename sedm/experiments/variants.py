@@ -10,6 +10,7 @@ import pandas as pd
 from sedm.experiments.runs import read_runs
 
 COMMAND = "sedm ablate"
+BEFORE = {"style_injection": "film", "aggregation": "mean"}  # one token a style, which knows nothing of classes
 VARIANTS = {  # question → variant → what it changes, by section of the configuration
     "baseline": {"baseline": {}},
     "style encoder": {
@@ -17,16 +18,20 @@ VARIANTS = {  # question → variant → what it changes, by section of the conf
         "no_style": {"training": {"style_sampling": "none"}},
     },
     "style injection": {
-        "bottleneck": {"model": {"style_injection": "bottleneck"}},
-        "class_film": {"model": {"style_injection": "class_film", "aggregation": "by_class"}},
+        "film": {"model": BEFORE},
+        "bottleneck": {"model": BEFORE | {"style_injection": "bottleneck"}},
         "cross_attention": {"model": {"style_injection": "cross_attention", "aggregation": "tokens"}},
+        "baseline_2026_11": {"model": BEFORE, "training": {"class_jitter": 0.0}},
     },
-    "aggregation": {f"{name}_aggregation": {"model": {"aggregation": name}} for name in ("max", "linear", "attention")},
+    "aggregation": {  # of one token a style
+        f"{name}_aggregation": {"model": BEFORE | {"aggregation": name}} for name in ("max", "linear", "attention")
+    },
     "objective": {f"{name}_objective": {"model": {"objective": name}} for name in ("epsilon", "v", "flow")},
     "unannotated images": {name: {"training": {"unannotated": name}} for name in ("null_layout", "left_out")},
     "augmentation": {
         "no_symmetries": {"training": {"symmetries": "none"}},
         "no_colour_jitter": {"training": {"colour_jitter": 0.0}},
+        "no_class_jitter": {"training": {"class_jitter": 0.0}},
     },
     "layout": {
         "layout_every_scale": {"model": {"layout_injection": "every_scale"}},

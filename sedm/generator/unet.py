@@ -65,7 +65,7 @@ class ClassFilm(nn.Module):
     ) -> Float[Tensor, "batch c h w"]:
         film = self.film(tokens).mT  # of every class
         scale, shift = (film @ shares.flatten(2)).unflatten(2, shares.shape[2:]).chunk(2, dim=1)  # of every pixel
-        return features * (1 + scale) + shift
+        return torch.addcmul(shift, features, 1 + scale)
 
 
 class StyledUNet(nn.Module):

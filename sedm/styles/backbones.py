@@ -68,8 +68,8 @@ class ConvolutionalBackbone(nn.Module):
     ]:
         """Compute features and colours of whole images, then of the pixels of each class, and the logits of classes.
 
-        Colours are mean and standard deviation of red, green and blue. A pixel counts for a class with the probability
-        that the logits give it.
+        Colours are mean and standard deviation of red, green and blue, at the resolution of the logits, half that of
+        the images. A pixel counts for a class with the probability that the logits give it.
         """
         maps = self._maps(images)
         merged = self.class_maps[-1](maps[-1])
@@ -78,7 +78,8 @@ class ConvolutionalBackbone(nn.Module):
         logits = self.classes(merged).float()
         shares = logits.softmax(dim=1)
         features = torch.cat([_moments(features, shares) for features in maps], dim=2)
-        return features.to(images.dtype), _moments(images, shares).to(images.dtype), logits
+        colours = _moments(F.interpolate(images, logits.shape[2:], mode="area"), shares)
+        return features.to(images.dtype), colours.to(images.dtype), logits
 
     def _maps(self, images: Float[Tensor, "batch 3 h w"]) -> list[Float[Tensor, "batch c h2 w2"]]:
         maps = []
@@ -94,7 +95,10 @@ def _moments(
     with torch.autocast(features.device.type, enabled=False):  # bfloat16 would lose small variances
         weights = features.new_ones(len(features), 1, features[0, 0].numel(), dtype=torch.float32)
         if shares is not None:
-            resized = F.interpolate(shares, features.shape[2:], mode="area")
+            times = shares.shape[2] // features.shape[2]
+            resized = F.avg_pool2d(shares, times) if times > 1 else shares
+            if resized.shape[2:] != features.shape[2:]:  # of odd sizes
+                resized = F.interpolate(shares, features.shape[2:], mode="area")
             weights = torch.cat([weights, resized.flatten(2)], dim=1)
         weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
         pixels = features.float().flatten(2).mT

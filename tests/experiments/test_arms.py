@@ -70,7 +70,7 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
     (run,) = list_arm_runs(replace(build_config("ebhi", "full"), arms=tuned), ["real"], [8], [0], [0])
     one, two = flatten(run.config), flatten(settings["real"])  # which depends on none of them
     assert {key for key in one if one[key] != two[key]} == {"arms.pseudo_label_fraction", "arms.transfer_fraction"}
-    keys = {"layouts": "arms.layouts", "aggregation": "model.aggregation", "transfer_fraction": "synthetic_fraction"}
+    keys = {"layouts": "arms.layouts", "transfer_fraction": "synthetic_fraction"}
     keys |= {"n_steps_of_transfer": "n_steps", "n_steps_of_pseudo_labels": "n_steps"}
     keys |= {"pseudo_label_fraction": "synthetic_fraction"}
     for setting, values in SWEEPS.items():

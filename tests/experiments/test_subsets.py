@@ -102,7 +102,7 @@ def test_a_generator_is_trained_once_and_kept(config, tmp_path):
 def test_a_generator_on_latents_has_the_autoencoder_of_all_subsets(config, tmp_path):
     """It has seen images and no mask, so one serves every subset."""
     model = replace(config.model, autoencoder="own", unshuffle=1)
-    training = replace(config.training, symmetries="none", colour_jitter=0.0)
+    training = replace(config.training, symmetries="none", colour_jitter=0.0, class_jitter=0.0)
     config = replace(config, model=model, training=training, autoencoder=AutoencoderConfig(channels=(8, 8), n_steps=2))
     first, second = (LabelSubset(config, make_study(), number, tmp_path).generator for number in (0, 1))
     one, other = (generator.autoencoder.state_dict() for generator in (first, second))

@@ -14,11 +14,11 @@ def test_every_question_of_the_plan_has_its_variants():
     assert {question: len(variants) for question, variants in VARIANTS.items()} == {
         "baseline": 1,
         "style encoder": 2,
-        "style injection": 3,
+        "style injection": 4,
         "aggregation": 3,
         "objective": 3,
         "unannotated images": 2,
-        "augmentation": 2,
+        "augmentation": 3,
         "layout": 2,
     }
 

@@ -329,7 +329,7 @@ def test_the_loss_falls(config, patches, tmp_path):
 
 # ----------------------------------------------------------------------------------------- the batch
 
-AS_THEY_ARE = {"symmetries": "none", "colour_jitter": 0.0}
+AS_THEY_ARE = {"symmetries": "none", "colour_jitter": 0.0, "class_jitter": 0.0}
 
 
 def test_the_target_is_the_clean_image_under_standard_noise(config, patches):
@@ -380,7 +380,7 @@ def test_image_and_layout_are_seen_under_the_same_symmetry(config, patches, kind
     masks = drawn.to(torch.uint8).expand(16, -1, -1).contiguous()
     images = (255 * masks)[:, None].expand(-1, 3, -1, -1).contiguous()
     patches = replace(patches, images=images, masks=masks, mask_source=[])
-    x_0, layout, style_images, _ = draw_batch(config, patches, symmetries=kind, colour_jitter=0.0)
+    x_0, layout, style_images, _ = draw_batch(config, patches, **(AS_THEY_ARE | {"symmetries": kind}))
     assert_close(x_0[:, 0], layout * 2.0 - 1)
     assert len(layout.unique(dim=0)) == n_views
     seen = style_images.flatten(0, 1)[:, 0]
@@ -392,7 +392,7 @@ def test_image_and_layout_are_seen_under_the_same_symmetry(config, patches, kind
 def test_an_image_and_what_lends_its_style_are_recoloured_alike(config, patches):
     flat = torch.full_like(patches.images, 100)
     patches = replace(patches, images=flat)
-    x_0, _, style_images, dropped = draw_batch(config, patches, colour_jitter=0.3, style_dropout=0.5)
+    x_0, _, style_images, dropped = draw_batch(config, patches, colour_jitter=0.3, class_jitter=0.0, style_dropout=0.5)
     assert_close(style_images, x_0[:, None].expand_as(style_images))
     exponents = torch.log((x_0[:, :, 0, 0] + 1) / 2) / math.log(100 / 255)
     assert 90 < dropped.sum() < 166
@@ -493,7 +493,7 @@ def test_predicted_masks_train_in_their_own_share_of_a_batch(config, patches, tm
 
     monkeypatch.setattr(sedm.generator.training, "training_batch", recorded)
     train(config, with_empty_predictions(patches), tmp_path)
-    for (_, _, layout, _, _), _ in seen:
+    for (_, _, layout, _, _), _, _ in seen:
         assert not (layout == UNKNOWN).any()
         assert (layout[4:] == 0).all()  # the second half: rows that nobody annotated
         assert (layout[:4] == 1).any()
