@@ -148,6 +148,7 @@ PRESETS = {
             checkpoint_every=1000,
         ),
         "training": TrainingConfig(
+            optimiser="adamw",
             n_steps=60_000,
             batch_size=16,
             learning_rate=2e-4,
@@ -179,7 +180,7 @@ STUDY_CHANGES = {
     ("tissue", "quick"): {"data": {"n_shifted_groups": 8}, "arms": {"synthetic_fraction": 0.4}},
     ("flowers", "quick"): {
         "data": {"n_train_groups": 48, "n_validation_groups": 0, "n_test_groups": 8, "n_images_per_group": 12},
-        "training": {"n_steps": 2400},
+        "training": {"n_steps": 1200},
     },
     # pictures are committed: layouts must be drawn, not flipped copies of masks; in few steps no gland is learned
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random_field"}},
@@ -194,10 +195,10 @@ STUDY_CHANGES = {
     },
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
     ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},
-    ("flowers102", "quick"): {"training": {"n_steps": 2400}},
+    ("flowers102", "quick"): {"training": {"n_steps": 1200}},
     # two breeds are two styles, too few to learn what a style is: each photo lends its own
     ("pets", "quick"): {
-        "training": {"style_sampling": "augmented", "n_steps": 2000},
+        "training": {"style_sampling": "augmented", "n_steps": 1000},
         "sampling": {"n_style_images": 1},
     },
     ("pets", "full"): {"training": {"style_sampling": "augmented"}, "sampling": {"n_style_images": 1}},

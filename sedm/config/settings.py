@@ -36,12 +36,16 @@ def known_name(what: str, name: str, known) -> str:
     raise ValueError(f"{what}={name!r}; choose one of {', '.join(known)}{hint}")
 
 
+OPTIMISERS = ("adamw", "muon")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """How `sedm.runtime.loop.optimise` trains a network: AdamW, a linear warm-up, then half a cosine to zero."""
+    """How `sedm.runtime.loop.optimise` trains a network: a linear warm-up, then half a cosine to zero."""
 
     n_steps: int
     batch_size: int  # items a step and process
+    optimiser: str = "adamw"  # or "muon" (`sedm.runtime.muon`); OPTIMISERS
     learning_rate: float = 1e-3  # the peak
     warmup_steps: float = 100  # below 1: a share of all steps
     warmup_start: int = 0  # step s of the warm-up has (s + this) / n_warmup_steps of the peak
@@ -53,6 +57,7 @@ class OptimiserConfig:
 
     def __post_init__(self):
         _positive(self, "n_steps", "batch_size", "learning_rate")
+        known_name("optimiser", self.optimiser, OPTIMISERS)
 
     @property
     def n_warmup_steps(self) -> int:
@@ -231,8 +236,9 @@ class AutoencoderConfig(ResumableConfig):
 class TrainingConfig(ResumableConfig):
     """How the generator is trained."""
 
-    n_steps: int = 3000
-    batch_size: int = 4  # many small steps learn faster here
+    n_steps: int = 1500
+    batch_size: int = 8
+    optimiser: str = "muon"
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none
     unannotated: str = "predicted_masks"  # what images without a mask are trained with; UNANNOTATED
     style_sampling: str = "multi"  # which images lend their style in training; STYLE_SAMPLING
@@ -262,7 +268,7 @@ class SamplingConfig:
     """How synthetic images are made."""
 
     n_images: int = 256  # in the synthetic table
-    n_steps: int = 12  # network evaluations an image (twice that with guidance)
+    n_steps: int = 8  # network evaluations an image (twice that with guidance)
     guidance_scale: float = 1.0  # 1 = no guidance
     n_style_images: int = 4  # images that make up one style
     pairing: str = "random"  # how layouts find their styles; PAIRINGS
@@ -427,7 +433,7 @@ def flatten(config: Config) -> dict[str, object]:
 
     >>> flat = flatten(Config("tissue", "quick"))
     >>> flat["sampling.n_steps"], flat["layouts.learned.n_steps"]
-    (12, 300)
+    (8, 300)
     """
     return dict(_flat_items(dataclasses.asdict(config)))
 

@@ -145,7 +145,7 @@ def scale_class_density(
 
     >>> images, masks = torch.full((1, 3, 1, 6), 0.5), torch.tensor([[[0, 0, 0, 1, 1, 1]]], dtype=torch.uint8)
     >>> scale_class_density(images, masks, torch.tensor([1.0, 2.0]).view(1, 2, 1).expand(1, 2, 3))[0, 0, 0]
-    tensor([0.5000, 0.5000, 0.4175, 0.3326, 0.2500, 0.2500])
+    tensor([0.5000, 0.5000, 0.4176, 0.3328, 0.2500, 0.2500])
     """
     known = masks != UNKNOWN
     of_pixels = factors.log().gather(1, masks.long().where(known, 0).flatten(1)[..., None].expand(-1, -1, 3))

@@ -59,6 +59,9 @@ def list_variant_runs(baseline: Config, variants: Sequence[str], seeds: Sequence
         for variant in variants:
             changes = VARIANTS[QUESTIONS[known_name("variant", variant, QUESTIONS)]][variant]
             sections = {name: replace(getattr(baseline, name), **values) for name, values in changes.items()}
+            training, usual = sections.get("training", baseline.training), baseline.training
+            n_steps = usual.n_steps * usual.batch_size // training.batch_size  # on as many images
+            sections["training"] = replace(training, n_steps=n_steps)
             runs.append(VariantRun(variant, replace(baseline, seed=seed, **sections)))
     return runs
 

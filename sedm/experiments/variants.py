@@ -11,6 +11,7 @@ from sedm.experiments.runs import read_runs
 
 COMMAND = "sedm ablate"
 BEFORE = {"style_injection": "film", "aggregation": "mean"}  # one token a style, which knows nothing of classes
+SMALL_STEPS = {"optimiser": "adamw", "batch_size": 4}  # many small steps are best for AdamW
 VARIANTS = {  # question → variant → what it changes, by section of the configuration
     "baseline": {"baseline": {}},
     "style encoder": {
@@ -21,11 +22,12 @@ VARIANTS = {  # question → variant → what it changes, by section of the conf
         "film": {"model": BEFORE},
         "bottleneck": {"model": BEFORE | {"style_injection": "bottleneck"}},
         "cross_attention": {"model": {"style_injection": "cross_attention", "aggregation": "tokens"}},
-        "baseline_2026_11": {"model": BEFORE, "training": {"class_jitter": 0.0}},
+        "baseline_2026_11": {"model": BEFORE, "training": SMALL_STEPS | {"class_jitter": 0.0}},
     },
     "aggregation": {  # of one token a style
         f"{name}_aggregation": {"model": BEFORE | {"aggregation": name}} for name in ("max", "linear", "attention")
     },
+    "optimiser": {"adamw": {"training": SMALL_STEPS}},
     "objective": {f"{name}_objective": {"model": {"objective": name}} for name in ("epsilon", "v", "flow")},
     "unannotated images": {name: {"training": {"unannotated": name}} for name in ("null_layout", "left_out")},
     "augmentation": {

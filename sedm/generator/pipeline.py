@@ -141,7 +141,7 @@ class SEDMPipeline(DiffusionPipeline):
         layouts: UInt8[Tensor, "batch h w"],
         styles: Float[Tensor, "batch n_tokens dim"] | None,
         generators: Sequence[torch.Generator],
-        n_steps: int = 12,
+        n_steps: int = 8,
         guidance_scale: float = 1.0,
         output_type: str = "pil",
         before_step: Callable[[], None] | None = None,

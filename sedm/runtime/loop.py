@@ -26,6 +26,7 @@ from sedm.config import OptimiserConfig
 from sedm.runtime.checkpoints import Checkpoints, count_processes
 from sedm.runtime.hardware import autocast_dtype, pick_device
 from sedm.runtime.metrics import Metrics
+from sedm.runtime.muon import Muon
 from sedm.runtime.seeds import seeded_generator
 
 WINDOW = 20  # steps over which the loss is averaged to see an explosion
@@ -122,9 +123,9 @@ def optimise(
     module.to(processes.device).train()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     ema = average_weights(module, config)
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=config.fused
-    )
+    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": config.fused}
+    is_muon = config.optimiser == "muon"
+    optimizer = Muon(module, **settings) if is_muon else torch.optim.AdamW(parameters, **settings)
     model, optimizer = processes.prepare(module, optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, config))
     stateful = [module, optimizer, schedule] + ([ema] if ema else [])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sedm.runtime.network_folders import open_network
 
-CLASS_WIDTH = 32  # channels of the map that tells classes apart
+CLASS_WIDTH = 16  # channels of the map that tells classes apart
 
 
 class ConvolutionalBackbone(nn.Module):

@@ -16,6 +16,7 @@ def test_every_question_of_the_plan_has_its_variants():
         "style encoder": 2,
         "style injection": 4,
         "aggregation": 3,
+        "optimiser": 1,
         "objective": 3,
         "unannotated images": 2,
         "augmentation": 3,
