@@ -27,7 +27,7 @@ from torch import Tensor
 from sedm.config import OBJECTIVES, known_name
 
 N_TIMES = 1000
-GRID_EXPONENT = 2.0  # of the times of the solver's steps: 1 is even, more crowds them where little noise is left
+GRID_EXPONENT = 1.5  # of the times of the solver's steps: 1 is even, more crowds them where little noise is left
 
 _COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 _SCHEDULES = {
@@ -117,16 +117,15 @@ class Diffusion:
         return of_x_0 if self.objective == "x_0" else of_x_0 * sigma**2
 
     def start(self, solver: DPMSolverMultistepScheduler, n_steps: int, device: torch.device | str = "cpu") -> None:
-        """Let a solver begin, and choose the times of its steps: 999·(1 − i / n_steps)² for x_0 and v.
+        """Let a solver begin, and choose the times of its steps: 999·(1 − i / n_steps)^1.5 for x_0 and v.
 
-        Steps crowd where little noise is left, and details are decided. On biopsies 8 of them gave a lower kernel
-        distance and more recall than 12 even ones.
+        Steps crowd where little noise is left, and details are decided: so 8 of them do as well as 12 even ones.
 
         >>> diffusion = Diffusion("x_0")
         >>> solver = diffusion.solver()
         >>> diffusion.start(solver, 4)
         >>> solver.timesteps
-        tensor([999, 562, 250,  62])
+        tensor([999, 649, 353, 125])
         """
         if self.objective not in ("x_0", "v"):
             solver.set_timesteps(n_steps, device=device)

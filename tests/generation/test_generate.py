@@ -74,7 +74,7 @@ def sample_by_hand(denoiser, layouts, styles, n_steps, guidance_scale):
         prediction_type="sample",
         timestep_spacing="trailing",
     )
-    solver.set_timesteps(timesteps=[round(999 * (1 - i / n_steps) ** 2) for i in range(n_steps)])
+    solver.set_timesteps(timesteps=[round(999 * (1 - i / n_steps) ** 1.5) for i in range(n_steps)])
     x_t = noise_of(range(len(layouts)))
     for t in solver.timesteps:
         times = torch.full((len(layouts),), int(t))

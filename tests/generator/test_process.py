@@ -138,7 +138,7 @@ def test_the_times_of_the_steps_fall_from_pure_noise_without_a_repeat(objective,
     assert len(times) == n_steps
     assert times[-1] >= 0
     if n_steps == 8:
-        assert times == [round(999 * (1 - i / 8) ** 2) for i in range(8)]
+        assert times == [round(999 * (1 - i / 8) ** 1.5) for i in range(8)]
 
 
 def test_an_unknown_objective_is_refused():
