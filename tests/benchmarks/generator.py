@@ -14,17 +14,20 @@ import argparse
 import copy
 import multiprocessing
 from contextlib import nullcontext
+from dataclasses import replace
 from statistics import median
 
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from sedm.config import ModelConfig, SamplingConfig
+from sedm.config import ModelConfig, SamplingConfig, build_config
 from sedm.generator.denoiser import build_model
 from sedm.generator.pipeline import SEDMPipeline, noise_generators
 from sedm.generator.process import N_TIMES, Diffusion
+from sedm.generator.training import class_loss
 from sedm.runtime.hardware import autocast_dtype, pick_device
+from sedm.runtime.muon import Muon
 
 from .measure import Task, count_operations, in_turns, machine, matrix_product, peak_memory, ratio, save_results
 from .reference import (
@@ -41,7 +44,8 @@ from .reference import (
 )
 
 N_CLASSES, IMAGE_SIZE = 3, 64
-SETTINGS = {"quick": (ModelConfig(), 8), "wide": (ModelConfig(channels=(64, 128, 256)), 4)}  # and images a batch
+QUICK = build_config("tissue", "quick")
+SETTINGS = {"quick": (QUICK.model, 8), "wide": (replace(QUICK.model, channels=(64, 128, 256)), 4)}  # and images a batch
 WHOLE_RUNS = 3  # rounds in which the recipe samples all its 143 steps
 N_STYLE_IMAGES = (1, 4, 16)
 IMAGE_SIZES = (32, 64, 128)  # px
@@ -68,7 +72,13 @@ class Workload:
         self.layouts = self.layouts.to(self.device)
         self.images, self.noise = normal(n, 3, image_size, image_size), normal(n, 3, image_size, image_size)
         self.style_images = normal(n, config.n_style_images, 3, image_size, image_size)
-        self.styles = normal(n, 1, config.style_dim)
+        self.style_masks = torch.randint(
+            N_CLASSES, (n, config.n_style_images, image_size, image_size), dtype=torch.uint8
+        )
+        self.style_masks = self.style_masks.to(self.device)
+        self.styles = normal(*self.model.denoiser.null_styles(n).shape)
+        one_token = replace(config, style_injection="film", aggregation="mean")
+        self.film = build_model(one_token, N_CLASSES, image_size, seed=0).denoiser.to(self.device)
         self.recipe_styles = normal(n, 1, self.recipe.config.model.style_dim)
 
     # ------------------------------------------------------------------------------------------ whole runs
@@ -99,11 +109,12 @@ class Workload:
 
         def loss() -> Tensor:
             with self.autocast(self.dtype):
-                answer, _ = self.model(x_t, t, self.layouts, self.style_images, kept)
+                answer, class_logits = self.model(x_t, t, self.layouts, self.style_images, kept)
             errors = (answer.float() - target).square().mean(dim=(1, 2, 3))
-            return (diffusion.loss_weights(t, max_weight=5.0) * errors).mean()
+            loss = (diffusion.loss_weights(t, max_weight=5.0) * errors).mean()
+            return loss + QUICK.training.class_weight * class_loss(class_logits, self.style_masks)
 
-        return _training_step(self.model, loss)
+        return _training_step(self.model, loss, Muon(self.model, lr=1e-6, fused=True))
 
     def train_recipe(self, denoiser=None, styles=None, dtype: torch.dtype | None = None) -> Task:
         """A training step of the recipe's U-Net; ``styles`` makes the styles, which are at hand when left out."""
@@ -115,7 +126,7 @@ class Workload:
                 lent = self.recipe_styles[..., :width] if styles is None else styles(self.images)
                 return recipe_loss(denoiser, self.images, self.layouts, lent)
 
-        return _training_step(denoiser, loss)
+        return _training_step(denoiser, loss, torch.optim.AdamW(denoiser.parameters(), lr=1e-6, fused=True))
 
     def step_recipe(self, guidance: str = "two evaluations", denoiser=None, dtype: torch.dtype | None = None) -> Task:
         """One DDIM step, with guidance by "two evaluations", "one batch", or "none"."""
@@ -159,10 +170,9 @@ class Workload:
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
-def _training_step(network, loss_of) -> Task:
-    """Loss, gradients, clipping, AdamW and averaged weights; the same for both, so only the networks differ."""
+def _training_step(network, loss_of, optimizer: torch.optim.Optimizer) -> Task:
+    """Loss, gradients, clipping, a step of the optimiser and averaged weights."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
     ema = EMAModel(network.parameters(), foreach=True)
 
     def step():
@@ -190,12 +200,12 @@ def compare(config: ModelConfig, n: int, rounds: int) -> dict:
         "sample, guidance in one batch": work.step_recipe("one batch"),
         "sample, no guidance": work.step_recipe("none"),
         "sample, channels last": work.step_recipe(denoiser=last),
-        "sample, style in every block": work.step_recipe(denoiser=work.model.denoiser),
+        "sample, style in every block": work.step_recipe(denoiser=work.film),
         "sample, ours": work.evaluate_ours(),
         "train, recipe": work.train_recipe(styles=swin),
         "train, recipe, styles at hand": work.train_recipe(),
         "train, channels last": work.train_recipe(last),
-        "train, style in every block": work.train_recipe(work.model.denoiser),
+        "train, style in every block": work.train_recipe(work.film),
         "train, ours": work.train_ours(),
         "matrix product": matrix_product(torch.float32),
     }
@@ -280,10 +290,10 @@ def cost_of_sizes(rounds: int) -> dict:
     """Milliseconds an image by image size, and by number of style images."""
     tasks, n = {}, 4
     for size in IMAGE_SIZES:
-        work = Workload(ModelConfig(), n, size)
+        work = Workload(QUICK.model, n, size)
         tasks[f"evaluation, {size} px"], tasks[f"training step, {size} px"] = work.evaluate_ours(), work.train_ours()
     for count in N_STYLE_IMAGES:
-        work = Workload(ModelConfig(n_style_images=count), n)
+        work = Workload(replace(QUICK.model, n_style_images=count), n)
         tasks[f"style encoding, {count} style images"] = work.encode_ours()
         tasks[f"training step, {count} style images"] = work.train_ours()
     return {name: 1e3 * median(values) / n for name, values in in_turns(tasks, rounds).items()}

@@ -132,5 +132,6 @@ def recipe_loss(denoiser: Denoiser, x_0: Tensor, layouts: Tensor, styles: Tensor
 
 def recipe_denoiser(config: ModelConfig, n_classes: int, image_size: int) -> Denoiser:
     """Our U-Net, as wide and deep as ``config`` says, with the reference's style injection and objective."""
-    model = replace(config, style_dim=STYLE_DIM, style_injection="bottleneck", objective="epsilon")
+    injection = {"style_injection": "bottleneck", "aggregation": "mean"}
+    model = replace(config, style_dim=STYLE_DIM, objective="epsilon", **injection)
     return Denoiser(model, n_classes, image_size)

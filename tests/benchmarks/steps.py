@@ -30,7 +30,7 @@ from sedm.segmentation.segmenter import kept_segmenter
 from .measure import save_results
 from .reference import N_EVALUATIONS, sample_recipe
 
-STEPS = (5, 10, 12, 20, 50)
+STEPS = (4, 6, 8, 12, 24)
 SEEDS = (0, 1)  # of the noise; the reference's recipe has the first only
 
 
