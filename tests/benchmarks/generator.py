@@ -72,10 +72,7 @@ class Workload:
         self.layouts = self.layouts.to(self.device)
         self.images, self.noise = normal(n, 3, image_size, image_size), normal(n, 3, image_size, image_size)
         self.style_images = normal(n, config.n_style_images, 3, image_size, image_size)
-        self.style_masks = torch.randint(
-            N_CLASSES, (n, config.n_style_images, image_size, image_size), dtype=torch.uint8
-        )
-        self.style_masks = self.style_masks.to(self.device)
+        self.style_masks = self.layouts[:, None].repeat(1, config.n_style_images, 1, 1)
         self.styles = normal(*self.model.denoiser.null_styles(n).shape)
         one_token = replace(config, style_injection="film", aggregation="mean")
         self.film = build_model(one_token, N_CLASSES, image_size, seed=0).denoiser.to(self.device)
