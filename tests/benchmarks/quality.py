@@ -42,6 +42,9 @@ GENERATORS = {"November 2026": "baseline_2026_11", "today": "baseline"}  # → v
 REACHED = {"kernel_distance": -1, "layout_iou": 1, "retrieval_top1": 1}  # → whether more is better
 
 
+SHOWN = SHORT_TITLES | {"class_contrast": "style: class contrast ↓", "recall": "recall ↑"}
+
+
 class EndOfSlice(Exception):
     """The slice of this generator is over."""
 
@@ -85,17 +88,21 @@ def first_reached(curve: list[dict], final: dict) -> float:
 def draw_quality(results: dict[str, dict]) -> Figure:
     """Draw measures over core-seconds: a row a study, a column a measure, a line a generator and seed."""
     set_plot_style()
-    names = list(SHORT_TITLES)
-    figure, axes = plt.subplots(len(results), len(names), figsize=(2.1 * len(names), 2.1 * len(results)), squeeze=False)
+    size = 2.1 * len(SHOWN), 2.1 * len(results)
+    figure, axes = plt.subplots(len(results), len(SHOWN), figsize=size, squeeze=False, layout="constrained")
     for row, (study, result) in zip(axes, results.items(), strict=True):
-        for axis, name in zip(row, names, strict=True):
+        for axis, (name, title) in zip(row, SHOWN.items(), strict=True):
             for colour, generator in zip(("0.6", "C0"), GENERATORS, strict=True):
                 for number, curve in enumerate(result["curves"][generator].values()):
                     points = pd.DataFrame(curve)
                     label = generator if number == 0 else None
                     axis.plot(points["core_seconds"], points[name], color=colour, marker=".", label=label)
             axis.axhline(result["floors"]["real"][name], color="0.3", linewidth=1, linestyle=":", label="real images")
-            axis.set(title=SHORT_TITLES[name], xlabel="core-seconds", ylim=(0, None))
+            axis.set(title=title, xlabel="core-seconds")
+            if name == "kernel_distance":  # it falls by two orders of magnitude
+                axis.set_yscale("log")
+            else:
+                axis.set_ylim(0, None)
         row[0].set_ylabel(study)
     axes[0, 0].legend(fontsize="small")
     return figure
