@@ -47,6 +47,7 @@ bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.generation
 	$(BIN)/python -m tests.benchmarks.steps --model "$(MODEL)"
 	$(BIN)/python -m tests.benchmarks.demo
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.quality tissue
 
 # Not committed: it follows from committed files, and a copy would fall behind.
 paper: .venv/installed

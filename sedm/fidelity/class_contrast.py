@@ -1,4 +1,4 @@
-"""How much lighter or darker a class is than the rest of the image: a look that no colour cast explains."""
+"""How each class looks, and how much lighter or darker it is than the rest: looks that no colour cast explains."""
 
 from __future__ import annotations
 
@@ -49,12 +49,52 @@ def contrast_distances(patches: Patches, real: Patches) -> pd.DataFrame:
         One row a group of ``patches``, one column a group of ``real``: the mean absolute difference over classes and
         channels, in grey levels; NaN where no class is told in both.
     """
-    means, real_means = (_group_means(side) for side in (patches, real))
+    means, real_means = (_group_means(class_contrasts(side), side) for side in (patches, real))
     differences = np.abs(np.stack(list(means.values()))[:, None] - np.stack(list(real_means.values())))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of means of nothing, which are NaN
-        distances = np.nanmean(differences.reshape(*differences.shape[:2], -1), axis=2)
-    return pd.DataFrame(distances, list(means), list(real_means))
+    return pd.DataFrame(_mean(differences, (2, 3)), list(means), list(real_means))
+
+
+def class_colours(patches: Patches) -> Float[np.ndarray, "n n_classes 3"]:
+    """Compute the mean L*, a*, b* (CIE 1976, D65) of each class in each image; NaN where it covers too little to tell.
+
+    >>> images = torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2)
+    >>> masks = torch.tensor([[[0, 1]]], dtype=torch.uint8)
+    >>> class_colours(Patches(images, masks, ["a"], classes=("stroma", "gland")))[0, :, 0].round()
+    array([  0., 100.])
+    """
+    from kornia.color import rgb_to_lab
+
+    colours = []
+    for rows in torch.arange(len(patches)).split(256):
+        pixels = rgb_to_lab(patches.images[rows].float() / 255).flatten(2).double()
+        masks = patches.masks[rows].flatten(1)
+        inside = torch.stack([masks == k for k in range(patches.n_classes)], dim=1).double()
+        n_pixels = inside.sum(2, keepdim=True)
+        means = inside @ pixels.mT / n_pixels
+        colours.append(means.where(n_pixels >= LEAST_COVER * masks.shape[1], torch.nan))
+    return torch.cat(colours).numpy()
+
+
+def class_colour_distances(patches: Patches, real: Patches) -> pd.DataFrame:
+    """Compute the CIE 1976 difference of the mean colour of each class, from every group to every real group.
+
+    Returns:
+        One row a group of ``patches``, one column a group of ``real``: the mean over classes; NaN where none is told in
+        both.
+    """
+    means, real_means = (_group_means(class_colours(side), side) for side in (patches, real))
+    differences = np.stack(list(means.values()))[:, None] - np.stack(list(real_means.values()))
+    return pd.DataFrame(_mean(np.linalg.norm(differences, axis=3), 2), list(means), list(real_means))
+
+
+def share_lighter(contrasts: Float[np.ndarray, "n foreground 3"]) -> float:
+    """Compute the share of images in which a class is lighter than the rest, mean over classes; NaN for no image.
+
+    >>> share_lighter(np.array([[[5.0, 5, 5]], [[-9, 1, 1]], [[np.nan] * 3]]))
+    0.5
+    """
+    brightness = contrasts.mean(axis=2)
+    return float(_mean(_mean(np.where(np.isnan(brightness), np.nan, brightness > 0), 0)[None], 1)[0])
 
 
 def contrast_spread(contrasts: Float[np.ndarray, "n foreground 3"]) -> float:
@@ -64,8 +104,12 @@ def contrast_spread(contrasts: Float[np.ndarray, "n foreground 3"]) -> float:
         return float(np.nanmean(np.nanstd(contrasts, axis=0, ddof=1)))
 
 
-def _group_means(patches: Patches) -> dict[str, Float[np.ndarray, "foreground 3"]]:
-    contrasts = class_contrasts(patches)
+def _group_means(values: Float[np.ndarray, "n k 3"], patches: Patches) -> dict[str, Float[np.ndarray, "k 3"]]:
+    return {group: _mean(values[rows.numpy()], 0) for group, rows in patches.by_group().items()}
+
+
+def _mean(values: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
+    """Average what is there; NaN where nothing is."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return {group: np.nanmean(contrasts[rows.numpy()], axis=0) for group, rows in patches.by_group().items()}
+        return np.nanmean(values, axis=axes)

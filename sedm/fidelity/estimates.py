@@ -15,7 +15,13 @@ import pandas as pd
 from torch import Tensor
 
 from sedm.data.patches import Patches
-from sedm.fidelity.class_contrast import class_contrasts, contrast_distances, contrast_spread
+from sedm.fidelity.class_contrast import (
+    class_colour_distances,
+    class_contrasts,
+    contrast_distances,
+    contrast_spread,
+    share_lighter,
+)
 from sedm.fidelity.content import content_agreement, other_layouts
 from sedm.fidelity.features import Extractor
 from sedm.fidelity.memorisation import NearestTraining, closer_than_held_out
@@ -113,6 +119,9 @@ def estimate_stains(compared: dict[str, Patches], references: Patches, seed: int
 def estimate_class_contrast(compared: dict[str, Patches], references: Patches, seed: int) -> Iterator[Estimate]:
     """Estimate whether each class looks in images as it does in their group, and as variously."""
     on = "mean RGB inside and outside of each class"
+    for of, patches in compared.items():
+        distances = own_and_others(class_colour_distances(patches, references))
+        yield from _own_and_others("class_colour_distance", of, distances, len(patches), "mean L*a*b* of classes", seed)
     real_spread = contrast_spread(class_contrasts(references))
     for of, patches in compared.items():
         n, names, groups = len(patches), list(patches.by_group()), np.array(patches.groups)
@@ -124,6 +133,12 @@ def estimate_class_contrast(compared: dict[str, Patches], references: Patches, s
             return contrast_spread(contrasts[np.isin(groups, kept)]) / real_spread
 
         yield Estimate("class_contrast_spread", of, *jackknife_groups(of_kept, names), n, len(names), on)
+
+        def lighter_of_kept(kept: Sequence[str], contrasts=contrasts, groups=groups) -> float:
+            return share_lighter(contrasts[np.isin(groups, kept)])
+
+        value, *interval = jackknife_groups(lighter_of_kept, names)
+        yield Estimate("class_lighter", of, value, *np.clip(interval, 0, 1).tolist(), n, len(names), on)
 
 
 def estimate_content(

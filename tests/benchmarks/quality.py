@@ -5,7 +5,8 @@
 One process on one thread trains both on the same images, a slice of the one and then a slice of the other, so that a
 machine whose speed drifts is slow for both. After each slice the averaged weights are measured on validation groups,
 beside what real images score. The earlier generator is the variant ``baseline_2026_11``: its settings, in today's code,
-which trains no slower than the code of its day. It gets the steps of its preset; today's gets as many core-seconds.
+which trains no slower than the code of its day, and with the solver of today, which samples no worse. Both see as many
+images.
 
 The ratio that counts is that of core-seconds at which today's generator first reaches all of what the earlier one
 reaches at its end, in `REACHED`. Measuring is not counted. An interrupted run goes on. Written to

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,14 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
-from benchmarks import measure, reference
+from benchmarks import measure, quality, reference
 from sedm.config import SamplingConfig
+from sedm.experiments.variant_runs import Material
+from sedm.fidelity import SHORT_TITLES
 from sedm.generator.denoiser import Denoiser
 from sedm.generator.pipeline import noise_generators
 from sedm.generator.process import Diffusion
+from sedm.generator.training import train_model
 
 SIZE, N = 16, 2
 
@@ -176,3 +180,29 @@ def test_results_name_the_machine(tmp_path, monkeypatch):
     saved = json.loads(measure.save_results("toy", {"ratio": 1 / 3}).read_text())
     assert saved["results"] == {"ratio": 0.3333}
     assert {"cpu", "cores", "threads", "memory_gib", "bfloat16", "versions", "commit"} <= saved["machine"].keys()
+
+
+# ------------------------------------------------------------------------------------------------ quality
+
+
+def test_slices_lead_to_the_weights_of_an_undisturbed_training(config, patches, tmp_path, monkeypatch):
+    config = replace(config, training=replace(config.training, n_steps=3, checkpoint_every=1))
+    measured = {"measures": dict.fromkeys(SHORT_TITLES, 0.5), "floors": {}}
+    monkeypatch.setattr(quality, "measure_generator", lambda *_: measured)
+    material = Material(patches, set(), None, "", "validation")
+    for _ in range(3):
+        quality.train_slice(config, material, tmp_path / "slices")
+    curve = json.loads((tmp_path / "slices" / "curve.json").read_text())
+    assert [point["n_steps"] for point in curve] == [1, 2, 3]
+    assert [point["core_seconds"] for point in curve] == sorted(point["core_seconds"] for point in curve)
+    sliced, whole = (
+        train_model(config, patches, tmp_path / name, (), progress=False).state_dict() for name in ("slices", "whole")
+    )
+    assert all(sliced[name].equal(weights) for name, weights in whole.items())
+
+
+def test_a_curve_that_never_gets_there_is_infinitely_slow():
+    final = {"kernel_distance": 0.1, "layout_iou": 0.9, "retrieval_top1": 0.5}
+    curve = [{"core_seconds": 9, **final, "layout_iou": 0.89}]
+    assert quality.first_reached(curve, final) == math.inf
+    assert quality.first_reached([*curve, {"core_seconds": 12, **final}], final) == 12

@@ -8,7 +8,14 @@ import torch
 
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches
-from sedm.fidelity.class_contrast import class_contrasts, contrast_distances, contrast_spread
+from sedm.fidelity.class_contrast import (
+    class_colour_distances,
+    class_colours,
+    class_contrasts,
+    contrast_distances,
+    contrast_spread,
+    share_lighter,
+)
 from sedm.fidelity.style import colour_distances, colour_statistics
 
 
@@ -53,6 +60,33 @@ def test_looks_of_classes_that_changed_places_are_seen_though_no_colour_of_the_i
     assert colour_distances(statistics[0], real.groups, statistics[1], real.groups)["own"].max() < 1e-5
     assert np.diag(contrast_distances(real, real)).max() == 0
     assert np.diag(contrast_distances(swapped, real)) == pytest.approx([120, 120])
+
+
+def test_colours_of_classes_are_those_of_a_loop_over_pixels():
+    patches = draw_patches()
+    colours = class_colours(patches)
+    assert colours.shape == (12, 3, 3)
+    for image, mask, values in zip(patches.images, patches.masks.numpy(), colours, strict=True):
+        for k in range(3):
+            pixels = [image[:, y, x] for y in range(16) for x in range(16) if mask[y, x] == k]
+            if len(pixels) < 0.05 * 256:
+                assert np.isnan(values[k]).all()
+            else:  # as an image of its own
+                expected = colour_statistics(torch.stack(pixels, dim=1)[None, :, None])[0, :3]
+                assert values[k] == pytest.approx(expected, abs=0.01)
+
+
+def test_a_class_of_another_colour_is_that_far_away_and_the_others_stay():
+    masks = torch.zeros(4, 8, 8, dtype=torch.uint8)
+    masks[:, :, 4:] = 1
+    grey = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8)
+    real = Patches(grey, masks, list("aabb"), classes=("stroma", "gland"))
+    white = replace(real, images=grey.where(masks[:, None] == 0, 255))
+    distance = 100 - colour_statistics(grey[:1])[0, 0]
+    assert np.diag(class_colour_distances(white, real)) == pytest.approx([distance / 2] * 2, abs=0.01)
+    assert share_lighter(class_contrasts(white)) == 1
+    assert share_lighter(class_contrasts(real)) == 0
+    assert np.isnan(share_lighter(np.full((2, 1, 3), np.nan)))
 
 
 def test_spread_is_the_deviation_over_images():
