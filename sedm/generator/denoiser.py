@@ -39,7 +39,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             dictionary.
         n_classes: layout values 0…n_classes−1.
         image_size: px a side of a layout.
-        sample_channels, sample_size: of a sample; those of an RGB image when left out.
+        sample_channels, sample_size: of latents; left out, samples are RGB images of the layout's size.
 
     Raises:
         ValueError: a sample size that unshuffling and halving do not divide.
@@ -165,7 +165,7 @@ def build_model(
     >>> sum(p.numel() for p in build_model(config, n_classes=2, image_size=16, seed=0).parameters()) > 0
     True
     """
-    sample_channels, sample_size = latents or (3, image_size)
+    sample_channels, sample_size = latents or (3, None)
     with torch.random.fork_rng(devices=[]):  # layers initialise from the global state; leave it as it was
         torch.manual_seed(seed)
         encoder = StyleEncoder(config, n_classes if config.aggregation == "by_class" else 0)

@@ -113,9 +113,9 @@ def train_model(
 
     def save_samples(n_steps: int) -> None:
         pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
-        save_sample_sheet(pipeline, patches, sampler, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
         if on_checkpoint is not None:
             on_checkpoint(pipeline, n_steps)
+        save_sample_sheet(pipeline, patches, sampler, config, Path(folder) / "samples" / f"step-{n_steps:08d}.png")
 
     fingerprint = run_fingerprint(config, patches, latents, initial)
     model.to(memory_format=memory_format(accelerator))

@@ -5,8 +5,8 @@
 One process on one thread trains both on the same images, a slice of the one and then a slice of the other, so that a
 machine whose speed drifts is slow for both. After each slice the averaged weights are measured on validation groups,
 beside what real images score. The earlier generator is the variant ``baseline_2026_11``: its settings, in today's code,
-which trains no slower than the code of its day, and with the solver of today, which samples no worse. Both see as many
-images.
+which trains no slower than the code of its day, with times spread over each batch, the predicted masks of today and its
+solver, all of which it gains from. Both see as many images. What it takes to read a checkpoint counts for both.
 
 The ratio that counts is that of core-seconds at which today's generator first reaches all of what the earlier one
 reaches at its end, in `REACHED`. Measuring is not counted. An interrupted run goes on. Written to
@@ -56,6 +56,8 @@ def train_slice(config: Config, material: Material, folder: Path) -> None:
     curve = json.loads(path.read_text()) if path.exists() else []
 
     def note(pipeline: SEDMPipeline, n_steps: int) -> None:
+        if n_steps != min((len(curve) + 1) * config.training.checkpoint_every, config.training.n_steps):
+            raise ValueError(f"{folder}: the seconds of a slice were lost when a run was killed; delete it, begin anew")
         seconds = time.process_time() - start + (curve[-1]["core_seconds"] if curve else 0)
         state = torch.get_rng_state()
         measures = measure_generator(pipeline, config, material.unseen)
@@ -69,6 +71,7 @@ def train_slice(config: Config, material: Material, folder: Path) -> None:
 
     try:
         train_model(config, material.train, folder, material.held_out, progress=False, on_checkpoint=note)
+        raise ValueError(f"{folder}: the end was reached, but never measured; delete it, begin anew")
     except EndOfSlice:
         print(folder.name, {name: round(curve[-1][name], 3) for name in ("core_seconds", *SHORT_TITLES)}, flush=True)
 

@@ -15,6 +15,7 @@ import sedm.generator.training
 from sedm.config import AGGREGATIONS, LAYOUT_INJECTIONS, OBJECTIVES, STYLE_INJECTIONS, ModelConfig
 from sedm.data.patch_table import UNKNOWN
 from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout, paint
+from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
 from sedm.generator.training import batch_pools, draw_times, train_generator, train_model, training_batch
 from sedm.generator.unet import ClassFilm
@@ -154,6 +155,15 @@ def test_a_denoiser_that_predicts_images_starts_from_the_painted_layout(inputs, 
     style = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2))
     painted = paint(one_hot_layout(layout, 2), style)[:, :3]
     assert_close(denoiser(x_t, t, layout, style), painted if objective == "x_0" else torch.zeros_like(painted))
+
+
+def test_a_model_of_images_starts_from_paint_and_one_of_latents_does_not(config, tmp_path):
+    model = replace(config.model, style_injection="class_film", aggregation="by_class")
+    pipeline = SEDMPipeline.from_model(build_model(model, 2, 16, seed=0))
+    pipeline.save_pretrained(tmp_path)
+    for denoiser in (pipeline.denoiser, SEDMPipeline.from_pretrained(tmp_path).denoiser):
+        assert denoiser.starts_from_paint
+    assert not build_model(model, 2, 16, seed=0, latents=(3, 8)).denoiser.starts_from_paint
 
 
 def test_at_the_bottleneck_a_style_reaches_the_lowest_resolution_alone(inputs):
