@@ -92,7 +92,7 @@ PRESETS = {
         "model": ModelConfig(channels=(48, 96, 192), **BY_CLASS),
         "autoencoder": AutoencoderConfig(warmup_steps=200, ema_decay=0.999),
         "training": TrainingConfig(n_steps=8000, batch_size=8, warmup_steps=200, ema_decay=0.999),
-        "sampling": SamplingConfig(n_images=2000),  # 20 steps measured no better than 10 to 12
+        "sampling": SamplingConfig(n_images=2000),
         "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, **SEGMENTER_COLOURS),
         "arms": ArmConfig(
             compared=COMPARED,
@@ -160,7 +160,7 @@ PRESETS = {
             checkpoint_every=1000,
         ),
         "sampling": SamplingConfig(n_images=20_000, n_steps=20, n_style_images=4),
-        "segmentation": SegmentationConfig(network="segformer_b2", n_steps=10_000),
+        "segmentation": SegmentationConfig(network="segformer_b2", n_steps=10_000, **SEGMENTER_COLOURS),
         "arms": ArmConfig(
             compared=COMPARED,
             network="segformer_b2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,6 +13,12 @@ def _positive(config, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name}={getattr(config, name)}; it must be greater than 0")
+
+
+def _not_negative(config, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{name}={getattr(config, name)}; it must be 0 or more")
 
 
 def _fraction(config, *names: str) -> None:
@@ -253,6 +260,7 @@ class TrainingConfig(ResumableConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        _not_negative(self, "colour_jitter", "class_jitter", "class_weight", "max_loss_weight")
         known_name("symmetries", self.symmetries, SYMMETRIES)
         known_name("unannotated", self.unannotated, UNANNOTATED)
         known_name("style_sampling", self.style_sampling, STYLE_SAMPLING)
@@ -311,6 +319,7 @@ class SegmentationConfig(OptimiserConfig):
     def __post_init__(self):
         super().__post_init__()
         _fraction(self, "synthetic_fraction")
+        _not_negative(self, "colour_jitter", "class_jitter")
         if not 0 <= self.teacher_decay < 1:
             raise ValueError(f"teacher_decay={self.teacher_decay}; it must lie in [0, 1)")
         _positive(self, "consistency_ramp")

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-def style_mixing(pretrained: Pretrained, steps: int = 12, folder: str | Path = SAVED):
+def style_mixing(pretrained: Pretrained, steps: int = 8, folder: str | Path = SAVED):
     """Make the page as a widget.
 
     Args:

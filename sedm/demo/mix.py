@@ -29,7 +29,7 @@ def render_mix(
     styles: Float[Tensor, "n n_tokens dim"],
     weights: Sequence[float],
     guidance_scale: float = 1.0,
-    steps: int = 12,
+    steps: int = 8,
     seed: int = 0,
     before_step: Callable[[], None] | None = None,
 ) -> UInt8[Tensor, "3 h w"]:
@@ -83,7 +83,8 @@ def project_styles(pretrained: Pretrained, styles: Float[Tensor, "n n_tokens dim
 
     The bank's own styles fill [−1, 1].
     """
-    axes = separating_axes(pretrained.styles.embeddings, pretrained.styles.groups)
+    of_images = pretrained.pipeline.styles_alone(pretrained.styles.embeddings).mean(1)
+    axes = separating_axes(of_images, pretrained.styles.groups)
     bank = pretrained.group_styles.mean(1) @ axes
     least, most = bank.amin(0), bank.amax(0)
     return (2 * (styles.mean(1) @ axes) - least - most) / (most - least).clamp(min=1e-6)

@@ -40,7 +40,7 @@ class StyleMixing(widgets.VBox):
         folder: where pairs are saved.
     """
 
-    def __init__(self, pretrained: Pretrained, steps: int = 12, folder: str | Path = SAVED):
+    def __init__(self, pretrained: Pretrained, steps: int = 8, folder: str | Path = SAVED):
         self.folder = Path(folder)
         self.worker = LatestWorker(self._show_error)
         self.drawn: tuple[Mix, Tensor, str] | None = None  # the final picture, when it is there, and its model

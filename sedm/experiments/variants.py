@@ -66,13 +66,19 @@ def read_measures(folder: str | Path) -> Measures:
     """Read what the finished runs of ``folder`` measured.
 
     Raises:
-        ValueError: no run in ``folder``, or runs of different data or measured in different ways.
+        ValueError: no run in ``folder``, one of a variant that is no more, or runs of different data or measured in
+            different ways.
     """
     runs = [stored["values"] for stored in read_runs(folder, COMMAND)]
     measured_on = [run.get("measured_on", EARLIER) for run in runs]
     if any(ways != measured_on[0] for ways in measured_on):
         raise ValueError(f"{folder}: runs measured on different networks; keep each kind in a folder of its own")
     order = list(QUESTIONS)
+    unknown = sorted({run["arm"] for run in runs} - set(order))
+    if unknown:
+        raise ValueError(
+            f"{folder}: holds runs of {unknown[0]!r}, a variant that is no more; keep them in another folder"
+        )
     runs.sort(key=lambda run: (order.index(run["arm"]), run["seed"]))
     measures = pd.DataFrame([run["measures"] for run in runs], dtype=float)
     rows = [(QUESTIONS[run["arm"]], run["arm"], run["seed"]) for run in runs]

@@ -31,7 +31,7 @@ N_GROUPS, N_LAYOUTS = 12, 8  # every unseen group lends its style to as many lay
 class Unseen(NamedTuple):
     """Groups that no generator was trained on, and the two networks that measure images in their styles."""
 
-    lenders: Patches  # half of each group's images; the first of them lend the style
+    lenders: Patches  # half of each group's images; they lend the style
     references: Patches  # the other half, which generated images are compared with
     layouts: UInt8[Tensor, "n h w"]  # to be drawn: masks of other unseen groups
     groups: list[str]  # in the style of these
@@ -88,7 +88,7 @@ def measure_generator(pipeline: SEDMPipeline, config: Config, unseen: Unseen) ->
 
     Returns:
         ``measures``: the "generated" values of `fidelity_table`; `denoising_errors`; and ``embedding_retrieval_top1``,
-        the share of real images whose embedding is nearest to the mean embedding of the other images of their group.
+        the share of real images whose style is nearest to the mean style of the other images of their group.
         ``floors``: the values of "real" images and of "chance". ``measured_on``: the network or the statistics that
         each measure is taken on.
     """
@@ -102,7 +102,8 @@ def measure_generator(pipeline: SEDMPipeline, config: Config, unseen: Unseen) ->
     images = sample_images(pipeline, unseen.layouts, styles, config.sampling, seed=0, progress=False)
     record = values_of(unseen.measure(images, stained=STUDIES[config.study].kind == "tissue"))
     embeddings = pipeline.embed(torch.cat([unseen.lenders.images, unseen.references.images]))
-    ranks = retrieve_one_left_out(embeddings.numpy(), unseen.lenders.groups + unseen.references.groups)["rank"]
+    styles_of_images = pipeline.styles_alone(embeddings).flatten(1)
+    ranks = retrieve_one_left_out(styles_of_images.numpy(), unseen.lenders.groups + unseen.references.groups)["rank"]
     record["measures"]["embedding_retrieval_top1"] = float((ranks == 1).mean())
     record["measured_on"]["embedding_retrieval_top1"] = "the generator's own style encoder"
     record["measures"] |= denoising_errors(pipeline, unseen.references, reference_styles)

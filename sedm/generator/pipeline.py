@@ -114,6 +114,11 @@ class SEDMPipeline(DiffusionPipeline):
         """Return one style an item, made of embeddings that are already there (a style bank)."""
         return self.style_encoder.aggregate(embeddings.to(self.device)).cpu()
 
+    def styles_alone(self, embeddings: Float[Tensor, "n length"]) -> Float[Tensor, "n n_tokens dim"]:
+        """Return the style of each image by itself, as if it were all the style images: a place in the style space."""
+        n_images = self.style_encoder.config.model.n_style_images
+        return self.aggregate(embeddings[:, None].expand(-1, n_images, -1))
+
     @staticmethod
     def mix_styles(
         styles: Float[Tensor, "n n_tokens dim"], weights: Sequence[float]

@@ -121,12 +121,17 @@ class Diffusion:
 
         Steps crowd where little noise is left, and details are decided: so 8 of them do as well as 12 even ones.
 
+        Raises:
+            ValueError: fewer than one step, or more than there are times.
+
         >>> diffusion = Diffusion("x_0")
         >>> solver = diffusion.solver()
         >>> diffusion.start(solver, 4)
         >>> solver.timesteps
         tensor([999, 649, 353, 125])
         """
+        if not 1 <= n_steps <= N_TIMES:
+            raise ValueError(f"n_steps={n_steps}; a solver takes 1 to {N_TIMES} steps")
         if self.objective not in ("x_0", "v"):
             solver.set_timesteps(n_steps, device=device)
             return

@@ -1,6 +1,6 @@
 """Training the generator: style encoder, aggregation and denoiser together.
 
-    x_0 image, ℓ its layout, s the style of images of the same group, noise ~ N(0, 1), t uniform
+    x_0 image, ℓ its layout, s the style of images of the same group, noise ~ N(0, 1), t uniform, spread over a batch
     x_t = α_t·x_0 + σ_t·noise
     minimise  w_t ‖ model(x_t, t, ℓ, s) − target(x_0, noise, t) ‖²          target and w: `sedm.generator.process`
 
@@ -150,7 +150,7 @@ def training_batch(
     diffusion: Diffusion,
     settings: TrainingConfig,
     generator: torch.Generator,
-) -> tuple[tuple[Tensor, ...], Tensor, UInt8[Tensor, "batch n h w"]]:
+) -> tuple[tuple[Tensor, ...], Tensor, UInt8[Tensor, "batch lenders height width"]]:
     """Draw ((x_t, t, layout, style_images, drop_style), target, style_masks).
 
     The first is what the model gets, the second what it should answer; the third are the masks of the style images.
@@ -168,7 +168,8 @@ def training_batch(
     if settings.class_jitter:
         factors = draw_density_factors(len(rows) * patches.n_classes, settings.class_jitter, generator)
         factors = factors.view(len(rows), -1, 3)
-        factors[drop_style | ~patches.is_annotated[rows]] = 1
+        has_masks = (style_masks != UNKNOWN).flatten(2).any(2).all(1)  # else they would keep their colours
+        factors[drop_style | ~patches.is_annotated[rows] | ~has_masks] = 1
         x_0 = _jitter_classes(x_0[:, None], patches.masks[rows][:, None], factors)[:, 0]
         style_images = _jitter_classes(style_images, style_masks, factors)
 

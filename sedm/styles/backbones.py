@@ -95,10 +95,9 @@ def _moments(
     with torch.autocast(features.device.type, enabled=False):  # bfloat16 would lose small variances
         weights = features.new_ones(len(features), 1, features[0, 0].numel(), dtype=torch.float32)
         if shares is not None:
-            times = shares.shape[2] // features.shape[2]
-            resized = F.avg_pool2d(shares, times) if times > 1 else shares
-            if resized.shape[2:] != features.shape[2:]:  # of odd sizes
-                resized = F.interpolate(shares, features.shape[2:], mode="area")
+            times, rest = divmod(shares.shape[2], features.shape[2])
+            even = rest == 0 and shares.shape[3] == times * features.shape[3]  # faster where it is the same
+            resized = F.avg_pool2d(shares, times) if even else F.interpolate(shares, features.shape[2:], mode="area")
             weights = torch.cat([weights, resized.flatten(2)], dim=1)
         weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
         pixels = features.float().flatten(2).mT

@@ -35,7 +35,7 @@ class StyleEncoder(ModelMixin, ConfigMixin):
         backbone_config: of a saved encoder, which needs nothing else to be opened again; leave it out.
 
     Raises:
-        ValueError: unknown backbone.
+        ValueError: unknown backbone, or no classes where the style has a token for each.
 
     >>> encoder = StyleEncoder(ModelConfig(style_channels=(8, 16), style_dim=32))
     >>> encoder(torch.rand(2, 4, 3, 32, 32) * 2 - 1).shape
@@ -47,6 +47,8 @@ class StyleEncoder(ModelMixin, ConfigMixin):
         super().__init__()
         model = ModelConfig.restore(model)
         self.tells_classes = model.aggregation == "by_class"
+        if self.tells_classes and n_classes < 1:
+            raise ValueError(f"n_classes={n_classes}; aggregation='by_class' must know how many classes layouts have")
         if model.style_backbone == "convolutional":
             self.features = ConvolutionalBackbone(model.style_channels, n_classes if self.tells_classes else 0)
         else:

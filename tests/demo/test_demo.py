@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import ipywidgets as widgets
@@ -12,12 +13,14 @@ import pytest
 import torch
 from conftest import encode_png
 from PIL import Image
+from torch.testing import assert_close
 from traitlets import Bunch
 
 import sedm
 from sedm.data.patch_table import UNKNOWN
 from sedm.demo import (
     Mix,
+    project_styles,
     read_layout,
     read_style_images,
     render_mix,
@@ -29,7 +32,9 @@ from sedm.demo.page import PREVIEW_STEPS
 from sedm.demo.uploads import style_of_images
 from sedm.demo.worker import LatestWorker
 from sedm.figures import colour_layout
-from sedm.generator.pipeline import noise_generators
+from sedm.generation.generate import embed_bank
+from sedm.generator.denoiser import build_model
+from sedm.generator.pipeline import SEDMPipeline, noise_generators
 from sedm.layouts import EmpiricalPrior
 from sedm.sharing.pretrained import Pretrained
 from sedm.styles.bank import StyleBank
@@ -521,3 +526,15 @@ def test_a_page_that_has_just_been_shown_gets_what_was_drawn_before_it_listened(
     monkeypatch.setattr(widgets.Widget, "send_state", lambda widget, key=None: sent.append(widget))
     page.layouts.canvas._handle_custom_msg({"shown": True}, [])  # as the front end's model.send arrives
     assert {page.view, page.walk, page.busy, page.status, page.error, page.styles.map} <= set(sent)
+
+
+def test_styles_by_class_have_places_on_the_map(config, patches):
+    """Their embeddings are longer than their tokens; the bank's own groups fill the map."""
+    model = replace(config.model, style_injection="class_film", aggregation="by_class")
+    pipeline = SEDMPipeline.from_model(build_model(model, 2, 16, seed=0).eval())
+    bank = embed_bank(pipeline, patches, [str(row) for row in range(len(patches))])
+    pretrained = Pretrained("by class", pipeline, EmpiricalPrior.fit(patches.annotated()), bank)
+    places = project_styles(pretrained, pretrained.group_styles)
+    assert places.shape == (4, 2)
+    assert_close(places.amin(0), -torch.ones(2))
+    assert_close(places.amax(0), torch.ones(2))

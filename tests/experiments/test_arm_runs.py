@@ -161,5 +161,5 @@ def test_a_generator_trained_here_is_measured_once(smoke, tmp_path):
     train_arms(config, list_arm_runs(config, ["sedm", "sedm_augmented"]), "", tmp_path, tmp_path / "scores")
     (path,) = (tmp_path / "scores" / "generators").iterdir()
     found = read(path)["values"]
-    assert path.name == "values_n2-draw0-mean.json"
+    assert path.name == "values_n2-draw0-by_class.json"
     assert set(found["floors"]["real"]) <= set(found["measures"])

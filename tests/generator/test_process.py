@@ -141,6 +141,12 @@ def test_the_times_of_the_steps_fall_from_pure_noise_without_a_repeat(objective,
         assert times == [round(999 * (1 - i / 8) ** 1.5) for i in range(8)]
 
 
+@pytest.mark.parametrize("n_steps", [0, 1001])
+def test_more_steps_than_times_are_refused(n_steps):
+    with pytest.raises(ValueError, match=f"n_steps={n_steps}; a solver takes 1 to 1000 steps"):
+        Diffusion("x_0").start(Diffusion("x_0").solver(), n_steps)
+
+
 def test_an_unknown_objective_is_refused():
     with pytest.raises(ValueError, match="objective='noise'; choose one of x_0, epsilon, v, flow"):
         Diffusion("noise")

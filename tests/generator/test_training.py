@@ -12,13 +12,23 @@ from PIL import Image
 from torch.testing import assert_close
 
 import sedm.generator.training
+import sedm.runtime.loop
 from sedm.config import AGGREGATIONS, LAYOUT_INJECTIONS, OBJECTIVES, STYLE_INJECTIONS, ModelConfig
 from sedm.data.patch_table import UNKNOWN
 from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout, paint
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
-from sedm.generator.training import batch_pools, draw_times, train_generator, train_model, training_batch
+from sedm.generator.training import (
+    batch_pools,
+    class_loss,
+    draw_times,
+    train_generator,
+    train_model,
+    training_batch,
+)
 from sedm.generator.unet import ClassFilm
+from sedm.runtime.muon import Muon
+from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.styles.sampling import StyleSampler
 
@@ -433,6 +443,83 @@ def test_each_class_of_an_annotated_item_and_of_its_style_images_is_recoloured_a
     assert is_changed.equal((torch.arange(64) < 32) & ~dropped)  # the first half is annotated
     assert sides.log().abs().max() <= 0.4 + 1e-4
     assert (sides[is_changed][..., 0] - sides[is_changed][..., 1]).abs().mean() > 0.1
+
+
+def test_style_images_are_turned_with_their_masks(config, patches):
+    masks = (torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
+    images = (255 * masks)[:, None].expand(-1, 3, -1, -1).contiguous()
+    patches = replace(patches, images=images, masks=masks, mask_source=[])
+    settings = changed(config, batch_size=64, layout_dropout=0.0, colour_jitter=0.0, class_jitter=0.0).training
+    for strategy in ("multi", "augmented"):
+        sampler, pools = StyleSampler(patches, strategy, 2), batch_pools(patches.is_annotated, settings)
+        arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
+        (*_, style_images, _), _, style_masks = training_batch(*arguments)
+        agree = ((style_images[:, :, 0] > 0) == (style_masks > 0)).float().mean()
+        # a warped image is mixed where its warped mask is picked
+        assert agree == 1 if strategy == "multi" else agree > 0.8
+
+
+def test_a_style_without_masks_is_never_recoloured_apart_from_its_target(config, patches):
+    """Of a group that is annotated in part, the lenders may have no mask to be recoloured by."""
+    masks = torch.full_like(patches.masks, UNKNOWN)
+    masks[0] = 0
+    patches = replace(patches, images=torch.full_like(patches.images, 100), masks=masks, mask_source=[])
+    settings = changed(config, batch_size=16, colour_jitter=0.0, class_jitter=0.4).training
+    sampler, pools = StyleSampler(patches, "multi", 2), batch_pools(patches.is_annotated, settings)
+    arguments = (patches, None, pools, sampler, Diffusion("x_0"), settings, torch.Generator().manual_seed(0))
+    (*_, style_images, _), x_0, _ = training_batch(*arguments)
+    assert_close(style_images, x_0[:, None].expand_as(style_images))
+
+
+def by_class(config):
+    return replace(config, model=replace(config.model, style_injection="class_film", aggregation="by_class"))
+
+
+def test_the_class_loss_is_the_cross_entropy_of_the_share_of_each_class():
+    """By a loop over pixels; of one image a part is unknown."""
+    logits = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    masks = torch.randint(3, (1, 2, 4, 4), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    masks[0, 0, :2, :1] = UNKNOWN
+    masks[0, 1, 2:, 2:] = UNKNOWN
+    total = 0.0
+    for i, y, x in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
+        for k in masks[0, i, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].flatten().tolist():
+            total -= 0.0 if k == UNKNOWN else logits[i, :, y, x].log_softmax(0)[k].item() / 4
+    assert class_loss(logits, masks).item() == pytest.approx(total / 8)
+
+
+@pytest.mark.slow
+def test_a_step_minimises_the_error_of_denoising_and_that_of_classes(config, patches, tmp_path):
+    """The first loss that is written, against both losses of the first batch with the first weights."""
+    config = by_class(one_step(config, class_weight=0.7))
+    train(config, patches, tmp_path)
+    model, settings = build_model(config.model, 2, 16, config.seed).train(), config.training
+    sampler = StyleSampler(patches, settings.style_sampling, config.model.n_style_images)
+    arguments = (patches, None, batch_pools(patches.is_annotated, settings), sampler, Diffusion("x_0"), settings)
+    batch, x_0, masks = training_batch(*arguments, seeded_generator("training batch", config.seed, 0, 0))
+    answer, logits = model(*batch)
+    errors = (answer - x_0).square().mean(dim=(1, 2, 3)) * Diffusion("x_0").loss_weights(batch[1], 5.0)
+    expected = errors.mean() + 0.7 * class_loss(logits, masks)
+    written = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    assert written == pytest.approx(expected.item(), rel=1e-4)
+    assert class_loss(logits, masks) > 0.1
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_still_learns_to_tell_classes_apart(config, patches, tmp_path):
+    config = by_class(one_step(config, train_style_encoder=False))
+    before = build_model(config.model, 2, 16, config.seed).style_encoder.state_dict()
+    after = train(config, patches, tmp_path).style_encoder
+    moved = {name for name, weight in after.named_parameters() if not weight.equal(before[name])}
+    assert moved == {name for name in before if name.startswith(("features.class_maps", "features.classes"))}
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_the_optimiser_is_the_one_that_was_asked_for(config, patches, tmp_path, monkeypatch, optimiser):
+    asked = []
+    monkeypatch.setattr(sedm.runtime.loop, "Muon", lambda *args, **options: asked.append(1) or Muon(*args, **options))
+    train(one_step(config, optimiser=optimiser), patches, tmp_path)
+    assert len(asked) == (optimiser == "muon")
 
 
 def test_times_are_uniform_together_and_spread_over_every_batch():

@@ -206,6 +206,18 @@ def test_class_jitter_changes_each_class_by_itself_and_no_mask():
     assert (means[0] - means[1]).abs().std() > 0.1
 
 
+@pytest.mark.parametrize("jitter", ["colour_jitter", "class_jitter"])
+def test_a_network_is_trained_with_the_jitters_of_its_settings(jitter):
+    images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    patches = Patches(images, (images[:, 0] > 127).to(torch.uint8), list("aabb"), CLASSES)
+    config = SegmentationConfig(channels=(8, 16), n_steps=1, batch_size=4)
+    plain, jittered = (
+        train_segmenter(patches, one, seed=0, progress=False).state_dict()
+        for one in (config, replace(config, **{jitter: 0.5}))
+    )
+    assert not all(plain[name].equal(jittered[name]) for name in plain)
+
+
 def loss_by_loops(logits, masks):
     probability = logits.softmax(1)
     dice = []

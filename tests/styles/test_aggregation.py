@@ -74,7 +74,7 @@ def present():
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_a_style_is_one_token_or_one_an_image_or_one_a_region(aggregation, images):
+def test_a_style_is_one_token_or_one_an_image_or_one_a_class(aggregation, images):
     assert encoder(aggregation)(images).shape == (2, {"tokens": 5, "by_class": 1 + N_CLASSES}.get(aggregation, 1), 8)
 
 
@@ -240,9 +240,10 @@ def test_features_and_colours_of_classes_are_weighted_moments_over_their_pixels(
     assert_close(logits, backbone.classes(backbone.class_maps[0](first) + coarse))
     shares = logits.softmax(dim=1)
     assert_close(features[:, 0], backbone(images[0]))
+    assert backbone.by_class(images[0, :, :, :13, :15])[0].shape == features.shape  # of odd sizes
     for token in range(1 + N_CLASSES):
         expected = []
-        for maps in (images[0], first, second):
+        for maps in (F.avg_pool2d(images[0], 2), first, second):
             whole = torch.ones_like(shares[:, :1])
             weight = torch.cat([whole, shares], dim=1)[:, token, None].double()
             if maps.shape[2] > weight.shape[2]:
@@ -265,6 +266,11 @@ def test_every_token_begins_with_the_plain_colours_of_its_class(images):
     assert tokens[..., :N_COLOURS].equal(colours)
     assert_close(shares, logits.softmax(dim=1).mean(dim=(2, 3)))
     assert_close(colours[:, 0, :3], images[0].mean(dim=(2, 3)))
+
+
+def test_how_many_classes_there_are_must_be_said():
+    with pytest.raises(ValueError, match="n_classes=0; aggregation='by_class' must know"):
+        StyleEncoder(settings("by_class"))
 
 
 def test_a_class_counts_by_the_share_of_the_image_that_it_covers(present):
