@@ -17,37 +17,26 @@ import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from sedm.config import Config, TrainingConfig, build_config
-from sedm.data.augment import (
-    apply_symmetries,
-    draw_density_factors,
-    draw_symmetries,
-    scale_class_density,
-    scale_density,
-)
-from sedm.data.patch_table import UNKNOWN
+from sedm.config import Config, build_config
 from sedm.data.patches import Patches
-from sedm.data.pixels import to_signed
 from sedm.data.study_data import load_study
 from sedm.generator.autoencoder import encode_images, latent_shape, make_autoencoder
 from sedm.generator.denoiser import StyleDiffusion, build_model, one_hot_layout
-from sedm.generator.pipeline import SEDMPipeline, sample_images
-from sedm.generator.process import N_TIMES, Diffusion
-from sedm.runtime.files import replacing
+from sedm.generator.pipeline import SEDMPipeline
+from sedm.generator.process import Diffusion
+from sedm.generator.sample_sheet import save_sample_sheet
+from sedm.generator.training_batch import batch_pools, training_batch
 from sedm.runtime.fingerprints import hash_of
 from sedm.runtime.hardware import pick_device
 from sedm.runtime.loop import make_accelerator, memory_format, optimise
 from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.styles.sampling import StyleSampler
-
-N_SHOWN = 8  # images on a sample sheet
 
 
 def train_model(
@@ -134,90 +123,13 @@ def freeze_encoder(model: StyleDiffusion) -> None:
 def class_loss(logits: Float[Tensor, "m n_classes h2 w2"], masks: UInt8[Tensor, "batch n h w"]) -> Float[Tensor, ""]:
     """Compute the cross-entropy of the classes of style images, whose masks are reduced to shares; unknown is left out.
 
+    >>> import torch
     >>> class_loss(torch.tensor([[[[2.0]], [[0.0]]]]), torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
     tensor(0.0635)
     """
     shares = one_hot_layout(masks.flatten(0, 1), logits.shape[1])
     shares = F.adaptive_avg_pool2d(shares, logits.shape[2:])[:, :-1]
     return -(shares * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
-
-
-def training_batch(
-    patches: Patches,
-    latents: Float[Tensor, "n c s s"] | None,
-    pools: list[tuple[Tensor, int]],
-    sampler: StyleSampler,
-    diffusion: Diffusion,
-    settings: TrainingConfig,
-    generator: torch.Generator,
-) -> tuple[tuple[Tensor, ...], Tensor, UInt8[Tensor, "batch lenders height width"]]:
-    """Draw ((x_t, t, layout, style_images, drop_style), target, style_masks).
-
-    The first is what the model gets, the second what it should answer; the third are the masks of the style images.
-    """
-    rows = [pool[torch.randint(len(pool), (count,), generator=generator)] for pool, count in pools]
-    rows = torch.cat(rows).tolist()
-    x_0 = to_signed(patches.images[rows]) if latents is None else latents[rows]
-    noise = torch.randn(x_0.shape, generator=generator)
-    t = draw_times(len(rows), generator)
-    style_images, style_masks = sampler.draw_images(rows, generator)
-    drop_style = sampler.draw_dropped(len(rows), settings.style_dropout, generator)
-    drop_layout = torch.rand(len(rows), generator=generator) < settings.layout_dropout
-    layout = patches.masks[rows].masked_fill(drop_layout[:, None, None], UNKNOWN)
-
-    if settings.class_jitter:
-        factors = draw_density_factors(len(rows) * patches.n_classes, settings.class_jitter, generator)
-        factors = factors.view(len(rows), -1, 3)
-        has_masks = (style_masks != UNKNOWN).flatten(2).any(2).all(1)  # else they would keep their colours
-        factors[drop_style | ~patches.is_annotated[rows] | ~has_masks] = 1
-        x_0 = _jitter_classes(x_0[:, None], patches.masks[rows][:, None], factors)[:, 0]
-        style_images = _jitter_classes(style_images, style_masks, factors)
-
-    symmetry = draw_symmetries(len(rows), settings.symmetries, generator)
-    x_0 = apply_symmetries(x_0, symmetry)
-    layout = apply_symmetries(layout, symmetry)
-    symmetry = draw_symmetries(style_images.shape[0] * style_images.shape[1], settings.symmetries, generator)
-    style_images = apply_symmetries(style_images.flatten(0, 1), symmetry).unflatten(0, style_images.shape[:2])
-    style_masks = apply_symmetries(style_masks.flatten(0, 1), symmetry).unflatten(0, style_masks.shape[:2])
-    if settings.colour_jitter:
-        factors = draw_density_factors(len(rows), settings.colour_jitter, generator)
-        factors[drop_style] = 1  # the null style is of colours that occur
-        x_0 = scale_density(x_0, factors)
-        style_images = scale_density(style_images, factors)
-    x_t = diffusion.add_noise(x_0, noise, t)
-    return (x_t, t, layout, style_images, drop_style), diffusion.target(x_0, noise, t), style_masks
-
-
-def draw_times(n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """Draw one time from each of n equal parts of 0…999, in random order: together uniform, and never all alike.
-
-    >>> sorted((draw_times(4, torch.Generator().manual_seed(0)) // 250).tolist())
-    [0, 1, 2, 3]
-    """
-    parts = torch.randperm(n, generator=generator)
-    return ((parts + torch.rand(n, generator=generator)) * (N_TIMES / n)).long().clamp(max=N_TIMES - 1)
-
-
-def _jitter_classes(images, masks, factors):
-    """Change the density of each class of the n images of an item by its factors."""
-    factors = factors.repeat_interleave(images.shape[1], dim=0)
-    changed = scale_class_density((images.flatten(0, 1) + 1) / 2, masks.flatten(0, 1), factors)
-    return (2 * changed - 1).unflatten(0, images.shape[:2])
-
-
-def batch_pools(annotated: Bool[Tensor, " n"], settings: TrainingConfig) -> list[tuple[Tensor, int]]:
-    """List (rows, how many of them a batch takes): annotated rows, then the others, where there are any.
-
-    Layouts are learned from annotated rows, so they must not drown among thousands of others.
-
-    >>> batch_pools(torch.tensor([True, False, False]), TrainingConfig(batch_size=8, annotated_fraction=0.25))
-    [(tensor([0]), 2), (tensor([1, 2]), 6)]
-    """
-    rows, others = annotated.nonzero().flatten(), (~annotated).nonzero().flatten()
-    fraction = settings.annotated_fraction if len(rows) and len(others) else float(len(rows) > 0)
-    n_annotated = round(settings.batch_size * fraction)
-    pools = [(rows, n_annotated), (others, settings.batch_size - n_annotated)]
-    return [(rows, count) for rows, count in pools if count]
 
 
 def check_training_data(config: Config, patches: Patches, held_out: Collection[str]) -> None:
@@ -259,33 +171,6 @@ def run_fingerprint(
         places = patches.places
         parts += [repr((places.slides, places.corners.tolist(), places.sides.tolist()))]
     return hash_of(*parts)
-
-
-def save_sample_sheet(
-    pipeline: SEDMPipeline, patches: Patches, sampler: StyleSampler, config: Config, path: Path
-) -> None:
-    """Save a sheet of samples: layouts in grey, below them images in the styles that their columns' bottom row shows.
-
-    Where nothing is annotated, all layouts are null, which is white. Layouts and styles belong to different images and
-    stay the same from sheet to sheet, as does the noise.
-    """
-    from PIL import Image
-
-    generator, annotated = seeded_generator("sample sheet", config.seed), patches.is_annotated
-    layout_rows, style_rows = (
-        rows[torch.randperm(len(rows), generator=generator)].repeat(N_SHOWN)[:N_SHOWN]  # few rows are shown again
-        for rows in ((annotated if annotated.any() else ~annotated).nonzero().flatten(), torch.arange(len(annotated)))
-    )
-    lenders = patches.images[sampler.draw_rows(style_rows.tolist(), generator)]
-    layouts = patches.masks[layout_rows]
-    images = sample_images(
-        pipeline, layouts, pipeline.encode_styles(lenders), config.sampling, config.seed, progress=False
-    )
-    grey = layouts.float() * (255 / layouts.where(layouts != UNKNOWN, 0).max().clamp(min=1))
-    rows = [grey.clamp(max=255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1), images, lenders[:, 0]]
-    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-    with replacing(path) as temporary:
-        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(temporary)
 
 
 def train_generator(

@@ -18,14 +18,8 @@ from sedm.data.patch_table import UNKNOWN
 from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout, paint
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
-from sedm.generator.training import (
-    batch_pools,
-    class_loss,
-    draw_times,
-    train_generator,
-    train_model,
-    training_batch,
-)
+from sedm.generator.training import class_loss, train_generator, train_model
+from sedm.generator.training_batch import batch_pools, draw_times, training_batch
 from sedm.generator.unet import ClassFilm
 from sedm.runtime.muon import Muon
 from sedm.runtime.seeds import seeded_generator
