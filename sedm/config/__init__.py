@@ -4,11 +4,21 @@ Here stands every number that decides a result and that somebody may want to cho
 schedule of noise, the weight that its source gives to a loss, the values that a fit tries) stands beside the method.
 """
 
+from sedm.config.arm_settings import (
+    COMPARED,
+    CONTROLS,
+    ArmConfig,
+)
+from sedm.config.checks import (
+    known_name,
+)
+from sedm.config.configuration import (
+    Config,
+    flatten,
+)
 from sedm.config.presets import PRESETS, build_config
 from sedm.config.settings import (
     AGGREGATIONS,
-    COMPARED,
-    CONTROLS,
     LAYOUT_INJECTIONS,
     LAYOUT_SOURCES,
     N_COLOURS,
@@ -21,9 +31,7 @@ from sedm.config.settings import (
     STYLE_SOURCES,
     SYMMETRIES,
     UNANNOTATED,
-    ArmConfig,
     AutoencoderConfig,
-    Config,
     DataConfig,
     LayoutConfig,
     LearnedPriorConfig,
@@ -33,8 +41,6 @@ from sedm.config.settings import (
     SamplingConfig,
     SegmentationConfig,
     TrainingConfig,
-    flatten,
-    known_name,
 )
 from sedm.config.studies import STUDIES, Study
 

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sedm.config.settings import (
+from sedm.config.arm_settings import (
     COMPARED,
     ArmConfig,
-    AutoencoderConfig,
+)
+from sedm.config.checks import (
+    known_name,
+)
+from sedm.config.configuration import (
     Config,
+)
+from sedm.config.settings import (
+    AutoencoderConfig,
     DataConfig,
     LayoutConfig,
     LearnedPriorConfig,
@@ -19,7 +26,6 @@ from sedm.config.settings import (
     SamplingConfig,
     SegmentationConfig,
     TrainingConfig,
-    known_name,
 )
 from sedm.config.studies import STUDIES
 

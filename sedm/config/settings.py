@@ -1,47 +1,11 @@
-"""Settings: everything that decides a result, as frozen values with their defaults, checked where they are made."""
+"""The settings of each part, as frozen values with their defaults, checked where they are made."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-
-def _positive(config, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name}={getattr(config, name)}; it must be greater than 0")
-
-
-def _not_negative(config, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < math.inf:
-            raise ValueError(f"{name}={getattr(config, name)}; it must be 0 or more")
-
-
-def _fraction(config, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name}={getattr(config, name)}; it must lie in [0, 1]")
-
-
-def known_name(what: str, name: str, known) -> str:
-    """Return ``name``, which must be among ``known``.
-
-    Raises:
-        ValueError: it is not; the message lists the known names and says which of them is nearest.
-
-    >>> known_name("preset", "quick", ["smoke", "quick"])
-    'quick'
-    """
-    if name in list(known):  # in a dictionary, a list could not be looked up
-        return name
-    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    raise ValueError(f"{what}={name!r}; choose one of {', '.join(known)}{hint}")
-
+from sedm.config.checks import check_fraction, check_not_negative, check_positive, known_name
 
 OPTIMISERS = ("adamw", "muon")
 
@@ -63,7 +27,7 @@ class OptimiserConfig:
     max_loss_growth: float = 3.0  # times the mean loss of the first steps, which stops the training; 0 = it goes on
 
     def __post_init__(self):
-        _positive(self, "n_steps", "batch_size", "learning_rate")
+        check_positive(self, "n_steps", "batch_size", "learning_rate")
         known_name("optimiser", self.optimiser, OPTIMISERS)
 
     @property
@@ -87,7 +51,7 @@ class ResumableConfig(OptimiserConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _positive(self, "checkpoint_every", "n_checkpoints")
+        check_positive(self, "checkpoint_every", "n_checkpoints")
 
 
 @dataclass(frozen=True)
@@ -103,7 +67,9 @@ class DataConfig:
     n_annotated_groups: int = 6  # train groups that keep their masks; the others lend their style
 
     def __post_init__(self):
-        _positive(self, "image_size", "n_train_groups", "n_test_groups", "n_images_per_group", "n_annotated_groups")
+        check_positive(
+            self, "image_size", "n_train_groups", "n_test_groups", "n_images_per_group", "n_annotated_groups"
+        )
         if self.image_size % 16:
             raise ValueError(f"image_size={self.image_size}; it must be a multiple of 16")
 
@@ -132,7 +98,7 @@ class LearnedPriorConfig(OptimiserConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _positive(self, "grid", "reach", "max_loss_weight", "n_solver_steps", "micro_batch")
+        check_positive(self, "grid", "reach", "max_loss_weight", "n_solver_steps", "micro_batch")
         if not self.zoom > 1:
             raise ValueError(f"zoom={self.zoom}; it must be greater than 1")
 
@@ -146,7 +112,7 @@ class LayoutConfig:
     learned: LearnedPriorConfig = field(default_factory=LearnedPriorConfig)
 
     def __post_init__(self):
-        _positive(self, "n_compared")
+        check_positive(self, "n_compared")
         known_name("prior", self.prior, PRIORS)
 
 
@@ -185,7 +151,7 @@ class ModelConfig:
     autoencoder: str = ""  # "" works on pixels, "own" on latents of a small autoencoder of ours, or a diffusers folder
 
     def __post_init__(self):
-        _positive(self, "n_blocks", "unshuffle", "style_dim", "n_style_images")
+        check_positive(self, "n_blocks", "unshuffle", "style_dim", "n_style_images")
         known_name("aggregation", self.aggregation, AGGREGATIONS)
         known_name("style_injection", self.style_injection, STYLE_INJECTIONS)
         known_name("layout_injection", self.layout_injection, LAYOUT_INJECTIONS)
@@ -236,7 +202,7 @@ class AutoencoderConfig(ResumableConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _positive(self, "latent_channels", "n_measured")
+        check_positive(self, "latent_channels", "n_measured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +226,7 @@ class TrainingConfig(ResumableConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _not_negative(self, "colour_jitter", "class_jitter", "class_weight", "max_loss_weight")
+        check_not_negative(self, "colour_jitter", "class_jitter", "class_weight", "max_loss_weight")
         known_name("symmetries", self.symmetries, SYMMETRIES)
         known_name("unannotated", self.unannotated, UNANNOTATED)
         known_name("style_sampling", self.style_sampling, STYLE_SAMPLING)
@@ -286,7 +252,7 @@ class SamplingConfig:
     micro_batch: int = 16  # images sampled together; part of what fixes an image's bytes
 
     def __post_init__(self):
-        _positive(self, "n_images", "n_steps", "n_style_images", "n_mixed_groups", "micro_batch")
+        check_positive(self, "n_images", "n_steps", "n_style_images", "n_mixed_groups", "micro_batch")
         known_name("pairing", self.pairing, PAIRINGS)
         known_name("style_sources", self.style_sources, STYLE_SOURCES)
         if not 0 <= self.filter_percentile < 100:
@@ -318,138 +284,8 @@ class SegmentationConfig(OptimiserConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _fraction(self, "synthetic_fraction")
-        _not_negative(self, "colour_jitter", "class_jitter")
+        check_fraction(self, "synthetic_fraction")
+        check_not_negative(self, "colour_jitter", "class_jitter")
         if not 0 <= self.teacher_decay < 1:
             raise ValueError(f"teacher_decay={self.teacher_decay}; it must lie in [0, 1)")
-        _positive(self, "consistency_ramp")
-
-
-CONTROLS = (  # need no generator
-    "real",
-    "colour_augmentation",
-    "reinhard",
-    "macenko",
-    "reinhard_augmented",
-    "pseudo_labels",
-    "mean_teacher",
-)
-COMPARED = (
-    *CONTROLS,
-    "no_style",
-    "shuffled_styles",
-    "annotated_styles",
-    "sedm",
-    "sedm_filtered",
-    "sedm_augmented",
-    "sedm_mean_teacher",
-    "sedm_pseudo_layouts",
-    "sedm_pseudo_labels",
-    "transductive",
-    "all_annotations",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmConfig(SegmentationConfig):
-    """Which ways to train a segmentation network are compared (`sedm.experiments.arm_runs`), and with what settings.
-
-    Strengths, weights and fractions were chosen on validation groups, each among four. Only the arms that they concern
-    take them: an arm without random colours has a ``colour_jitter`` of 0.
-    """
-
-    compared: tuple[str, ...] = CONTROLS  # arms
-    swept: tuple[str, ...] = ()  # settings of which several values are compared as well
-    label_counts: tuple[int, ...] = ()  # of annotated groups, on the curve of the arms ``by_labels``
-    by_labels: tuple[str, ...] = ("real", "colour_augmentation")
-    also_annotated: int = 0  # groups, with which ``also_compared`` are compared once more; 0 = not at all
-    also_compared: tuple[str, ...] = (
-        "real",
-        "colour_augmentation",
-        "reinhard_augmented",
-        "pseudo_labels",
-        "sedm",
-        "sedm_augmented",
-        "sedm_pseudo_layouts",
-    )
-    longer: tuple[str, ...] = ()  # arms of sweeps over ``n_steps``: the method, then the controls it is compared with
-    n_draws: int = 1  # of annotated groups
-    n_seeds: int = 2  # repetitions of every arm
-    n_images: int = 256  # synthetic ones, of each source
-    layouts: str = "empirical"  # of generated images; LAYOUT_SOURCES
-    colour_jitter: float = 0.2
-    pseudo_label_fraction: float = 0.8  # ``synthetic_fraction`` of arms with pseudo-labels
-    transfer_fraction: float = 0.8  # ``synthetic_fraction`` of arms with colour transfer
-    consistency_weight: float = 0.1
-    n_pretraining_steps: int = 0  # of one generator without any mask, where those of all draws start; 0 = no such start
-    n_fine_tuning_steps: int = 0  # of a draw's generator after that
-
-    def __post_init__(self):
-        super().__post_init__()
-        _positive(self, "n_draws", "n_seeds", "n_images")
-        _fraction(self, "pseudo_label_fraction", "transfer_fraction")
-        known_name("layouts", self.layouts, LAYOUT_SOURCES)
-        if (self.n_pretraining_steps > 0) != (self.n_fine_tuning_steps > 0):
-            raise ValueError(
-                f"n_pretraining_steps={self.n_pretraining_steps} with n_fine_tuning_steps={self.n_fine_tuning_steps}; "
-                "give both, or 0 for both to train the generator of each draw from its first weights"
-            )
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that decides a result, apart from the data themselves."""
-
-    study: str
-    preset: str
-    seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
-    layouts: LayoutConfig = field(default_factory=LayoutConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-    arms: ArmConfig = field(default_factory=ArmConfig)
-
-    def __post_init__(self):
-        training = self.training
-        jitters = training.colour_jitter, training.class_jitter
-        if self.model.autoencoder and (training.symmetries != "none" or any(jitters)):
-            raise ValueError(
-                f"symmetries={training.symmetries!r}, colour_jitter={jitters[0]} and class_jitter={jitters[1]} with "
-                f"model.autoencoder={self.model.autoencoder!r}; set them to 'none' and 0: latents are computed once"
-            )
-        n_images = self.model.n_style_images
-        if self.model.aggregation == "linear" and self.sampling.n_style_images != n_images:
-            raise ValueError(
-                f"sampling.n_style_images={self.sampling.n_style_images}; 'linear' aggregates exactly {n_images}, "
-                "as in training"
-            )
-        if self.model.aggregation == "linear" and self.training.style_sampling != "multi" and n_images != 1:
-            raise ValueError(
-                f"style_sampling={self.training.style_sampling!r} lends one image; 'linear' was asked for {n_images}"
-            )
-
-    def __str__(self):
-        """One setting a line, as a notebook prints it."""
-        lines = [f"{name:30} {value}" for name, value in flatten(self).items()]
-        return "\n".join(lines)
-
-
-def flatten(config: Config) -> dict[str, object]:
-    """Write the settings as one flat dictionary, with keys like ``training.n_steps``.
-
-    >>> flat = flatten(Config("tissue", "quick"))
-    >>> flat["sampling.n_steps"], flat["layouts.learned.n_steps"]
-    (8, 300)
-    """
-    return dict(_flat_items(dataclasses.asdict(config)))
-
-
-def _flat_items(settings: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat_items(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        check_positive(self, "consistency_ramp")

@@ -1,0 +1,77 @@
+"""The whole configuration: everything that decides a result, and the same as one flat table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sedm.config.arm_settings import ArmConfig
+from sedm.config.settings import (
+    AutoencoderConfig,
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    SamplingConfig,
+    SegmentationConfig,
+    TrainingConfig,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a result, apart from the data themselves."""
+
+    study: str
+    preset: str
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    layouts: LayoutConfig = field(default_factory=LayoutConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    arms: ArmConfig = field(default_factory=ArmConfig)
+
+    def __post_init__(self):
+        training = self.training
+        jitters = training.colour_jitter, training.class_jitter
+        if self.model.autoencoder and (training.symmetries != "none" or any(jitters)):
+            raise ValueError(
+                f"symmetries={training.symmetries!r}, colour_jitter={jitters[0]} and class_jitter={jitters[1]} with "
+                f"model.autoencoder={self.model.autoencoder!r}; set them to 'none' and 0: latents are computed once"
+            )
+        n_images = self.model.n_style_images
+        if self.model.aggregation == "linear" and self.sampling.n_style_images != n_images:
+            raise ValueError(
+                f"sampling.n_style_images={self.sampling.n_style_images}; 'linear' aggregates exactly {n_images}, "
+                "as in training"
+            )
+        if self.model.aggregation == "linear" and self.training.style_sampling != "multi" and n_images != 1:
+            raise ValueError(
+                f"style_sampling={self.training.style_sampling!r} lends one image; 'linear' was asked for {n_images}"
+            )
+
+    def __str__(self):
+        """One setting a line, as a notebook prints it."""
+        lines = [f"{name:30} {value}" for name, value in flatten(self).items()]
+        return "\n".join(lines)
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """Write the settings as one flat dictionary, with keys like ``training.n_steps``.
+
+    >>> flat = flatten(Config("tissue", "quick"))
+    >>> flat["sampling.n_steps"], flat["layouts.learned.n_steps"]
+    (8, 300)
+    """
+    return dict(_flat_items(dataclasses.asdict(config)))
+
+
+def _flat_items(settings: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat_items(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
