@@ -10,7 +10,7 @@ import datasets
 from sedm.data.groups import labels_of, name_groups
 from sedm.data.mask_values import MaskCoding, check_mask_values, map_pictures, translate_masks
 from sedm.data.patch_table import PatchTableError, replace_column, stored_path
-from sedm.data.pictures import image_of_array
+from sedm.data.pixel_arrays import image_of_array
 from sedm.data.table_files import as_pattern, check_labels, find_splits, picture_form
 
 ADVICE = {

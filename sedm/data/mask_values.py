@@ -13,17 +13,8 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from sedm.data.errors import PatchTableError
-from sedm.data.pictures import (
-    UNKNOWN,
-    decode,
-    encode,
-    locate,
-    mask_of_array,
-    to_class_indices,
-    to_grey,
-    to_rgb,
-    whole_numbers,
-)
+from sedm.data.pictures import UNKNOWN, decode, encode, locate, to_class_indices, to_grey, to_rgb
+from sedm.data.pixel_arrays import mask_of_array, whole_numbers
 
 MaskCoding = Mapping[Any, Any]
 """The class index, or ``UNKNOWN``, of each value (a whole number) or of each colour (a tuple of three)."""

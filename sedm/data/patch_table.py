@@ -30,7 +30,8 @@ from sedm.data.class_values import ClassValues
 from sedm.data.errors import PatchTableError as PatchTableError
 from sedm.data.groups import labels_of, name_group, name_groups
 from sedm.data.pictures import UNKNOWN as UNKNOWN
-from sedm.data.pictures import decode_pair, encode, image_of_array, locate, mask_of_array
+from sedm.data.pictures import decode_pair, encode, locate
+from sedm.data.pixel_arrays import image_of_array, mask_of_array
 from sedm.data.table_files import SHARD as SHARD
 from sedm.data.table_files import as_pattern, files_of_split, picture_form, stored_features
 from sedm.data.table_files import check_header as check_header
