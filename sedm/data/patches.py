@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from sedm.data import mapped_pixels
 from sedm.data.class_values import ClassValues
-from sedm.data.groups import name_group, name_groups
-from sedm.data.patch_table import UNKNOWN, PatchTableError, Table, read_rows
-from sedm.data.pictures import decode_pair, locate
-from sedm.data.reduce import Box, cut_image, cut_mask, fit_boxes
+from sedm.data.groups import name_groups
+from sedm.data.patch_table import UNKNOWN, Table
+from sedm.data.places import Places
+from sedm.data.reduce import fit_boxes
 from sedm.data.splits import draw_groups, draw_test_groups
+from sedm.data.table_decoding import MASK_SOURCES, decode_rows
 from sedm.runtime.fingerprints import hash_of
-
-PLACE_COLUMNS = ("slide", "x_microns", "y_microns", "microns_per_pixel")
-"""With all of these, a patch table tells where its patches lie."""
-
-MASK_SOURCES = ("annotated", "predicted", "generated", "none")
-"""Who made a mask: a person; a segmentation network; a prior, before the image was made for it; nobody."""
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where patches were cut from their slides; ``len`` is the number of patches."""
-
-    slides: list[str]  # unique within a group
-    corners: Float64[Tensor, "n 2"]  # x and y of the left top corner from that of the slide, in microns
-    sides: Float64[Tensor, " n"]  # width of a patch, in microns
-
-    def __len__(self) -> int:
-        return len(self.slides)
-
-    def select(self, rows: Sequence[int]) -> Places:
-        """Select places by row, in the order of ``rows``.
-
-        >>> Places(["a", "b"], torch.zeros(2, 2).double(), torch.ones(2).double()).select([1]).slides
-        ['b']
-        """
-        rows = list(rows)
-        return Places([self.slides[row] for row in rows], self.corners[rows], self.sides[rows])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -159,6 +131,7 @@ class Patches:
             ValueError: no such fit, or a fit without ``image_size``.
             OSError: no room for the pixels.
 
+        >>> import numpy as np
         >>> from sedm.data.patch_table import from_arrays
         >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
         >>> table = from_arrays(pixels, [pixels[0, ..., 0], None], ["a", "b"])
@@ -376,6 +349,7 @@ def decode_tables(
 
     What 255 means in their masks is decided by all of them together.
 
+    >>> import numpy as np
     >>> from sedm.data.patch_table import from_arrays
     >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
     >>> tables = {name: from_arrays(pixels, [None], [name]) for name in ("train", "test")}
@@ -389,97 +363,12 @@ def decode_tables(
         raise ValueError(f"fit={fit!r} without image_size; give the side of the squares as well")
     fit_boxes((1, 1), fit, "table")  # a wrong word is met before the first picture is decoded
     values = ClassValues(len(classes))
-    patches = {name: _decode(table, classes, values, name, image_size, fit, folder) for name, table in tables.items()}
+    patches = {
+        name: Patches(classes=classes, **decode_rows(table, values, name, image_size, fit, folder))
+        for name, table in tables.items()
+    }
     values.refuse_black_and_white()
     return patches
-
-
-def _decode(
-    table: Table,
-    classes: tuple[str, ...],
-    values: ClassValues,
-    name: str,
-    image_size: int | None,
-    fit: str | None,
-    folder: str | Path | None,
-) -> Patches:
-    groups: list[str] = []
-    parts: list[list[Box]] = []  # of each stored picture
-    size = (image_size, image_size) if image_size else None
-    # 1 byte in memory is the least that the file allows: 0 means no limit
-    limit = mapped_pixels.MEMORY_LIMIT if folder is None else 1
-    try:
-        with (
-            tempfile.SpooledTemporaryFile(max_size=limit, dir=folder) as images,
-            tempfile.SpooledTemporaryFile(max_size=limit, dir=folder) as masks,
-        ):
-            for row, patch in enumerate(read_rows(table, name, f"decoding {name}")):
-                where = f"{name}, row {row}"
-                image, mask = decode_pair(patch["image"], patch["mask"], where)
-                if mask is not None:
-                    values.add(mask, locate(patch["mask"], f"{where}, column 'mask'"))
-                size = size or image.size
-                if image.size != size and not image_size:
-                    raise PatchTableError(f"{where}: an image of {image.size}, the first is {size}; give image_size")
-                picture = locate(patch["image"], f"{where}, column 'image'")
-                boxes = fit_boxes(image.size, fit, picture) if image_size else [(0, 0, *size)]
-                group = name_group(patch["group"], f"{where}, column 'group'")
-                for box in boxes:
-                    images.write(cut_image(image, box, size).transpose(2, 0, 1).tobytes())
-                    unknown = np.full(size[::-1], UNKNOWN, np.uint8)
-                    masks.write((unknown if mask is None else cut_mask(mask, box, size)).tobytes())
-                    groups.append(group)
-                parts.append(boxes)
-            if size is None or not groups:
-                raise PatchTableError(f"{name}: the table has no rows")
-            shape = (len(groups), *size[::-1])
-            return Patches(
-                images=mapped_pixels.as_tensor(images, (shape[0], 3, *shape[1:]), limit),
-                masks=mapped_pixels.as_tensor(masks, shape, limit),
-                groups=groups,
-                classes=classes,
-                mask_source=_read_sources(table, parts, name),
-                places=_read_places(table, parts),
-            )
-    except OSError as error:
-        place = folder or tempfile.gettempdir()
-        raise OSError(
-            error.errno, f"decoded pixels do not fit into {place} ({error.strerror}); name another folder"
-        ) from error
-
-
-def _has_columns(table: Table, *names: str) -> bool:
-    return set(names) <= set(table.column_names or next(iter(table)))
-
-
-def _read_sources(table: Table, parts: list[list[Box]], name: str) -> list[str]:
-    """Read who made the masks, from a pass over the table without its pictures; [] where it does not say."""
-    if not _has_columns(table, "mask_source"):
-        return []
-    sources = []
-    for row, (patch, boxes) in enumerate(zip(table.select_columns(["mask_source"]), parts, strict=True)):
-        source = patch["mask_source"]
-        if source not in MASK_SOURCES:
-            choices = ", ".join(MASK_SOURCES)
-            raise PatchTableError(f"{name}, row {row}, column 'mask_source': {source!r}; choose one of {choices}")
-        sources += [source] * len(boxes)
-    return sources
-
-
-def _read_places(table: Table, parts: list[list[Box]]) -> Places | None:
-    """Read where the patches lie, from a pass over the table without its pictures; None where it does not say."""
-    if not _has_columns(table, *PLACE_COLUMNS):
-        return None
-    slides, corners, sides = [], [], []
-    for row, boxes in zip(table.select_columns(list(PLACE_COLUMNS)), parts, strict=True):
-        slide, x, y, microns_per_pixel = (row[name] for name in PLACE_COLUMNS)
-        if None in (slide, x, y, microns_per_pixel):
-            return None
-        for left, top, right, _ in boxes:
-            slides.append(str(slide))
-            corners.append((float(x) + left * float(microns_per_pixel), float(y) + top * float(microns_per_pixel)))
-            sides.append((right - left) * float(microns_per_pixel))
-    return Places(slides, torch.tensor(corners, dtype=torch.float64), torch.tensor(sides, dtype=torch.float64))
 
 
 def data_checksum(*tables: Patches) -> str:

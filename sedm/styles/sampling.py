@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sedm.config import STYLE_SAMPLING, known_name
 from sedm.data.augment import AffineRange, warp
-from sedm.data.patches import PLACE_COLUMNS, Patches
+from sedm.data.patches import Patches
 from sedm.data.pixels import to_signed
+from sedm.data.places import PLACE_COLUMNS
 
 
 class StyleSampler:

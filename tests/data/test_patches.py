@@ -31,9 +31,11 @@ from sedm.data.patch_table import (
     load_patches,
     save_patches,
 )
-from sedm.data.patches import MASK_SOURCES, Patches, Places, data_checksum
+from sedm.data.patches import Patches, data_checksum
+from sedm.data.places import Places
 from sedm.data.splits import check_splits, split_by_group
 from sedm.data.study_data import load_study
+from sedm.data.table_decoding import MASK_SOURCES
 from sedm.layouts import EmpiricalPrior
 from sedm.segmentation.predicted_masks import with_predicted_masks
 

@@ -18,7 +18,8 @@ from torch.testing import assert_close
 from sedm.config import STYLE_SAMPLING
 from sedm.data.augment import AffineRange, warp
 from sedm.data.patch_table import from_arrays
-from sedm.data.patches import PLACE_COLUMNS, Patches, Places
+from sedm.data.patches import Patches
+from sedm.data.places import PLACE_COLUMNS, Places
 from sedm.styles.bank import StyleBank, draw_style_rows
 from sedm.styles.sampling import StyleSampler
 
