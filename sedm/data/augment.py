@@ -107,13 +107,16 @@ def apply_symmetries(pictures: Shaped[Tensor, "n ... h w"], coins: Bool[Tensor, 
     return pictures
 
 
-def draw_density_factors(n: int, jitter: float, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+def draw_density_factors(shape: tuple[int, ...], jitter: float, generator: torch.Generator) -> Float[Tensor, "*n 3"]:
     """Draw factors of the optical density, from exp(−jitter) to exp(jitter), uniform in their logarithm.
 
-    >>> draw_density_factors(2, 0.0, torch.Generator()).tolist()
+    Args:
+        shape: of what has factors of its own for each channel: (n,) for n images, (n, n_classes) for their classes.
+
+    >>> draw_density_factors((2,), 0.0, torch.Generator()).tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
-    return torch.exp(jitter * (2 * torch.rand(n, 3, generator=generator) - 1))
+    return torch.exp(jitter * (2 * torch.rand(*shape, 3, generator=generator) - 1))
 
 
 def scale_density(images: Float[Tensor, "n ... 3 h w"], factors: Float[Tensor, "n 3"]) -> Float[Tensor, "n ... 3 h w"]:

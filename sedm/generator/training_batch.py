@@ -45,8 +45,7 @@ def training_batch(
     layout = patches.masks[rows].masked_fill(drop_layout[:, None, None], UNKNOWN)
 
     if settings.class_jitter:
-        factors = draw_density_factors(len(rows) * patches.n_classes, settings.class_jitter, generator)
-        factors = factors.view(len(rows), -1, 3)
+        factors = draw_density_factors((len(rows), patches.n_classes), settings.class_jitter, generator)
         has_masks = (style_masks != UNKNOWN).flatten(2).any(2).all(1)  # else they would keep their colours
         factors[drop_style | ~patches.is_annotated[rows] | ~has_masks] = 1
         x_0 = _jitter_classes(x_0[:, None], patches.masks[rows][:, None], factors)[:, 0]
@@ -59,7 +58,7 @@ def training_batch(
     style_images = apply_symmetries(style_images.flatten(0, 1), symmetry).unflatten(0, style_images.shape[:2])
     style_masks = apply_symmetries(style_masks.flatten(0, 1), symmetry).unflatten(0, style_masks.shape[:2])
     if settings.colour_jitter:
-        factors = draw_density_factors(len(rows), settings.colour_jitter, generator)
+        factors = draw_density_factors((len(rows),), settings.colour_jitter, generator)
         factors[drop_style] = 1  # the null style is of colours that occur
         x_0 = scale_density(x_0, factors)
         style_images = scale_density(style_images, factors)

@@ -191,8 +191,8 @@ def augment(
     coins = draw_symmetries(len(images), "square", generator).to(images.device)
     images, masks = apply_symmetries(images, coins), apply_symmetries(masks, coins)
     if config.class_jitter:
-        factors = draw_density_factors(len(images) * n_classes, config.class_jitter, generator)
-        images = scale_class_density(images, masks, factors.view(len(images), -1, 3).to(images.device))
+        factors = draw_density_factors((len(images), n_classes), config.class_jitter, generator)
+        images = scale_class_density(images, masks, factors.to(images.device))
     return jitter_channels(images, config.colour_jitter, generator), masks
 
 

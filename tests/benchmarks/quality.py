@@ -59,9 +59,7 @@ def train_slice(config: Config, material: Material, folder: Path) -> None:
         if n_steps != min((len(curve) + 1) * config.training.checkpoint_every, config.training.n_steps):
             raise ValueError(f"{folder}: the seconds of a slice were lost when a run was killed; delete it, begin anew")
         seconds = time.process_time() - start + (curve[-1]["core_seconds"] if curve else 0)
-        state = torch.get_rng_state()
         measures = measure_generator(pipeline, config, material.unseen)
-        torch.set_rng_state(state)
         n_images = n_steps * config.training.batch_size
         curve.append({"core_seconds": seconds, "n_steps": n_steps, "n_images": n_images, **measures["measures"]})
         with replacing(path) as temporary:

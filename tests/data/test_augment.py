@@ -72,12 +72,12 @@ def test_recolouring_scales_the_optical_density():
 
 def test_white_stays_white_and_black_black():
     extremes = torch.tensor([1.0, -1.0, 1.0000001]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
-    found = scale_density(extremes, draw_density_factors(3, 0.5, generator()))
+    found = scale_density(extremes, draw_density_factors((3,), 0.5, generator()))
     assert_close(found, extremes.clamp(-1, 1))
 
 
 def test_exponents_are_symmetric_about_one():
-    logs = draw_density_factors(4000, 0.4, generator()).log()
+    logs = draw_density_factors((4000,), 0.4, generator()).log()
     assert logs.abs().max() <= 0.4
     assert abs(logs.mean()) < 4 * 0.4 / math.sqrt(3 * 12000)
     assert abs(logs.std() - 0.4 / math.sqrt(3)) < 0.01
