@@ -7,9 +7,9 @@ import math
 
 
 def check_positive(config, *names: str) -> None:
-    """Refuse settings that are not greater than 0."""
+    """Refuse settings that are not finite and greater than 0."""
     for name in names:
-        if not getattr(config, name) > 0:
+        if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name}={getattr(config, name)}; it must be greater than 0")
 
 
@@ -18,6 +18,14 @@ def check_not_negative(config, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"{name}={getattr(config, name)}; it must be 0 or more")
+
+
+def check_whole(config, *names: str) -> None:
+    """Refuse settings that are no whole numbers of 1 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r}; it must be a whole number of 1 or more")
 
 
 def check_fraction(config, *names: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from sedm.config.checks import check_fraction, check_not_negative, check_positive, known_name
+from sedm.config.checks import check_fraction, check_not_negative, check_positive, check_whole, known_name
 
 OPTIMISERS = ("adamw", "muon")
 
@@ -27,7 +27,11 @@ class OptimiserConfig:
     max_loss_growth: float = 3.0  # times the mean loss of the first steps, which stops the training; 0 = it goes on
 
     def __post_init__(self):
-        check_positive(self, "n_steps", "batch_size", "learning_rate")
+        check_whole(self, "n_steps", "batch_size")
+        check_positive(self, "learning_rate")
+        check_not_negative(self, "warmup_steps", "weight_decay", "max_grad_norm", "max_loss_growth")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay}; it must lie in [0, 1)")
         known_name("optimiser", self.optimiser, OPTIMISERS)
 
     @property
@@ -252,7 +256,8 @@ class SamplingConfig:
     micro_batch: int = 16  # images sampled together; part of what fixes an image's bytes
 
     def __post_init__(self):
-        check_positive(self, "n_images", "n_steps", "n_style_images", "n_mixed_groups", "micro_batch")
+        check_whole(self, "n_images", "n_steps", "n_style_images", "n_mixed_groups", "micro_batch")
+        check_not_negative(self, "guidance_scale")
         known_name("pairing", self.pairing, PAIRINGS)
         known_name("style_sources", self.style_sources, STYLE_SOURCES)
         if not 0 <= self.filter_percentile < 100:
@@ -285,7 +290,7 @@ class SegmentationConfig(OptimiserConfig):
     def __post_init__(self):
         super().__post_init__()
         check_fraction(self, "synthetic_fraction")
-        check_not_negative(self, "colour_jitter", "class_jitter")
+        check_not_negative(self, "colour_jitter", "class_jitter", "consistency_weight", "student_jitter")
         if not 0 <= self.teacher_decay < 1:
             raise ValueError(f"teacher_decay={self.teacher_decay}; it must lie in [0, 1)")
         check_positive(self, "consistency_ramp")

@@ -159,16 +159,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--n-steps", type=int, help="of training, for every variant; the preset's when left out")
     parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
     parser.add_argument("--runs", type=Path, default=Path("data/runs/variants"), help="for checkpoints and metrics")
-    parser.add_argument("--out", type=Path, help="for the results; figures/<study>/variants when left out")
+    parser.add_argument(
+        "--out", type=Path, help="for the results; figures/<study>/variants/<preset>_<n>_images when left out"
+    )
     parser.add_argument(
         "--split", choices=["validation", "test"], default="validation", help="whose groups lend their styles"
     )
     parser.add_argument("--dry-run", action="store_true", help="only list the runs and what they change")
     options = parser.parse_args(arguments)
-    out = options.out or Path("figures") / options.study / "variants"
     baseline = build_config(options.study, options.preset)
     if options.n_steps is not None:
         baseline = replace(baseline, training=replace(baseline.training, n_steps=options.n_steps))
+    n_images = baseline.training.n_steps * baseline.training.batch_size
+    out = options.out or Path("figures") / options.study / "variants" / f"{options.preset}_{n_images}_images"
     runs = list_variant_runs(baseline, options.variants, options.seeds)
     if options.dry_run:
         print("\n".join(describe_run(run, baseline, out) for run in runs))

@@ -38,7 +38,7 @@ def class_contrasts(patches: Patches) -> Float[np.ndarray, "n foreground 3"]:
             means = [(pixels * part[:, None]).sum(2) / part.sum(1, keepdim=True) for part in (inside, outside)]
             is_told = torch.minimum(inside.sum(1), outside.sum(1)) >= LEAST_COVER * n_pixels
             of_classes.append((means[0] - means[1]).where(is_told[:, None], torch.nan))
-        contrasts.append(torch.stack(of_classes, dim=1))
+        contrasts.append(torch.stack(of_classes, dim=1) if of_classes else pixels.new_empty(len(rows), 0, 3))
     return torch.cat(contrasts).numpy()
 
 

@@ -99,6 +99,9 @@ class SEDMPipeline(DiffusionPipeline):
     def encode_styles(self, images: UInt8[Tensor, "batch n 3 h w"]) -> Float[Tensor, "batch n_tokens dim"]:
         """Return one style an item: the aggregated embeddings of its n style images, on the CPU.
 
+        Give images at the size and the resolution that the model was trained on: enlarged or reduced ones have another
+        texture, which changes the style as much as another patient does.
+
         Raises:
             ValueError: images that are not uint8, or of other dimensions.
         """
@@ -166,7 +169,7 @@ class SEDMPipeline(DiffusionPipeline):
         Raises:
             ValueError: sizes, counts or classes that do not fit each other or the model.
         """
-        self._check(layouts, styles, generators, output_type)
+        self._check(layouts, styles, generators, guidance_scale, output_type)
         layouts = layouts.to(self.device)
         null = self.denoiser.null_styles(len(layouts))
         null = null if styles is None else null.expand_as(styles)
@@ -204,7 +207,7 @@ class SEDMPipeline(DiffusionPipeline):
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             return self.denoiser(x_t, t.expand(len(x_t)), layouts, styles).float()
 
-    def _check(self, layouts, styles, generators, output_type) -> None:
+    def _check(self, layouts, styles, generators, guidance_scale, output_type) -> None:
         size, n_classes = self.denoiser.config.image_size, self.denoiser.config.n_classes
         if layouts.ndim != 3 or layouts.dtype != torch.uint8 or tuple(layouts.shape[1:]) != (size, size):
             raise ValueError(
@@ -225,8 +228,12 @@ class SEDMPipeline(DiffusionPipeline):
                     f"styles of shape {tuple(styles.shape)} for {len(layouts)} layouts; expected "
                     f"({len(layouts)}, {n_tokens}, {model.style_dim})"
                 )
+            if not styles.isfinite().all():
+                raise ValueError("a style holds values that are not finite; encode its images again")
         if len(generators) != len(layouts):
             raise ValueError(f"{len(generators)} generators for {len(layouts)} layouts; give each image its own")
+        if not 0 <= guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale={guidance_scale}; it must be 0 or more, and 1 means no guidance")
         if output_type not in ("pil", "pt"):
             raise ValueError(f"output_type={output_type!r}; choose 'pil' or 'pt'")
 

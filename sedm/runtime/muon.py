@@ -79,7 +79,9 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal_factor(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """Compute roughly U Vᵀ of ``matrix`` = U Σ Vᵀ: every singular value becomes one from about 0.7 to 1.2.
+    """Compute roughly U Vᵀ of ``matrix`` = U Σ Vᵀ: singular values become about 0.7 to 1.2.
+
+    Those below about a thousandth of the matrix's norm stay smaller.
 
     >>> torch.linalg.svdvals(orthogonal_factor(torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.5, 0.0]])))
     tensor([1.0420, 0.7136])

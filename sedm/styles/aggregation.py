@@ -150,7 +150,8 @@ class ClassPool(Aggregation):
 
     An embedding holds the token of the whole image, a token of each class, and the share of the image that each class
     covers. The first are averaged; those of a class are averaged by the shares, so that an image that hardly shows it
-    hardly counts. Where no image shows a class, its token is that of the whole.
+    hardly counts. Where all shares of a class are 0, its token is that of the whole; where an encoder takes some pixels
+    for it by mistake, it is that of these pixels.
 
     >>> pool = ClassPool(dim=1, n_classes=2)
     >>> embeddings = torch.tensor([[[0.0, 1.0, 7.0, 1.0, 0.0], [2.0, 3.0, 9.0, 0.5, 0.5]]])  # two images

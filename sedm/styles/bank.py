@@ -112,9 +112,14 @@ def first_rows(groups: list[str], names: list[str], n_images: int) -> Int[Tensor
 def draw_style_rows(rows: Sequence[int], n_images: int, generator: torch.Generator) -> list[int]:
     """Draw ``n_images`` of the rows of one group, all different where the group has enough.
 
+    Raises:
+        ValueError: no rows, or none asked for.
+
     >>> sorted(draw_style_rows([4, 7], 2, torch.Generator().manual_seed(0)))
     [4, 7]
     """
+    if not rows or n_images < 1:
+        raise ValueError(f"{n_images} style images of {len(rows)}; both must be 1 or more")
     order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(-(-n_images // len(rows)))])
     return [rows[i] for i in order[:n_images].tolist()]
 

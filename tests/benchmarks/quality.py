@@ -1,4 +1,4 @@
-"""Quality over core-seconds: today's generator against the one of November 2026, trained in turns.
+"""Quality over core-seconds: today's generator against the one before styles by class, trained in turns.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.quality tissue [--preset quick] [--seeds 0 1] [--slices 8]
 
@@ -39,7 +39,7 @@ from sedm.segmentation.predicted_masks import with_predicted_masks
 
 from .measure import FOLDER, save_results
 
-GENERATORS = {"November 2026": "baseline_2026_11", "today": "baseline"}  # → variant
+GENERATORS = {"before": "baseline_2026_11", "today": "baseline"}  # → variant
 REACHED = {"kernel_distance": -1, "layout_iou": 1, "retrieval_top1": 1}  # → whether more is better
 
 
@@ -99,7 +99,13 @@ def draw_quality(results: dict[str, dict]) -> Figure:
                     points = pd.DataFrame(curve)
                     label = generator if number == 0 else None
                     axis.plot(points["core_seconds"], points[name], color=colour, marker=".", label=label)
-            axis.axhline(result["floors"]["real"][name], color="0.3", linewidth=1, linestyle=":", label="real images")
+            axis.axhline(
+                result["floors"]["today"]["0"]["real"][name],
+                color="0.3",
+                linewidth=1,
+                linestyle=":",
+                label="real images",
+            )
             axis.set(title=title, xlabel="core-seconds")
             if name == "kernel_distance":  # it falls by two orders of magnitude
                 axis.set_yscale("log")
@@ -141,7 +147,11 @@ def main() -> None:
     for seed in map(str, given.seeds):
         old, new = (curves[generator][seed] for generator in GENERATORS)
         ratios[seed] = old[-1]["core_seconds"] / first_reached(new, old[-1])
-    floors = json.loads((out / "floors.json").read_text())
+    floors = {generator: {} for generator in GENERATORS}
+    for generator, variant in GENERATORS.items():
+        for seed in given.seeds:  # chance is other layouts and styles of the same generator
+            (run,) = list_variant_runs(baseline, [variant], [seed])
+            floors[generator][str(seed)] = json.loads((folder / run.name / "floors.json").read_text())
     alike = {"study": given.study, "preset": given.preset, "data": material.checksum, "split": material.split}
     settings = {name: repr(config.training) + repr(config.model) for name, (config, _) in runs.items()}
     results = alike | {"settings": settings, "fewer_core_seconds": ratios, "floors": floors, "curves": curves}

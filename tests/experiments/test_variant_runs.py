@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,6 +107,16 @@ def test_a_dry_run_lists_the_runs_and_touches_nothing(tmp_path, monkeypatch, cap
         ["left_out-seed7", "waiting", "seed=7", "training.unannotated=left_out"],
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("study", ["tissue", "ebhi"])
+def test_the_committed_runs_stand_in_nobody_s_way(study, monkeypatch, capsys):
+    """Runs on other numbers of images have folders of their own, and are finished where they are asked for again."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert main(["ablate", study, "--dry-run"]) == 0
+    assert "finished" not in capsys.readouterr().out
+    assert main(["ablate", study, "--variants", "film", "--n-steps", "500", "--dry-run"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["finished"] * 2
 
 
 # --------------------------------------------------------------------------------------------------- runs

@@ -93,3 +93,11 @@ def test_spread_is_the_deviation_over_images():
     contrasts = np.array([[[0.0, 0, 0]], [[6.0, 6, 6]], [[np.nan] * 3]])
     assert contrast_spread(contrasts) == pytest.approx(np.std([0, 6], ddof=1))
     assert np.isnan(contrast_spread(contrasts[:1]))
+
+
+def test_a_single_class_has_nothing_to_differ_from():
+    patches = Patches(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, 8, 8).byte(), list("aabb"), ("only",))
+    assert class_contrasts(patches).shape == (4, 0, 3)
+    assert np.isnan(contrast_distances(patches, patches)).all(axis=None)
+    assert np.isnan([contrast_spread(class_contrasts(patches)), share_lighter(class_contrasts(patches))]).all()
+    assert np.diag(class_colour_distances(patches, patches)).max() == 0

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 import sedm.generation.generate
 import sedm.generation.shards
 from sedm.__main__ import main
-from sedm.config import AutoencoderConfig, ModelConfig
+from sedm.config import AutoencoderConfig, ModelConfig, SamplingConfig
 from sedm.config.studies import STUDIES
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
 from sedm.data.patches import Patches
@@ -871,7 +871,7 @@ def test_the_command_line_pairs_by_the_image_class_of_the_study(command):
         ({"layouts": "nowhere"}, "nowhere: no such file or folder"),
         ({"styles": "nowhere.safetensors"}, "nowhere.safetensors: not a readable safetensors file"),
         ({"styles": "nowhere"}, "nowhere: no such file or folder"),
-        ({"n": 0}, "n_images=0; it must be greater than 0"),
+        ({"n": 0}, "n_images=0; it must be a whole number of 1 or more"),
         ({"seed": -1}, "seed=-1"),
         ({"n-mixed-groups": 5}, "n_mixed_groups=5, but only 4 groups"),
         ({"pairing": "composition"}, "pairing='composition' needs of_groups"),
@@ -927,3 +927,18 @@ def test_every_kind_of_style_goes_through_saving_guidance_and_mixing(tmp_path, l
     images = sample(pipeline, layouts, styles, guidance_scale=2.0)
     assert sample(pipeline, layouts[:1], first, guidance_scale=2.0)[0].equal(images[0])
     assert far(images, sample(pipeline, layouts, styles.flip(0), guidance_scale=2.0)) > 1
+
+
+@pytest.mark.parametrize("scale", [float("nan"), -1.0, float("inf")])
+def test_a_guidance_that_means_nothing_is_refused(pipeline, layouts, scale):
+    with pytest.raises(ValueError, match=r"guidance_scale=.*; it must be 0 or more"):
+        sample(pipeline, layouts, None, guidance_scale=scale)
+    with pytest.raises(ValueError, match=r"guidance_scale=.*; it must be 0 or more"):
+        SamplingConfig(guidance_scale=scale)
+
+
+def test_a_style_that_is_not_finite_is_refused(pipeline, layouts):
+    styles = pipeline.denoiser.null_styles(len(layouts)).detach().clone()
+    styles[0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="a style holds values that are not finite"):
+        sample(pipeline, layouts, styles)
