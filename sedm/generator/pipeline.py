@@ -16,7 +16,7 @@ from sedm.config import SamplingConfig
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.pixels import to_bytes, to_signed
 from sedm.generator.autoencoder import decode_latents, load_autoencoder
-from sedm.generator.denoiser import Denoiser
+from sedm.generator.denoiser import Denoiser, StyleDiffusion
 from sedm.generator.process import Diffusion
 from sedm.runtime.hardware import autocast_dtype
 from sedm.runtime.network_folders import open_network, read_settings
@@ -54,10 +54,14 @@ class SEDMPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def from_model(cls, model, autoencoder: AutoencoderKL | None = None) -> SEDMPipeline:
+    def from_model(cls, model: StyleDiffusion, autoencoder: AutoencoderKL | None = None) -> SEDMPipeline:
         """Build the pipeline of a trained ``StyleDiffusion``, with the autoencoder whose latents it was trained on."""
         scheduler = Diffusion(model.denoiser.config.model.objective).solver()
         return cls(model.style_encoder, model.denoiser, scheduler, autoencoder)
+
+    def model(self) -> StyleDiffusion:
+        """Return encoder and denoiser as the one module that is trained; it shares their weights."""
+        return StyleDiffusion(self.style_encoder, self.denoiser)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> SEDMPipeline:

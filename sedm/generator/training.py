@@ -15,8 +15,10 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -225,11 +227,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained pipeline")
+    parser.add_argument("--n-steps", type=int, help="of training; the preset's when left out")
+    parser.add_argument("--initial", type=Path, help="a saved pipeline of the same architecture, to go on from")
     options = parser.parse_args(arguments)
     accelerator = make_accelerator()  # a precision that it does not know is refused before data are drawn
     config = build_config(options.study, options.preset, options.seed)
+    if options.n_steps is not None:
+        config = replace(config, training=replace(config.training, n_steps=options.n_steps))
+    initial = None if options.initial is None else SEDMPipeline.from_pretrained(options.initial, torch.float32).model()
     data = load_study(config, options.data)
     patches = data.label_subset(config.data.n_annotated_groups, config.seed)
-    pipeline = train_generator(config, patches, options.out, data.held_out_groups)
+    pipeline = train_generator(config, patches, options.out, data.held_out_groups, initial=initial)
     if accelerator.is_main_process:
         pipeline.save_pretrained(options.out / "model")

@@ -47,9 +47,10 @@ def training_batch(
     if settings.class_jitter:
         factors = draw_density_factors((len(rows), patches.n_classes), settings.class_jitter, generator)
         has_masks = (style_masks != UNKNOWN).flatten(2).any(2).all(1)  # else they would keep their colours
-        factors[drop_style | ~patches.is_annotated[rows] | ~has_masks] = 1
-        x_0 = _jitter_classes(x_0[:, None], patches.masks[rows][:, None], factors)[:, 0]
-        style_images = _jitter_classes(style_images, style_masks, factors)
+        jittered = (~drop_style & patches.is_annotated[rows] & has_masks).nonzero().flatten()
+        factors, masks = factors[jittered], patches.masks[rows][jittered]
+        x_0[jittered] = _jitter_classes(x_0[jittered, None], masks[:, None], factors)[:, 0]
+        style_images[jittered] = _jitter_classes(style_images[jittered], style_masks[jittered], factors)
 
     symmetry = draw_symmetries(len(rows), settings.symmetries, generator)
     x_0 = apply_symmetries(x_0, symmetry)

@@ -63,8 +63,8 @@ class ClassFilm(nn.Module):
         tokens: Float[Tensor, "batch n_classes dim"],
         shares: Float[Tensor, "batch n_classes h w"],
     ) -> Float[Tensor, "batch c h w"]:
-        film = self.film(tokens).mT  # of every class
-        scale, shift = (film @ shares.flatten(2)).unflatten(2, shares.shape[2:]).chunk(2, dim=1)  # of every pixel
+        film = shares.flatten(2).mT @ self.film(tokens)  # of every pixel; channels last, as the features lie
+        scale, shift = film.mT.unflatten(2, shares.shape[2:]).chunk(2, dim=1)
         return torch.addcmul(shift, features, 1 + scale)
 
 

@@ -73,9 +73,13 @@ class Muon(torch.optim.AdamW):
             state["average"] = torch.zeros_like(weights)
             state["step"] = torch.zeros(())  # AdamW looks for it where a state is loaded
         state["average"].lerp_(weights.grad, 1 - MOMENTUM)
-        direction = weights.grad.lerp(state["average"], MOMENTUM).flatten(1)
-        scale = STEP_SCALE * max(direction.shape) ** 0.5
-        weights.mul_(1 - rate * decay).add_(orthogonal_factor(direction).view_as(weights), alpha=-rate * scale)
+        direction = weights.grad.lerp(state["average"], MOMENTUM)
+        # the order of the columns does not matter: that of memory needs no copy
+        columns_last = [0, 2, 3, 1] if direction.is_contiguous(memory_format=torch.channels_last) else [0, 1, 2, 3]
+        matrix = direction.permute(columns_last)
+        factor = orthogonal_factor(matrix.flatten(1)).view(matrix.shape)
+        scale = STEP_SCALE * max(matrix.flatten(1).shape) ** 0.5
+        weights.mul_(1 - rate * decay).permute(columns_last).add_(factor, alpha=-rate * scale)
 
 
 def orthogonal_factor(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
@@ -92,9 +96,10 @@ def orthogonal_factor(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
         a, b, c = COEFFICIENTS
         gram, product = wide @ wide.mT, None
         identity = torch.eye(len(gram), device=gram.device)
-        for _ in range(N_ITERATIONS):
+        for last in range(N_ITERATIONS - 1, -1, -1):
             polynomial = a * identity + b * gram + c * (gram @ gram)
             product = polynomial if product is None else polynomial @ product
-            gram = polynomial @ gram @ polynomial
+            if last:
+                gram = polynomial @ gram @ polynomial
         factor = product @ wide
     return (factor if matrix.shape[0] <= matrix.shape[1] else factor.mT).to(matrix.dtype)

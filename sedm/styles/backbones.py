@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from sedm.runtime.network_folders import open_network
 
 CLASS_WIDTH = 16  # channels of the map that tells classes apart
+MOMENTS_SIDE = 32  # pixels a side, about, that moments are computed on; of larger maps, pixels at even distances
 
 
 class ConvolutionalBackbone(nn.Module):
@@ -78,7 +79,7 @@ class ConvolutionalBackbone(nn.Module):
         logits = self.classes(merged).float()
         shares = logits.softmax(dim=1)
         features = torch.cat([_moments(features, shares) for features in maps], dim=2)
-        colours = _moments(F.interpolate(images, logits.shape[2:], mode="area"), shares)
+        colours = _moments(_mean_of_areas(images, logits.shape[2:]), shares)
         return features.to(images.dtype), colours.to(images.dtype), logits
 
     def _maps(self, images: Float[Tensor, "batch 3 h w"]) -> list[Float[Tensor, "batch c h2 w2"]]:
@@ -92,19 +93,25 @@ def _moments(
     features: Float[Tensor, "batch c h w"], shares: Float[Tensor, "batch k h2 w2"] | None = None
 ) -> Float[Tensor, "batch n_tokens features"]:
     """Compute mean and standard deviation of every channel over the whole image, then over each class's share of it."""
+    step = max(1, features.shape[2] // MOMENTS_SIDE)
     with torch.autocast(features.device.type, enabled=False):  # bfloat16 would lose small variances
-        weights = features.new_ones(len(features), 1, features[0, 0].numel(), dtype=torch.float32)
+        features = features.permute(0, 2, 3, 1)[:, ::step, ::step].permute(0, 3, 1, 2).float()  # as they lie in memory
+        weights = features.new_ones(len(features), 1, features[0, 0].numel())
         if shares is not None:
-            times, rest = divmod(shares.shape[2], features.shape[2])
-            even = rest == 0 and shares.shape[3] == times * features.shape[3]  # faster where it is the same
-            resized = F.avg_pool2d(shares, times) if even else F.interpolate(shares, features.shape[2:], mode="area")
-            weights = torch.cat([weights, resized.flatten(2)], dim=1)
+            weights = torch.cat([weights, _mean_of_areas(shares, features.shape[2:]).flatten(2)], dim=1)
         weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
-        pixels = features.float().flatten(2).mT
+        pixels = features.flatten(2).mT
         mean = weights @ pixels
         # matrix products of squares: several times faster than var(); the small number keeps the root differentiable
         variance = (weights @ pixels.square() - mean.square()).clamp(min=0) + 1e-6
         return torch.cat([mean, variance.sqrt()], dim=2)
+
+
+def _mean_of_areas(maps: Float[Tensor, "n c h w"], size: Sequence[int]) -> Float[Tensor, "n c h2 w2"]:
+    times, rest = divmod(maps.shape[2], size[0])
+    if rest == 0 and maps.shape[3] == times * size[1]:
+        return F.avg_pool2d(maps, times)  # the same, and faster
+    return F.interpolate(maps, tuple(size), mode="area")
 
 
 class TransformersBackbone(nn.Module):

@@ -14,14 +14,16 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
-from benchmarks import measure, quality, reference
-from sedm.config import SamplingConfig
+from benchmarks import measure, quality, reference, search, texture
+from sedm.config import SamplingConfig, build_config
+from sedm.data.study_data import load_study
 from sedm.experiments.variant_runs import Material
 from sedm.fidelity import SHORT_TITLES
 from sedm.generator.denoiser import Denoiser
 from sedm.generator.pipeline import noise_generators
 from sedm.generator.process import Diffusion
 from sedm.generator.training import train_model
+from sedm.segmentation.networks import UNet
 
 SIZE, N = 16, 2
 
@@ -206,3 +208,59 @@ def test_a_curve_that_never_gets_there_is_infinitely_slow():
     curve = [{"core_seconds": 9, **final, "layout_iou": 0.89}]
     assert quality.first_reached(curve, final) == math.inf
     assert quality.first_reached([*curve, {"core_seconds": 12, **final}], final) == 12
+
+
+# ------------------------------------------------------------------------------------------------ texture alone
+
+
+def test_only_texture_is_left_to_tell_equalised_images_apart():
+    train = load_study(build_config("tissue", "smoke")).train
+    moments = texture.class_moments(train)
+    equal = texture.equalise_colours(train, moments)
+    assert (equal.images != train.images).any(1).float().mean() > 0.9
+    n_seen = 0
+    for image, mask in zip(equal.images.double(), equal.masks, strict=True):
+        for k, (mean, covariance) in enumerate(moments):
+            pixels = image[:, mask == k]
+            if pixels.shape[1] >= texture.SMALLEST:
+                torch.testing.assert_close(pixels.mean(dim=1), mean, rtol=0, atol=0.5)
+                deviation = covariance.diagonal().sqrt()
+                torch.testing.assert_close(pixels.std(dim=1), deviation, rtol=0, atol=1.0)
+                n_seen += 1
+    assert n_seen > 2 * len(train)
+
+
+# ------------------------------------------------------------------------------------------------ the search
+
+
+@pytest.fixture
+def by_class(config, patches):
+    """The smallest configuration with styles by class, as the search's baseline has."""
+    smoke = build_config("tissue", "smoke")
+    return replace(config, model=replace(smoke.model, channels=(8, 16)), training=replace(smoke.training, n_steps=6))
+
+
+def test_the_search_begins_at_what_the_package_trains(by_class, patches, tmp_path):
+    annotated = patches.annotated()
+    model, seconds = search.train(by_class, annotated, search.CHANGES["baseline"])
+    expected = train_model(by_class, annotated, tmp_path, {"nobody"}, progress=False)
+    assert len(seconds) == 6
+    for found, weights in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(found, weights, rtol=0, atol=0)
+
+
+AVERAGES = {"shorter_average", "longer_average"}  # are the same until an average is as long as the shorter
+
+
+@pytest.mark.parametrize("name", sorted(set(search.CHANGES) - {"baseline"} - AVERAGES))
+def test_every_change_of_the_search_changes_what_is_trained(name, by_class, patches):
+    change = search.CHANGES[name]
+    settings = {section: dict(values) for section, values in change.settings.items()}
+    if "channels" in settings.get("model", {}):
+        settings["model"]["channels"] = (8, 16)  # small
+    changed = search.changed_config(by_class, replace(change, settings=settings), seed=0)
+    usual, _ = search.train(by_class, patches, search.CHANGES["baseline"])
+    model, _ = search.train(changed, patches, change, UNet(patches.n_classes, (8, 16)))
+    pairs = list(zip(model.parameters(), usual.parameters(), strict=False))
+    assert all(weights.isfinite().all() for weights, _ in pairs)
+    assert any(found.shape != weights.shape or not torch.equal(found, weights) for found, weights in pairs)
