@@ -88,6 +88,7 @@ PRESETS = {
     },
     "full": {  # the honest experiment, in hours on CPU cores or half an hour on a GPU
         "data": DataConfig(
+            image_size=128,
             n_train_groups=60,
             n_validation_groups=8,
             n_test_groups=24,
@@ -95,9 +96,11 @@ PRESETS = {
             n_shifted_groups=12,
         ),
         "layouts": LayoutConfig(learned=LearnedPriorConfig(n_steps=2000, warmup_steps=100)),
-        "model": ModelConfig(channels=(48, 96, 192), **BY_CLASS),
+        "model": ModelConfig(channels=(16, 32, 64, 128, 192), **BY_CLASS),
         "autoencoder": AutoencoderConfig(warmup_steps=200, ema_decay=0.999),
-        "training": TrainingConfig(n_steps=8000, batch_size=8, warmup_steps=200, ema_decay=0.999),
+        "training": TrainingConfig(
+            n_steps=8000, batch_size=16, learning_rate=1.4e-3, warmup_steps=200, ema_decay=0.999
+        ),
         "sampling": SamplingConfig(n_images=2000),
         "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, **SEGMENTER_COLOURS),
         "arms": ArmConfig(
@@ -139,7 +142,6 @@ PRESETS = {
         "model": ModelConfig(
             channels=(128, 256, 512),
             n_blocks=2,
-            unshuffle=1,
             style_dim=512,
             style_backbone="swinv2",
             autoencoder="own",

@@ -141,9 +141,9 @@ UNANNOTATED = ("predicted_masks", "null_layout", "left_out")
 class ModelConfig:
     """The size of the denoiser and of the style encoder."""
 
-    channels: tuple[int, ...] = (32, 64, 128)  # U-Net width at each resolution
+    channels: tuple[int, ...] = (16, 32, 64, 128)  # U-Net width at each resolution, those of the pixels first
     n_blocks: int = 1  # residual blocks at each resolution
-    unshuffle: int = 2  # pixels a side folded into channels before the U-Net: 64 px run at 32×32
+    unshuffle: int = 1  # pixels a side folded into channels before the U-Net; 2 is quicker, and much worse
     style_dim: int = 128  # length of a token of a style
     style_backbone: str = "convolutional"  # or a model type of transformers ("swinv2"), or a folder with such a model
     style_channels: tuple[int, ...] = (24, 48, 96)  # width of the convolutional encoder at each halving
