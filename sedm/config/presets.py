@@ -98,9 +98,7 @@ PRESETS = {
         "layouts": LayoutConfig(learned=LearnedPriorConfig(n_steps=2000, warmup_steps=100)),
         "model": ModelConfig(channels=(16, 32, 64, 128, 192), **BY_CLASS),
         "autoencoder": AutoencoderConfig(warmup_steps=200, ema_decay=0.999),
-        "training": TrainingConfig(
-            n_steps=8000, batch_size=16, learning_rate=1.4e-3, warmup_steps=200, ema_decay=0.999
-        ),
+        "training": TrainingConfig(n_steps=12_000, warmup_steps=200, ema_decay=0.999),
         "sampling": SamplingConfig(n_images=2000),
         "segmentation": SegmentationConfig(n_steps=1000, batch_size=24, **SEGMENTER_COLOURS),
         "arms": ArmConfig(
