@@ -186,7 +186,6 @@ STUDY_CHANGES = {
     ("tissue", "quick"): {"data": {"n_shifted_groups": 8}, "arms": {"synthetic_fraction": 0.4}},
     ("flowers", "quick"): {
         "data": {"n_train_groups": 48, "n_validation_groups": 0, "n_test_groups": 8, "n_images_per_group": 12},
-        "training": {"n_steps": 1200},
     },
     # pictures are committed: layouts must be drawn, not flipped copies of masks; in few steps no gland is learned
     ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random_field"}},
@@ -201,10 +200,9 @@ STUDY_CHANGES = {
     },
     ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
     ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},
-    ("flowers102", "quick"): {"training": {"n_steps": 1200}},
     # two breeds are two styles, too few to learn what a style is: each photo lends its own
     ("pets", "quick"): {
-        "training": {"style_sampling": "augmented", "n_steps": 1000},
+        "training": {"style_sampling": "augmented"},
         "sampling": {"n_style_images": 1},
     },
     ("pets", "full"): {"training": {"style_sampling": "augmented"}, "sampling": {"n_style_images": 1}},

@@ -213,7 +213,7 @@ class AutoencoderConfig(ResumableConfig):
 class TrainingConfig(ResumableConfig):
     """How the generator is trained."""
 
-    n_steps: int = 1500
+    n_steps: int = 1000
     batch_size: int = 8
     optimiser: str = "muon"
     annotated_fraction: float = 0.5  # share of a batch with a layout, where some images have none

@@ -6,7 +6,8 @@ One process on one thread trains both on the same images, a slice of the one and
 machine whose speed drifts is slow for both. After each slice the averaged weights are measured on validation groups,
 beside what real images score. The earlier generator is the variant ``baseline_2026_11``: its settings, in today's code,
 which trains no slower than the code of its day, with times spread over each batch, the predicted masks of today and its
-solver, all of which it gains from. Both see as many images. What it takes to read a checkpoint counts for both.
+solver, all of which it gains from. At `quick` it sees the 12,000 images of its day, today's generator those of today.
+What it takes to read a checkpoint counts for both.
 
 The ratio that counts is that of core-seconds at which today's generator first reaches all of what the earlier one
 reaches at its end, in `REACHED`. Measuring is not counted. An interrupted run goes on. Written to
@@ -40,6 +41,7 @@ from sedm.segmentation.predicted_masks import with_predicted_masks
 from .measure import FOLDER, save_results
 
 GENERATORS = {"before": "baseline_2026_11", "today": "baseline"}  # → variant
+N_IMAGES = 12_000  # that the earlier generator saw at `quick`
 REACHED = {"kernel_distance": -1, "layout_iou": 1, "retrieval_top1": 1}  # → whether more is better
 
 
@@ -134,8 +136,11 @@ def main() -> None:
         runs = {}
         for generator, variant in GENERATORS.items():
             (run,) = list_variant_runs(baseline, [variant], [seed])
-            every = -(-run.config.training.n_steps // given.slices)
-            training = replace(run.config.training, checkpoint_every=every)
+            n_steps = run.config.training.n_steps
+            if generator == "before" and given.preset == "quick":
+                n_steps = N_IMAGES // run.config.training.batch_size
+            every = -(-n_steps // given.slices)
+            training = replace(run.config.training, n_steps=n_steps, checkpoint_every=every)
             runs[generator] = replace(run.config, training=training), folder / run.name
         for _ in range(given.slices):
             for generator, (config, out) in runs.items():

@@ -81,8 +81,9 @@ def test_every_variant_changes_what_its_question_asks_and_nothing_about_the_budg
     assert [variant for variant in changed if not changed[variant]] == ["baseline"]
     style = {"model.aggregation", "model.style_injection"}  # a token a class, or an image, needs its own way in
     steps = {"training.optimiser", "training.n_steps", "training.batch_size"}  # each optimiser at the batch it likes
+    grid = {"model.unshuffle", "model.channels"}  # one resolution less, and so one width less
     changes = {
-        variant: len(keys - style - steps) + bool(keys & style) + bool(keys & steps)
+        variant: len(keys - style - steps - grid) + sum(bool(keys & one) for one in (style, steps, grid))
         for variant, keys in changed.items()
     }
     assert {variant for variant, n in changes.items() if n > 1} == {"baseline_2026_11"}

@@ -15,6 +15,7 @@ def test_every_question_of_the_plan_has_its_variants():
         "baseline": 1,
         "style encoder": 2,
         "style injection": 4,
+        "resolution": 1,
         "aggregation": 3,
         "optimiser": 1,
         "objective": 3,

@@ -293,8 +293,8 @@ def test_every_parameter_of_encoder_aggregation_and_denoiser_moves_in_one_step(c
         "denoiser.unet.style_film",
     ):
         assert any(name.startswith(part) for name in moves)
-    # Adam's first step is the learning rate, whatever the gradient; Muon's has a root mean square of 0.2 of it. Softmax ignores what all keys share, so the
-    # gradient of their bias is rounding.
+    # Adam's first step is the learning rate, whatever the gradient; Muon's has a root mean square of 0.2 of it. Softmax
+    # ignores what all keys share, so the gradient of their bias is rounding.
     still = [name for name, move in moves.items() if move < 0.1 * rate and not name.endswith("to_k.bias")]
     assert still == []
 
