@@ -68,8 +68,8 @@ def train_model(
             number of steps made; what it raises ends the training there, and a later call goes on.
 
     Raises:
-        ValueError: an image without the predicted mask that the configuration asks for; see `check_training_data` and
-            `sedm.runtime.loop.optimise`.
+        ValueError: an initial model of another architecture; an image without the predicted mask that the configuration
+            asks for; see `check_training_data` and `sedm.runtime.loop.optimise`.
         FloatingPointError: the loss diverged; the last checkpoint stays.
     """
     settings = config.training
@@ -85,7 +85,11 @@ def train_model(
     shape = None if autoencoder is None else latent_shape(autoencoder, config.data.image_size)
     model = build_model(config.model, patches.n_classes, config.data.image_size, config.seed, shape)
     if initial is not None:
-        model.load_state_dict(initial.state_dict())
+        try:
+            model.load_state_dict(initial.state_dict())
+        except RuntimeError as error:
+            fault = str(error).splitlines()[1].strip()
+            raise ValueError(f"the initial model is not of the configuration's architecture: {fault}") from error
     if not settings.train_style_encoder:
         freeze_encoder(model)
     sampler = StyleSampler(patches, settings.style_sampling, config.model.n_style_images)

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 import sedm.generator.training
 import sedm.runtime.loop
+from sedm.__main__ import main as cli
 from sedm.config import AGGREGATIONS, LAYOUT_INJECTIONS, OBJECTIVES, STYLE_INJECTIONS, ModelConfig
 from sedm.data.patch_table import UNKNOWN
 from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout, paint
@@ -799,3 +800,27 @@ def test_a_model_can_be_pretrained_without_any_mask_and_gone_on_from(config, pat
     weights = pretrained.state_dict()
     assert all(torch.allclose(weight, weights[name], atol=1e-6) for name, weight in tuned.state_dict().items())
     assert not all(torch.allclose(weight, weights[name], atol=1e-6) for name, weight in fresh.state_dict().items())
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_from_a_saved_model(tmp_path):
+    command = ["train", "--study", "tissue", "--preset", "smoke", "--n-steps", "3"]
+    assert cli([*command, "--out", str(tmp_path / "first")]) == 0
+    saved = str(tmp_path / "first" / "model")
+    first = SEDMPipeline.from_pretrained(saved)
+    assert cli([*command, "--out", str(tmp_path / "second"), "--initial", saved]) == 0
+    second = SEDMPipeline.from_pretrained(tmp_path / "second" / "model")
+    assert cli([*command, "--out", str(tmp_path / "other"), "--seed", "1"]) == 0
+    other = SEDMPipeline.from_pretrained(tmp_path / "other" / "model")
+
+    def apart(one, another):
+        pairs = zip(one.model().parameters(), another.model().parameters(), strict=True)
+        return sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5
+
+    assert 0 < apart(first, second) < 0.2 * apart(first, other)
+
+
+def test_an_initial_model_of_another_architecture_is_refused_by_the_first_layer(config, patches, tmp_path):
+    wider = build_model(replace(config.model, channels=(16, 32)), 2, 16, seed=0)
+    with pytest.raises(ValueError, match=r"not of the configuration's architecture: .*size mismatch"):
+        train_model(config, patches.annotated(), tmp_path, set(), initial=wider, progress=False)
