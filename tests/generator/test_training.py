@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers.models.resnet import ResnetBlock2D
 from PIL import Image
 from torch.testing import assert_close
 
@@ -21,7 +20,7 @@ from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
 from sedm.generator.training import class_loss, train_generator, train_model
 from sedm.generator.training_batch import batch_pools, draw_times, training_batch
-from sedm.generator.unet import ClassFilm
+from sedm.generator.unet import ClassFilm, ResidualBlock
 from sedm.runtime.muon import Muon
 from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.predicted_masks import with_predicted_masks
@@ -83,7 +82,7 @@ def inputs():
 
 def test_a_style_scales_and_shifts_in_every_residual_block(denoiser, inputs):
     *others, style = inputs
-    blocks = [module for module in denoiser.modules() if isinstance(module, ResnetBlock2D)]
+    blocks = [module for module in denoiser.modules() if isinstance(module, ResidualBlock)]
     given = {id(block): [] for block in blocks}
     for block in blocks:
         block.register_forward_pre_hook(lambda module, arguments: given[id(module)].append(arguments))
@@ -91,7 +90,7 @@ def test_a_style_scales_and_shifts_in_every_residual_block(denoiser, inputs):
     denoiser(*others, -style)
     assert len(blocks) == 2 * 1 + 2 * 2 + 2  # one a level down, two a level up, two in the middle
     for block in blocks:
-        assert block.time_embedding_norm == "scale_shift"
+        assert not block.adds
         (features, embedding), (_, other_embedding) = given[id(block)]
         same_features = block.forward(features, embedding), block.forward(features, other_embedding)
         assert (same_features[0] - same_features[1]).abs().amax((1, 2, 3)).min() > 1e-3
