@@ -116,8 +116,12 @@ def test_the_committed_runs_stand_in_nobody_s_way(study, monkeypatch, capsys):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert main(["ablate", study, "--dry-run"]) == 0
     assert "finished" not in capsys.readouterr().out
-    assert main(["ablate", study, "--variants", "film", "--n-steps", "500", "--dry-run"]) == 0
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["finished"] * 2
+    batch_size = build_config(study, "quick").training.batch_size
+    for folder in Path("figures", study, "variants").glob("quick_*_images"):
+        n_steps = int(folder.name.split("_")[1]) // batch_size
+        arms = sorted({path.stem.removeprefix("values_").split("-seed")[0] for path in folder.glob("values_*.json")})
+        assert main(["ablate", study, "--variants", *arms, "--n-steps", str(n_steps), "--dry-run"]) == 0
+        assert {line.split()[1] for line in capsys.readouterr().out.splitlines()} == {"finished"}
 
 
 # --------------------------------------------------------------------------------------------------- runs
