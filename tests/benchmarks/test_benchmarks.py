@@ -14,8 +14,9 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
-from benchmarks import measure, quality, reference, search, texture
+from benchmarks import laboratory, measure, quality, reference, search, texture
 from sedm.config import SamplingConfig, build_config
+from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
 from sedm.experiments.variant_runs import Material
 from sedm.fidelity import SHORT_TITLES
@@ -264,3 +265,17 @@ def test_every_change_of_the_search_changes_what_is_trained(name, by_class, patc
     pairs = list(zip(model.parameters(), usual.parameters(), strict=False))
     assert all(weights.isfinite().all() for weights, _ in pairs)
     assert any(found.shape != weights.shape or not torch.equal(found, weights) for found, weights in pairs)
+
+
+# ------------------------------------------------------------------------------------------------ another laboratory
+
+
+def test_the_class_contrast_of_another_laboratory_is_summarised_over_images():
+    masks = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    masks[:, :, 8:] = 1
+    images = torch.full((2, 3, 16, 16), 100, dtype=torch.uint8)
+    images[0, 0, :, 8:] = 120
+    images[1, 0, :, 8:] = 140
+    summary = laboratory.contrast_of(Patches(images, masks, ["a", "b"], classes=("stroma", "gland")))
+    assert summary["mean"] == [30, 0, 0]
+    assert summary["sd"] == pytest.approx([200**0.5, 0, 0])
