@@ -192,7 +192,7 @@ STUDY_CHANGES = {
     ("ebhi", "full"): {
         "data": {"n_annotated_groups": 8},
         "layouts": {"prior": "learned"},
-        "training": {"n_steps": 5000, "checkpoint_every": 200},
+        "training": {"n_steps": 3600, "checkpoint_every": 200},
         "arms": {
             "label_counts": (4, 8, 16, 204),
             "synthetic_fraction": 0.2,

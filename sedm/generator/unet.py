@@ -1,4 +1,4 @@
-"""The U-Net: residual blocks of diffusers, wired so that style and layout can enter in the ways we compare.
+"""The U-Net: residual blocks, wired so that style and layout can enter in the ways we compare.
 
     style   film             scale and shift after a norm of every residual block and after the last norm, with the time
             bottleneck       one more residual block in the middle, to which the style is added (the reference's way)
@@ -130,7 +130,7 @@ class StyledUNet(nn.Module):
     def __init__(self, model: ModelConfig, n_channels: int, n_layout: int, n_painted: int = 0):
         super().__init__()
         channels, n_blocks, style_dim = model.channels, model.n_blocks, model.style_dim
-        narrow, wide, time_dim = channels[0], channels[-1], 4 * channels[0]
+        narrow, wide, time_dim = channels[0], channels[-1], max(4 * channels[0], style_dim)
         token_dim = style_dim if model.style_injection == "cross_attention" else None
         self.time_waves = Timesteps(narrow, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(narrow, time_dim)
@@ -231,7 +231,7 @@ class StyledUNet(nn.Module):
 
 
 def count_groups(width: int) -> int:
-    """Count the groups that ``width`` channels are normed in: as many as divide them and hold `GROUP_WIDTH` or more.
+    """Count the groups that ``width`` channels are normed in: as many as divide them and hold `GROUP_WIDTH`, or one.
 
     >>> [count_groups(width) for width in (8, 16, 40, 128)]
     [1, 1, 2, 8]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from sedm.runtime.network_folders import open_network
 
 CLASS_WIDTH = 16  # channels of the map that tells classes apart
-MOMENTS_SIDE = 32  # pixels a side, about, that moments are computed on; of larger maps, pixels at even distances
+MOMENTS_SIDE = 32  # pixels along the shorter side, at least, that moments are computed on: enough, and quicker
 
 
 class ConvolutionalBackbone(nn.Module):
@@ -92,13 +92,18 @@ class ConvolutionalBackbone(nn.Module):
 def _moments(
     features: Float[Tensor, "batch c h w"], shares: Float[Tensor, "batch k h2 w2"] | None = None
 ) -> Float[Tensor, "batch n_tokens features"]:
-    """Compute mean and standard deviation of every channel over the whole image, then over each class's share of it."""
-    step = max(1, features.shape[2] // MOMENTS_SIDE)
+    """Compute mean and standard deviation of every channel over the whole image, then over each class's share of it.
+
+    Of maps of twice `MOMENTS_SIDE` or more, pixels at even distances stand for all.
+    """
+    size, step = features.shape[2:], max(1, min(features.shape[2:]) // MOMENTS_SIDE)
     with torch.autocast(features.device.type, enabled=False):  # bfloat16 would lose small variances
-        features = features.permute(0, 2, 3, 1)[:, ::step, ::step].permute(0, 3, 1, 2).float()  # as they lie in memory
+        # sampled as they lie in memory
+        features = features.permute(0, 2, 3, 1)[:, ::step, ::step].permute(0, 3, 1, 2).float()
         weights = features.new_ones(len(features), 1, features[0, 0].numel())
         if shares is not None:
-            weights = torch.cat([weights, _mean_of_areas(shares, features.shape[2:]).flatten(2)], dim=1)
+            sampled = _mean_of_areas(shares, size)[:, :, ::step, ::step]
+            weights = torch.cat([weights, sampled.flatten(2)], dim=1)
         weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
         pixels = features.flatten(2).mT
         mean = weights @ pixels

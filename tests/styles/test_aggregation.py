@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from sedm.config import N_COLOURS, ModelConfig
 from sedm.styles.aggregation import AGGREGATIONS, AttentionPool
 from sedm.styles.backbones import open_backbone
+from sedm.styles.backbones import _moments
 from sedm.styles.encoder import StyleEncoder
 
 N_CLASSES = 3
@@ -255,6 +256,17 @@ def test_features_and_colours_of_classes_are_weighted_moments_over_their_pixels(
             expected.append(torch.cat([mean, (variance + 1e-6).sqrt()], dim=1).float())
         assert_close(colours[:, token], expected[0], rtol=1e-4, atol=1e-4)
         assert_close(features[:, token], torch.cat(expected[1:], dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_moments_of_large_maps_are_those_of_the_pixels_that_are_sampled():
+    """Planted: stripes three pixels wide, whose classes have one value each, must not mix."""
+    shares = torch.zeros(1, 2, 96, 128)
+    shares[:, 0] = ((torch.arange(128) // 3) % 2 == 0).float()
+    shares[:, 1] = 1 - shares[:, 0]
+    maps = 1 * shares[:, :1] + 5 * shares[:, 1:]
+    of_whole, *of_classes = _moments(maps, shares)[0]
+    assert_close(torch.stack(of_classes), torch.tensor([[1.0, 1e-3], [5.0, 1e-3]]), rtol=0, atol=2e-3)
+    assert_close(of_whole, torch.tensor([3.0, 2.0]), rtol=0, atol=0.05)
 
 
 def test_every_token_begins_with_the_plain_colours_of_its_class(images):
