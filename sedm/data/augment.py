@@ -105,7 +105,7 @@ def apply_symmetries(pictures: Shaped[Tensor, "n ... h w"], coins: Bool[Tensor, 
     for picture, (left_right, up_down, diagonal) in zip(pictures, coins.T.tolist(), strict=True):
         picture = picture.flip([axis for axis, is_flipped in ((-1, left_right), (-2, up_down)) if is_flipped])
         mirrored.append(picture.mT if diagonal and is_square else picture)
-    return torch.stack(mirrored)
+    return torch.stack(mirrored) if mirrored else pictures.clone()
 
 
 def draw_density_factors(shape: tuple[int, ...], jitter: float, generator: torch.Generator) -> Float[Tensor, "*n 3"]:

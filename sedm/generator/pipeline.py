@@ -59,7 +59,7 @@ class SEDMPipeline(DiffusionPipeline):
         scheduler = Diffusion(model.denoiser.config.model.objective).solver()
         return cls(model.style_encoder, model.denoiser, scheduler, autoencoder)
 
-    def model(self) -> StyleDiffusion:
+    def as_model(self) -> StyleDiffusion:
         """Return encoder and denoiser as the one module that is trained; it shares their weights."""
         return StyleDiffusion(self.style_encoder, self.denoiser)
 

@@ -68,12 +68,12 @@ def train_model(
             number of steps made; what it raises ends the training there, and a later call goes on.
 
     Raises:
-        ValueError: an initial model of another architecture; an image without the predicted mask that the configuration
-            asks for; see `check_training_data` and `sedm.runtime.loop.optimise`.
+        ValueError: an image without the predicted mask that the configuration asks for; see `check_training_data` and
+            `sedm.runtime.loop.optimise`.
         FloatingPointError: the loss diverged; the last checkpoint stays.
     """
     settings = config.training
-    check_training_data(config, patches, held_out)
+    check_training_data(config, patches, held_out, initial)
     if settings.unannotated == "predicted_masks" and not patches.has_mask.all():
         row = int((~patches.has_mask).nonzero()[0])
         raise ValueError(f"unannotated='predicted_masks', but row {row} has no mask; train_generator predicts it")
@@ -85,18 +85,17 @@ def train_model(
     shape = None if autoencoder is None else latent_shape(autoencoder, config.data.image_size)
     model = build_model(config.model, patches.n_classes, config.data.image_size, config.seed, shape)
     if initial is not None:
-        try:
-            model.load_state_dict(initial.state_dict())
-        except RuntimeError as error:
-            fault = str(error).splitlines()[1].strip()
-            raise ValueError(f"the initial model is not of the configuration's architecture: {fault}") from error
+        model.load_state_dict(initial.state_dict())
     if not settings.train_style_encoder:
         freeze_encoder(model)
     sampler = StyleSampler(patches, settings.style_sampling, config.model.n_style_images)
     pools = batch_pools(patches.is_annotated, settings)
 
+    # a training that goes on from another must not see its batches again
+    part = [] if initial is None else [int(hash_of(*initial.state_dict().values()), 16)]
+
     def loss_of(network: StyleDiffusion, step: int) -> Tensor:
-        generator = seeded_generator("training batch", config.seed, step, accelerator.process_index)
+        generator = seeded_generator("training batch", config.seed, step, accelerator.process_index, *part)
         batch, target, style_masks = training_batch(patches, latents, pools, sampler, diffusion, settings, generator)
         batch, target = [tensor.to(accelerator.device) for tensor in batch], target.to(accelerator.device)
         answer, class_logits = network(*batch)
@@ -138,13 +137,25 @@ def class_loss(logits: Float[Tensor, "m n_classes h2 w2"], masks: UInt8[Tensor, 
     return -(shares * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
 
 
-def check_training_data(config: Config, patches: Patches, held_out: Collection[str]) -> None:
-    """Refuse patches that cannot train a model of this configuration.
+def check_training_data(
+    config: Config, patches: Patches, held_out: Collection[str], initial: StyleDiffusion | None = None
+) -> None:
+    """Refuse patches, and a model to go on from, that cannot train a model of this configuration.
 
     Raises:
-        ValueError: a held-out group, another image size, or no annotated image.
+        ValueError: a held-out group, another image size, no annotated image, or an initial model of other settings.
     """
     size = config.data.image_size
+    if initial is not None:
+        saved = initial.denoiser.config
+        pairs = [("n_classes", saved.n_classes, patches.n_classes)]
+        pairs += [
+            (f"model.{field.name}", getattr(saved.model, field.name), getattr(config.model, field.name))
+            for field in dataclasses.fields(config.model)
+        ]
+        for name, of_initial, wanted in pairs:
+            if of_initial != wanted:
+                raise ValueError(f"the initial model has {name}={of_initial!r}, but {wanted!r} is to be trained")
     if isinstance(held_out, str):
         raise ValueError(f"held_out={held_out!r}; give a set of groups, also of a single one")
     leaked = sorted(set(patches.groups) & set(held_out))
@@ -212,7 +223,7 @@ def train_generator(
         ValueError: see `check_training_data`.
         FloatingPointError: a loss diverged; the last checkpoint stays.
     """
-    check_training_data(config, patches, held_out)  # before anything is trained
+    check_training_data(config, patches, held_out, initial)  # before anything is trained
     if autoencoder is None:
         autoencoder = make_autoencoder(config, patches, Path(folder) / "autoencoder")
     labelled = with_predicted_masks(patches, config, segmenter_folder or folder)
@@ -238,9 +249,10 @@ def main(arguments: list[str] | None = None) -> None:
     config = build_config(options.study, options.preset, options.seed)
     if options.n_steps is not None:
         config = replace(config, training=replace(config.training, n_steps=options.n_steps))
-    initial = None if options.initial is None else SEDMPipeline.from_pretrained(options.initial, torch.float32).model()
+    saved = None if options.initial is None else SEDMPipeline.from_pretrained(options.initial, torch.float32)
+    goes_on = {} if saved is None else {"initial": saved.as_model(), "autoencoder": saved.autoencoder}
     data = load_study(config, options.data)
     patches = data.label_subset(config.data.n_annotated_groups, config.seed)
-    pipeline = train_generator(config, patches, options.out, data.held_out_groups, initial=initial)
+    pipeline = train_generator(config, patches, options.out, data.held_out_groups, **goes_on)
     if accelerator.is_main_process:
         pipeline.save_pretrained(options.out / "model")

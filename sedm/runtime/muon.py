@@ -96,10 +96,10 @@ def orthogonal_factor(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
         a, b, c = COEFFICIENTS
         gram, product = wide @ wide.mT, None
         identity = torch.eye(len(gram), device=gram.device)
-        for last in range(N_ITERATIONS - 1, -1, -1):
+        for n_left in reversed(range(N_ITERATIONS)):
             polynomial = a * identity + b * gram + c * (gram @ gram)
             product = polynomial if product is None else polynomial @ product
-            if last:
+            if n_left:
                 gram = polynomial @ gram @ polynomial
         factor = product @ wide
     return (factor if matrix.shape[0] <= matrix.shape[1] else factor.mT).to(matrix.dtype)

@@ -188,7 +188,7 @@ def augment(
     >>> [x.shape for x in augment(images, masks, 2, config, torch.Generator().manual_seed(0))]
     [torch.Size([2, 3, 8, 8]), torch.Size([2, 8, 8])]
     """
-    coins = draw_symmetries(len(images), "square", generator).to(images.device)
+    coins = draw_symmetries(len(images), "square", generator)
     images, masks = apply_symmetries(images, coins), apply_symmetries(masks, coins)
     if config.class_jitter:
         factors = draw_density_factors((len(images), n_classes), config.class_jitter, generator)
@@ -214,7 +214,7 @@ def consistency_loss(
         images: in [0, 1].
         jitter: strength of the colour changes (`jitter_channels`) that the teacher is not shown.
     """
-    coins = draw_symmetries(len(images), "square", generator).to(images.device)
+    coins = draw_symmetries(len(images), "square", generator)
     images = apply_symmetries(images, coins)
     with torch.no_grad():
         target = _logits(teacher, images).softmax(1)

@@ -112,16 +112,12 @@ def test_a_dry_run_lists_the_runs_and_touches_nothing(tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("study", ["tissue", "ebhi"])
 def test_the_committed_runs_stand_in_nobody_s_way(study, monkeypatch, capsys):
-    """Runs on other numbers of images have folders of their own, and are finished where they are asked for again."""
+    """Those of another size or of an earlier generator have folders of their own."""
     monkeypatch.chdir(Path(__file__).parents[2])
+    assert any(Path("figures", study, "variants").glob("*/values_baseline-seed0.json"))
     assert main(["ablate", study, "--dry-run"]) == 0
-    assert "finished" not in capsys.readouterr().out
-    batch_size = build_config(study, "quick").training.batch_size
-    for folder in Path("figures", study, "variants").glob("quick_*_images"):
-        n_steps = int(folder.name.split("_")[1]) // batch_size
-        arms = sorted({path.stem.removeprefix("values_").split("-seed")[0] for path in folder.glob("values_*.json")})
-        assert main(["ablate", study, "--variants", *arms, "--n-steps", str(n_steps), "--dry-run"]) == 0
-        assert {line.split()[1] for line in capsys.readouterr().out.splitlines()} == {"finished"}
+    assert main(["ablate", study, "--n-steps", "500", "--dry-run"]) == 0
+    assert "waiting" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------------------------------- runs

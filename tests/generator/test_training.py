@@ -813,13 +813,30 @@ def test_the_command_goes_on_from_a_saved_model(tmp_path):
     other = SEDMPipeline.from_pretrained(tmp_path / "other" / "model")
 
     def apart(one, another):
-        pairs = zip(one.model().parameters(), another.model().parameters(), strict=True)
+        pairs = zip(one.as_model().parameters(), another.as_model().parameters(), strict=True)
         return sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5
 
     assert 0 < apart(first, second) < 0.2 * apart(first, other)
 
 
-def test_an_initial_model_of_another_architecture_is_refused_by_the_first_layer(config, patches, tmp_path):
-    wider = build_model(replace(config.model, channels=(16, 32)), 2, 16, seed=0)
-    with pytest.raises(ValueError, match=r"not of the configuration's architecture: .*size mismatch"):
-        train_model(config, patches.annotated(), tmp_path, set(), initial=wider, progress=False)
+@pytest.mark.parametrize(
+    ("setting", "value"), [("channels", (16, 32)), ("objective", "v"), ("n_style_images", 7), ("aggregation", "max")]
+)
+def test_an_initial_model_of_other_settings_is_refused_by_the_setting(config, patches, tmp_path, setting, value):
+    other = build_model(replace(config.model, **{setting: value}), 2, 16, seed=0)
+    with pytest.raises(ValueError, match=f"the initial model has model.{setting}="):
+        train_generator(config, patches, tmp_path, set(), initial=other, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_goes_on_sees_other_batches(config, patches, tmp_path, monkeypatch):
+    """At a learning rate of nothing the losses tell the batches."""
+    still = replace(config, training=replace(config.training, learning_rate=1e-30))
+    first = train(still, patches.annotated(), tmp_path / "first")
+    train(still, patches.annotated(), tmp_path / "second", initial=first)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / part / "metrics.jsonl").read_text().splitlines()]
+        for part in ("first", "second")
+    ]
+    assert len(losses[0]) == len(losses[1]) == config.training.n_steps
+    assert all(a != b for a, b in zip(*losses, strict=True))
