@@ -114,7 +114,7 @@ def draw_quality(results: dict[str, dict]) -> Figure:
             else:
                 axis.set_ylim(0, None)
         row[0].set_ylabel(study)
-    axes[0, 0].legend(fontsize="small")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
