@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -39,6 +41,25 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else None
+
+
+@contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Let ``SEDM_PRECISION`` be ``precision`` until the block ends.
+
+    >>> with computing_in("float32"):
+    ...     autocast_dtype(torch.device("cpu")) is None
+    True
+    """
+    before = os.environ.get("SEDM_PRECISION")
+    os.environ["SEDM_PRECISION"] = precision
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SEDM_PRECISION"]
+        else:
+            os.environ["SEDM_PRECISION"] = before
 
 
 def _cpu_has_bf16() -> bool:

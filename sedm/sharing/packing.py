@@ -19,6 +19,7 @@ from sedm.config.studies import STUDIES
 from sedm.generation.shards import weights_hash
 from sedm.generator.pipeline import SEDMPipeline, noise_generators
 from sedm.runtime.files import replacing
+from sedm.runtime.hardware import computing_in
 from sedm.sharing.model_card import model_card
 from sedm.sharing.pretrained import BANK, FACTS, Pretrained, load_pretrained
 
@@ -93,7 +94,8 @@ def _pictures(pretrained: Pretrained):
     n = min(N_COMPARED, len(pretrained.styles.names))
     layouts = pretrained.layouts.sample(n, seed=0)
     styles = pretrained.group_styles[:n]
-    return pretrained.pipeline(layouts, styles, noise_generators(0, range(n)), output_type="pt").images
+    with computing_in("float32"):  # bfloat16 rounds more than half precision of the weights changes
+        return pretrained.pipeline(layouts, styles, noise_generators(0, range(n)), output_type="pt").images
 
 
 def _forget_origin(folder: Path) -> None:
