@@ -130,11 +130,12 @@ class StyledUNet(nn.Module):
     def __init__(self, model: ModelConfig, n_channels: int, n_layout: int, n_painted: int = 0):
         super().__init__()
         channels, n_blocks, style_dim = model.channels, model.n_blocks, model.style_dim
-        narrow, wide, time_dim = channels[0], channels[-1], max(4 * channels[0], style_dim)
+        narrow, wide = channels[0], channels[-1]
+        has_film = model.style_injection in ("film", "class_film")
+        time_dim = max(4 * narrow, style_dim) if has_film else 4 * narrow  # with film the style is added to it
         token_dim = style_dim if model.style_injection == "cross_attention" else None
         self.time_waves = Timesteps(narrow, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(narrow, time_dim)
-        has_film = model.style_injection in ("film", "class_film")
         self.style_film = nn.Linear(style_dim, time_dim) if has_film else None
         self.conv_in = nn.Conv2d(n_channels + n_layout + n_painted, narrow, 3, padding=1)
 

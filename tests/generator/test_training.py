@@ -184,7 +184,7 @@ def test_at_the_bottleneck_a_style_reaches_the_lowest_resolution_alone(inputs):
     assert seen["down"][0].equal(seen["down"][1])  # nothing before the middle knows the style
     assert seen["middle"][0].equal(seen["middle"][1])
     added = denoiser.unet.style_block
-    assert added.time_embedding_norm == "default"  # added, not scaled
+    assert added.adds  # it does not scale
 
 
 def test_tokens_are_a_set_and_each_of_them_counts(inputs):

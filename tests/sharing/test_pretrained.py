@@ -31,7 +31,7 @@ def test_a_shipped_generator_draws_without_a_network(name, monkeypatch):
     images = pretrained.pipeline(
         layouts, pretrained.group_styles[:2], noise_generators(0, range(2)), 4, output_type="pt"
     ).images
-    assert images.shape == (2, 3, 64, 64)
+    assert images.shape == (2, 3, pretrained.image_size, pretrained.image_size)
     assert images.float().std() > 10
     assert pretrained.classes == STUDIES[name].classes
     assert pretrained.attribution == STUDIES[name].attribution
@@ -56,7 +56,7 @@ def test_the_card_says_the_measured_fidelity_and_whose_data_it_was(name):
     for title in ("Data", "Licence", "Training run", "Intended use", "Limits", "Fidelity", "Load it"):
         assert f"## {title}" in card
     assert STUDIES[name].attribution in card
-    assert "| colour distance |" in card
+    assert ("| colour distance |" in card) != ("Not measured yet." in card)
 
 
 @pytest.mark.slow
