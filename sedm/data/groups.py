@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from numbers import Real
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from sedm.data.errors import PatchTableError
 
@@ -112,3 +115,15 @@ def check_spelling(names: Iterable[str], where: str) -> None:
             raise PatchTableError(
                 f"{where}: groups {first!r} and {name!r} look like one; write its name alike everywhere"
             )
+
+
+def rows_by_group(groups: Sequence[str]) -> dict[str, Int64[Tensor, " rows"]]:
+    """List the rows of each group, groups in the order in which they come.
+
+    >>> rows_by_group(["b", "a", "b"])
+    {'b': tensor([0, 2]), 'a': tensor([1])}
+    """
+    rows: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    return {group: torch.tensor(members) for group, members in rows.items()}

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sedm.data import mapped_pixels
 from sedm.data.class_values import ClassValues
-from sedm.data.groups import name_groups
+from sedm.data.groups import name_groups, rows_by_group
+from sedm.data.patch_checks import check_classes, check_masks, check_sizes
 from sedm.data.patch_table import UNKNOWN, Table
 from sedm.data.places import Places
 from sedm.data.reduce import fit_boxes
@@ -59,40 +60,10 @@ class Patches:
     places: Places | None = None
 
     def __post_init__(self):
-        _check_pixels("images", self.images, "(n, 3, h, w)", n_axes=4)
-        _check_pixels("masks", self.masks, "(n, h, w)", n_axes=3)
-        object.__setattr__(self, "classes", _check_classes(self.classes))
+        object.__setattr__(self, "classes", check_classes(self.classes))
         object.__setattr__(self, "groups", name_groups(self.groups, "patches"))
-        n, n_classes = len(self.images), len(self.classes)
-        if not 1 <= n_classes <= UNKNOWN:
-            raise ValueError(f"{n_classes} classes; a mask tells 1 to {UNKNOWN} apart, {UNKNOWN} is where nobody knows")
-        if not n == len(self.masks) == len(self.groups) == len(self.mask_source or self.groups):
-            sources = f" and {len(self.mask_source)} mask sources" if self.mask_source else ""
-            raise ValueError(f"{n} images, {len(self.masks)} masks, {len(self.groups)} groups{sources}; give one each")
-        if self.places is not None and len(self.places) != n:
-            raise ValueError(f"{n} images, but {len(self.places)} places; give one each")
-        if self.images.shape[2:] != self.masks.shape[1:]:
-            sizes = [f"{height}×{width}" for height, width in (self.images.shape[2:], self.masks.shape[1:])]
-            raise ValueError(f"images of {sizes[0]} px with masks of {sizes[1]} px; a mask is as large as its image")
-        is_known = []
-        for first, part in zip(
-            range(0, n, mapped_pixels.ROWS_AT_ONCE), self.masks.split(mapped_pixels.ROWS_AT_ONCE), strict=False
-        ):
-            known = part != UNKNOWN
-            outside = (known & (part >= n_classes)).flatten(1).any(1)
-            if outside.any():
-                row = int(outside.nonzero()[0])
-                value = int(part[row][known[row]].max())
-                raise ValueError(f"the mask of row {first + row} holds {value}, outside the classes 0..{n_classes - 1}")
-            is_known += known.flatten(1).any(1).tolist()
-        for row, source in enumerate(self.mask_source):
-            if source not in MASK_SOURCES:
-                raise ValueError(f"row {row}, mask source {source!r}; choose one of {', '.join(MASK_SOURCES)}")
-            if source == "none" and is_known[row]:
-                raise ValueError(f"row {row} has a mask, but the mask source 'none'; say who made it by mask_source=…")
-        sources = self.mask_source or ["annotated"] * n
-        sources = [source if known else "none" for source, known in zip(sources, is_known, strict=True)]
-        object.__setattr__(self, "mask_source", sources)
+        check_sizes(self.images, self.masks, self.groups, self.mask_source, self.places)
+        object.__setattr__(self, "mask_source", check_masks(self.masks, self.mask_source, len(self.classes)))
 
     @classmethod
     def from_table(
@@ -309,34 +280,6 @@ class Patches:
         return self if condition.all() else self.select(condition.nonzero().flatten())
 
 
-def _check_pixels(name: str, pixels: object, axes: str, n_axes: int) -> None:
-    if not isinstance(pixels, Tensor):
-        raise ValueError(f"{name} of the type {type(pixels).__name__}; give a tensor of uint8, {axes}")
-    if pixels.dtype != torch.uint8 or pixels.ndim != n_axes or (n_axes == 4 and pixels.shape[1] != 3):
-        raise ValueError(f"{name} of {pixels.dtype}, shape {tuple(pixels.shape)}; give a tensor of uint8, {axes}")
-
-
-def _check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(classes, str) or not all(isinstance(name, str) and name for name in classes):
-        raise ValueError(f"classes={classes!r}; give a name for each class, such as ('stroma', 'tumour')")
-    repeated = [name for name, n in Counter(classes).items() if n > 1]
-    if repeated:
-        raise ValueError(f"{repeated[0]!r} is the name of {Counter(classes)[repeated[0]]} classes; give each its own")
-    return tuple(classes)
-
-
-def rows_by_group(groups: Sequence[str]) -> dict[str, Int64[Tensor, " rows"]]:
-    """List the rows of each group, groups in the order in which they come.
-
-    >>> rows_by_group(["b", "a", "b"])
-    {'b': tensor([0, 2]), 'a': tensor([1])}
-    """
-    rows: dict[str, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    return {group: torch.tensor(members) for group, members in rows.items()}
-
-
 def decode_tables(
     tables: Mapping[str, Table],
     classes: Sequence[str],
@@ -356,7 +299,7 @@ def decode_tables(
     >>> {name: patches.groups for name, patches in decode_tables(tables, ("stroma", "tumour")).items()}
     {'train': ['train'], 'test': ['test']}
     """
-    classes = _check_classes(classes)
+    classes = check_classes(classes)
     if image_size is not None and not (isinstance(image_size, Integral) and image_size > 0):
         raise ValueError(f"image_size={image_size!r}; give a whole number of pixels, 1 or more")
     if fit is not None and not image_size:

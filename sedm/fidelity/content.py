@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from sedm.data.groups import rows_by_group
 from sedm.data.label_maps import cohen_kappa, one_hot_maps
-from sedm.data.patches import Patches, rows_by_group
+from sedm.data.patches import Patches
 
 
 def agreement_beyond_chance(

@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
-from sedm.data.patches import rows_by_group
+from sedm.data.groups import rows_by_group
 from sedm.fidelity.style import own_and_others
 
 STAINED = 0.15  # optical density of a pixel that counts as stained
