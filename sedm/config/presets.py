@@ -86,7 +86,7 @@ PRESETS = {
             batch_size=8,
         ),
     },
-    "full": {  # the honest experiment, in hours on CPU cores or half an hour on a GPU
+    "full": {  # the honest experiment at 128 px, in hours on CPU cores
         "data": DataConfig(
             image_size=128,
             n_train_groups=60,

@@ -81,10 +81,25 @@ def draw_unseen(test: Patches, judge: UNet, extractor: Extractor) -> Unseen:
     return Unseen(lenders, references, chosen.masks[rows], groups, judge, extractor)
 
 
-def measure_generator(pipeline: SEDMPipeline, config: Config, unseen: Unseen) -> dict[str, dict]:
-    """Measure what a generator draws, how well it denoises, and what its style encoder knows of unseen groups.
+def draw_in_styles(pipeline: SEDMPipeline, config: Config, unseen: Unseen) -> UInt8[Tensor, "n 3 h w"]:
+    """Draw ``unseen.layouts`` in the styles of ``unseen.groups``.
 
     A generator trained without styles (``style_sampling="none"``) gets the null style.
+    """
+    styles = None
+    if config.training.style_sampling != "none":
+        rows = unseen.style_rows(unseen.groups, config.sampling.n_style_images)
+        styles = pipeline.encode_styles(unseen.lenders.images[rows])
+    return sample_images(pipeline, unseen.layouts, styles, config.sampling, seed=0, progress=False)
+
+
+def measure_generator(
+    pipeline: SEDMPipeline, config: Config, unseen: Unseen, images: UInt8[Tensor, "n 3 h w"] | None = None
+) -> dict[str, dict]:
+    """Measure what a generator draws, how well it denoises, and what its style encoder knows of unseen groups.
+
+    Args:
+        images: that `draw_in_styles` drew already; they are drawn when left out.
 
     Returns:
         ``measures``: the "generated" values of `fidelity_table`; `denoising_errors`; and ``embedding_retrieval_top1``,
@@ -92,14 +107,12 @@ def measure_generator(pipeline: SEDMPipeline, config: Config, unseen: Unseen) ->
         ``floors``: the values of "real" images and of "chance". ``measured_on``: the network or the statistics that
         each measure is taken on.
     """
-    styles = reference_styles = None
+    reference_styles = None
     if config.training.style_sampling != "none":
-        n_images = config.sampling.n_style_images
-        styles, reference_styles = (
-            pipeline.encode_styles(unseen.lenders.images[unseen.style_rows(groups, n_images)])
-            for groups in (unseen.groups, unseen.references.groups)
-        )
-    images = sample_images(pipeline, unseen.layouts, styles, config.sampling, seed=0, progress=False)
+        rows = unseen.style_rows(unseen.references.groups, config.sampling.n_style_images)
+        reference_styles = pipeline.encode_styles(unseen.lenders.images[rows])
+    if images is None:
+        images = draw_in_styles(pipeline, config, unseen)
     record = values_of(unseen.measure(images, stained=STUDIES[config.study].kind == "tissue"))
     embeddings = pipeline.embed(torch.cat([unseen.lenders.images, unseen.references.images]))
     styles_of_images = pipeline.styles_alone(embeddings).flatten(1)

@@ -33,11 +33,13 @@ from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
 from sedm.generator.sample_sheet import save_sample_sheet
 from sedm.generator.training_batch import batch_pools, training_batch
+from sedm.generator.unet import GROUP_WIDTH
 from sedm.runtime.fingerprints import hash_of
 from sedm.runtime.hardware import pick_device
 from sedm.runtime.loop import make_accelerator, memory_format, optimise
 from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.predicted_masks import with_predicted_masks
+from sedm.styles.backbones import MOMENTS_SIDE
 from sedm.styles.sampling import StyleSampler
 
 
@@ -92,10 +94,10 @@ def train_model(
     pools = batch_pools(patches.is_annotated, settings)
 
     # a training that goes on from another must not see its batches again
-    part = [] if initial is None else [int(hash_of(*initial.state_dict().values()), 16)]
+    sitting = [] if initial is None else [int(hash_of(*initial.state_dict().values()), 16)]
 
     def loss_of(network: StyleDiffusion, step: int) -> Tensor:
-        generator = seeded_generator("training batch", config.seed, step, accelerator.process_index, *part)
+        generator = seeded_generator("training batch", config.seed, step, accelerator.process_index, *sitting)
         batch, target, style_masks = training_batch(patches, latents, pools, sampler, diffusion, settings, generator)
         batch, target = [tensor.to(accelerator.device) for tensor in batch], target.to(accelerator.device)
         answer, class_logits = network(*batch)
@@ -147,15 +149,7 @@ def check_training_data(
     """
     size = config.data.image_size
     if initial is not None:
-        saved = initial.denoiser.config
-        pairs = [("n_classes", saved.n_classes, patches.n_classes)]
-        pairs += [
-            (f"model.{field.name}", getattr(saved.model, field.name), getattr(config.model, field.name))
-            for field in dataclasses.fields(config.model)
-        ]
-        for name, of_initial, wanted in pairs:
-            if of_initial != wanted:
-                raise ValueError(f"the initial model has {name}={of_initial!r}, but {wanted!r} is to be trained")
+        _check_settings(initial, config, patches.n_classes)
     if isinstance(held_out, str):
         raise ValueError(f"held_out={held_out!r}; give a set of groups, also of a single one")
     leaked = sorted(set(patches.groups) & set(held_out))
@@ -172,6 +166,15 @@ def check_training_data(
         )
 
 
+def _check_settings(initial: StyleDiffusion, config: Config, n_classes: int) -> None:
+    saved = initial.denoiser.config
+    before = {"n_classes": saved.n_classes, "image_size": saved.image_size} | dataclasses.asdict(saved.model)
+    now = {"n_classes": n_classes, "image_size": config.data.image_size} | dataclasses.asdict(config.model)
+    for name, value in now.items():
+        if before[name] != value:
+            raise ValueError(f"the initial model has {name}={before[name]!r}, but {value!r} is to be trained")
+
+
 def run_fingerprint(
     config: Config,
     patches: Patches,
@@ -180,6 +183,7 @@ def run_fingerprint(
 ) -> str:
     """Hash all that decides the trained weights: seed, settings, data, and the weights that they start from."""
     decisive = [patches.n_classes, config.seed, *map(dataclasses.asdict, (config.model, config.training))]
+    decisive += [GROUP_WIDTH, MOMENTS_SIDE]  # no settings, but a checkpoint of other ones would train another network
     parts = [json.dumps(decisive), patches.images, patches.masks, patches.is_annotated]
     parts += [] if latents is None else [latents]
     parts += [] if initial is None else initial.state_dict().values()

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from sedm.config import build_config
 from sedm.data.patch_table import load_patches
@@ -24,8 +26,7 @@ from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.class_contrast import class_contrasts
-from sedm.fidelity.unseen import Unseen, draw_unseen, measure_generator
-from sedm.generator.pipeline import SEDMPipeline, sample_images
+from sedm.fidelity.unseen import Unseen, draw_in_styles, draw_unseen, measure_generator
 from sedm.runtime.hardware import pick_device
 from sedm.segmentation.segmenter import kept_segmenter
 from sedm.sharing.pretrained import load_pretrained
@@ -39,11 +40,8 @@ def contrast_of(patches: Patches) -> dict[str, list[float]]:
     return {"mean": np.nanmean(contrasts, axis=0).tolist(), "sd": np.nanstd(contrasts, axis=0, ddof=1).tolist()}
 
 
-def compare_contrasts(pipeline: SEDMPipeline, config, unseen: Unseen) -> dict:
-    """Draw the layouts of ``unseen`` in its styles, and set the class contrast beside the real one."""
-    rows = unseen.style_rows(unseen.groups, config.sampling.n_style_images)
-    styles = pipeline.encode_styles(unseen.lenders.images[rows])
-    images = sample_images(pipeline, unseen.layouts, styles, config.sampling, seed=0, progress=False)
+def compare_contrasts(images: UInt8[Tensor, "n 3 h w"], unseen: Unseen) -> dict:
+    """Set the class contrast of images of ``unseen.layouts`` beside the real one."""
     sources = ["generated"] * len(images)
     generated = Patches(images, unseen.layouts, unseen.groups, unseen.lenders.classes, mask_source=sources)
     ours, real = contrast_of(generated), contrast_of(unseen.references)
@@ -76,8 +74,9 @@ def main() -> None:
     )
     unseen = draw_unseen(other, judge, extractor)
     pipeline = pretrained.pipeline.to(pick_device())
-    record = measure_generator(pipeline, config, unseen)
-    contrast = compare_contrasts(pipeline, config, unseen)
+    images = draw_in_styles(pipeline, config, unseen)
+    record = measure_generator(pipeline, config, unseen, images)
+    contrast = compare_contrasts(images, unseen)
     results = {"model": pretrained.name, "image_size": pretrained.image_size, "n_groups": len(set(unseen.groups))}
     print(save_results(f"laboratory_{Path(given.model).name}", results | {"contrast": contrast, **record}))
     print(contrast)

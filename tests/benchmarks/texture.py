@@ -30,8 +30,7 @@ from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.style import colour_statistics, retrieve_groups
-from sedm.fidelity.unseen import draw_unseen, measure_generator
-from sedm.generator.pipeline import sample_images
+from sedm.fidelity.unseen import draw_in_styles, draw_unseen, measure_generator
 from sedm.generator.training import train_generator
 from sedm.segmentation.segmenter import kept_segmenter
 
@@ -126,10 +125,8 @@ def main() -> None:
             run = replace(config, seed=seed, training=training)
             folder = given.runs / f"{name}-seed{seed}-{n_steps}"
             pipeline = train_generator(run, subset, folder, data.held_out_groups, segmenter_folder=given.runs)
-            record = measure_generator(pipeline, run, unseen)["measures"]
-            rows = unseen.style_rows(unseen.groups, run.sampling.n_style_images)
-            styles = pipeline.encode_styles(lenders.images[rows])
-            images = sample_images(pipeline, unseen.layouts, styles, run.sampling, seed=0, progress=False)
+            images = draw_in_styles(pipeline, run, unseen)
+            record = measure_generator(pipeline, run, unseen, images)["measures"]
             measures = {"encoder": record["embedding_retrieval_top1"]}
             for way, read in ways.items():
                 measures[f"generated, {way}"] = retrieval(read(images), unseen.groups, known[way], references.groups)

@@ -824,7 +824,7 @@ def test_the_command_goes_on_from_a_saved_model(tmp_path):
 )
 def test_an_initial_model_of_other_settings_is_refused_by_the_setting(config, patches, tmp_path, setting, value):
     other = build_model(replace(config.model, **{setting: value}), 2, 16, seed=0)
-    with pytest.raises(ValueError, match=f"the initial model has model.{setting}="):
+    with pytest.raises(ValueError, match=f"the initial model has {setting}="):
         train_generator(config, patches, tmp_path, set(), initial=other, progress=False)
     assert list(tmp_path.iterdir()) == []
 
