@@ -132,7 +132,10 @@ class StylePanel:
         self._colours[name] = tuple(images.float().mean((0, 2, 3)).int().tolist())
         for choice in self.choices:
             if name not in choice.options:
-                choice.options = (*choice.options, name)
+                chosen = choice.value
+                with choice.hold_trait_notifications():  # new options choose the first of them
+                    choice.options = (*choice.options, name)
+                    choice.value = chosen
         self._show_map()
         self._put(name)
         self._take_change()  # also where the name was in use already

@@ -109,10 +109,10 @@ class SEDMPipeline(DiffusionPipeline):
         Raises:
             ValueError: images that are not uint8, or of other dimensions.
         """
-        if images.dtype != torch.uint8 or images.ndim != 5 or images.shape[2] != 3 or images.shape[1] == 0:
+        if images.dtype != torch.uint8 or images.ndim != 5 or images.shape[2] != 3 or 0 in images.shape[:2]:
             raise ValueError(
                 f"style images of shape {tuple(images.shape)} and type {images.dtype}; "
-                "expected uint8 (batch, n, 3, h, w) with n ≥ 1"
+                "expected uint8 (batch, n, 3, h, w) with batch ≥ 1 and n ≥ 1"
             )
         return self.aggregate(self.embed(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
 

@@ -149,7 +149,7 @@ def check_training_data(
     """
     size = config.data.image_size
     if initial is not None:
-        _check_settings(initial, config, patches.n_classes)
+        check_initial(initial, config, patches.n_classes)
     if isinstance(held_out, str):
         raise ValueError(f"held_out={held_out!r}; give a set of groups, also of a single one")
     leaked = sorted(set(patches.groups) & set(held_out))
@@ -166,13 +166,21 @@ def check_training_data(
         )
 
 
-def _check_settings(initial: StyleDiffusion, config: Config, n_classes: int) -> None:
+def check_initial(initial: StyleDiffusion, config: Config, n_classes: int) -> None:
+    """Refuse a model that a training of this configuration cannot go on from.
+
+    Raises:
+        ValueError: another number of classes, image size or setting of the model, or weights that are not finite.
+    """
     saved = initial.denoiser.config
     before = {"n_classes": saved.n_classes, "image_size": saved.image_size} | dataclasses.asdict(saved.model)
     now = {"n_classes": n_classes, "image_size": config.data.image_size} | dataclasses.asdict(config.model)
     for name, value in now.items():
         if before[name] != value:
             raise ValueError(f"the initial model has {name}={before[name]!r}, but {value!r} is to be trained")
+    broken = [name for name, weights in initial.state_dict().items() if not weights.isfinite().all()]
+    if broken:
+        raise ValueError(f"the initial model has weights that are not finite, such as {broken[0]}; take another")
 
 
 def run_fingerprint(
@@ -253,8 +261,13 @@ def main(arguments: list[str] | None = None) -> None:
     config = build_config(options.study, options.preset, options.seed)
     if options.n_steps is not None:
         config = replace(config, training=replace(config.training, n_steps=options.n_steps))
-    saved = None if options.initial is None else SEDMPipeline.from_pretrained(options.initial, torch.float32)
-    goes_on = {} if saved is None else {"initial": saved.as_model(), "autoencoder": saved.autoencoder}
+    goes_on = {}
+    if options.initial is not None:
+        if options.out.resolve() in options.initial.resolve().parents:
+            raise ValueError(f"--initial {options.initial} lies in --out, which it would change; choose another --out")
+        saved = SEDMPipeline.from_pretrained(options.initial, torch.float32)
+        goes_on = {"initial": saved.as_model(), "autoencoder": saved.autoencoder}
+        check_initial(goes_on["initial"], config, len(STUDIES[options.study].classes))  # before data are drawn
     data = load_study(config, options.data)
     patches = data.label_subset(config.data.n_annotated_groups, config.seed)
     pipeline = train_generator(config, patches, options.out, data.held_out_groups, **goes_on)

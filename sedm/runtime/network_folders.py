@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -77,7 +79,8 @@ def open_network(
     place = f"{setting}={str(folder)!r}" if setting else str(folder)
     options |= {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
-        network, report = network_class.from_pretrained(str(folder), **options)
+        with _silent_loaders():  # they list every missing weight, and one sentence below says it
+            network, report = network_class.from_pretrained(str(folder), **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{place}: no {kind} can be read there ({_first_line(error)})") from error
     except TypeError as error:  # of a network that is made without a setting, or with one that is no more
@@ -94,6 +97,20 @@ def open_network(
     if report["unexpected_keys"] and not allow_more:
         raise ValueError(f"{place}: a {kind} has no place for the weight {sorted(report['unexpected_keys'])[0]}")
     return network.eval()
+
+
+@contextmanager
+def _silent_loaders() -> Iterator[None]:
+    """Let diffusers and transformers say errors alone."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _first_line(error: BaseException) -> str:

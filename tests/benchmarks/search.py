@@ -260,6 +260,8 @@ def changed_config(baseline: Config, change: Change, seed: int) -> Config:
 def table(folder: Path) -> pd.DataFrame:
     """List the mean of each change over its seeds, and the number of measures that all of them have better."""
     runs = [json.loads(path.read_text())["values"] for path in sorted(folder.glob("values_*.json"))]
+    if not runs:
+        raise SystemExit(f"{folder}: no results; run the search first, or name another folder by --out")
     rows = {(run["arm"], run["seed"]): {name: run["measures"][name] for name in SHOWN} for run in runs}
     measures = pd.DataFrame(rows).T.rename_axis(["change", "seed"])
     means = measures.groupby("change").mean()
@@ -282,12 +284,13 @@ def main() -> None:
     parser.add_argument("--n-steps", type=int, default=750, help="of the baseline")
     parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
     parser.add_argument("--runs", type=Path, default=Path("data/runs/search"))
+    parser.add_argument("--out", type=Path, help="figures/<study>/variants/search_<n>_steps when left out")
     parser.add_argument("--table", action="store_true", help="only print what was found")
     given = parser.parse_args()
     torch.set_num_threads(1)
     baseline = build_config(given.study, "quick")
     baseline = replace(baseline, training=replace(baseline.training, n_steps=given.n_steps))
-    out = Path("figures", given.study, "variants", f"search_{given.n_steps}_steps")
+    out = given.out or Path("figures", given.study, "variants", f"search_{given.n_steps}_steps")
     if given.table:
         print(table(out).round(3).to_string())
         return

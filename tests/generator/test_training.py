@@ -18,7 +18,7 @@ from sedm.data.patch_table import UNKNOWN
 from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout, paint
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
-from sedm.generator.training import class_loss, train_generator, train_model
+from sedm.generator.training import check_initial, class_loss, train_generator, train_model
 from sedm.generator.training_batch import batch_pools, draw_times, training_batch
 from sedm.generator.unet import ClassFilm, ResidualBlock
 from sedm.runtime.muon import Muon
@@ -827,6 +827,29 @@ def test_an_initial_model_of_other_settings_is_refused_by_the_setting(config, pa
     with pytest.raises(ValueError, match=f"the initial model has {setting}="):
         train_generator(config, patches, tmp_path, set(), initial=other, progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_initial_model_of_another_size_or_without_finite_weights_is_refused(config):
+    model = build_model(config.model, 2, 16, seed=0)
+    check_initial(model, config, n_classes=2)
+    with pytest.raises(ValueError, match="the initial model has n_classes=2, but 3"):
+        check_initial(model, config, n_classes=3)
+    with pytest.raises(ValueError, match="the initial model has image_size=16, but 32"):
+        check_initial(model, replace(config, data=replace(config.data, image_size=32)), n_classes=2)
+    model.denoiser.unet.out.bias.data[0] = math.nan
+    with pytest.raises(ValueError, match=r"not finite, such as denoiser\.unet\.out\.bias"):
+        check_initial(model, config, n_classes=2)
+
+
+def test_a_sitting_must_not_change_the_model_that_it_goes_on_from(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sedm.generator.training, "load_study", lambda *_: pytest.fail("data were drawn"))
+    SEDMPipeline.from_model(build_model(config.model, 2, 16, seed=0)).save_pretrained(tmp_path / "model")
+    command = ["train", "--study", "tissue", "--preset", "smoke", "--initial", str(tmp_path / "model")]
+    assert cli([*command, "--out", str(tmp_path)]) == 2
+    assert "lies in --out" in capsys.readouterr().err
+    assert cli([*command, "--out", str(tmp_path / "other")]) == 2  # 16 px, two classes
+    assert "the initial model has n_classes=2, but 3 is to be trained" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
 def test_a_training_that_goes_on_sees_other_batches(config, patches, tmp_path, monkeypatch):
