@@ -145,6 +145,7 @@ class ModelConfig:
     n_blocks: int = 1  # residual blocks at each resolution
     unshuffle: int = 1  # pixels a side folded into channels before the U-Net; 2 is quicker, and much worse
     style_dim: int = 128  # length of a token of a style
+    condition_dim: int = 64  # length of what time and style are summed to, before they scale and shift features
     style_backbone: str = "convolutional"  # or a model type of transformers ("swinv2"), or a folder with such a model
     style_channels: tuple[int, ...] = (24, 48, 96)  # width of the convolutional encoder at each halving
     n_style_images: int = 4  # images that make up one style in training
@@ -155,7 +156,7 @@ class ModelConfig:
     autoencoder: str = ""  # "" works on pixels, "own" on latents of a small autoencoder of ours, or a diffusers folder
 
     def __post_init__(self):
-        check_positive(self, "n_blocks", "unshuffle", "style_dim", "n_style_images")
+        check_positive(self, "n_blocks", "unshuffle", "style_dim", "condition_dim", "n_style_images")
         known_name("aggregation", self.aggregation, AGGREGATIONS)
         known_name("style_injection", self.style_injection, STYLE_INJECTIONS)
         known_name("layout_injection", self.layout_injection, LAYOUT_INJECTIONS)

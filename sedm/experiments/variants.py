@@ -23,7 +23,10 @@ VARIANTS = {  # question → variant → what it changes, by section of the conf
         "film": {"model": BEFORE},
         "bottleneck": {"model": BEFORE | {"style_injection": "bottleneck"}},
         "cross_attention": {"model": {"style_injection": "cross_attention", "aggregation": "tokens"}},
-        "baseline_2026_11": {"model": BEFORE | FOLDED, "training": SMALL_STEPS | {"class_jitter": 0.0}},
+        "baseline_2026_11": {
+            "model": BEFORE | FOLDED | {"condition_dim": 128},
+            "training": SMALL_STEPS | {"class_jitter": 0.0},
+        },
     },
     "resolution": {"folded": {"model": FOLDED}},
     "aggregation": {  # of one token a style

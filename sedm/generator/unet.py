@@ -129,18 +129,19 @@ class StyledUNet(nn.Module):
 
     def __init__(self, model: ModelConfig, n_channels: int, n_layout: int, n_painted: int = 0):
         super().__init__()
-        channels, n_blocks, style_dim = model.channels, model.n_blocks, model.style_dim
+        channels, n_blocks = model.channels, model.n_blocks
+        style_dim, condition_dim = model.style_dim, model.condition_dim
         narrow, wide = channels[0], channels[-1]
-        has_film = model.style_injection in ("film", "class_film")
-        time_dim = max(4 * narrow, style_dim) if has_film else 4 * narrow  # with film the style is added to it
         token_dim = style_dim if model.style_injection == "cross_attention" else None
         self.time_waves = Timesteps(narrow, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.time_embedding = TimestepEmbedding(narrow, time_dim)
-        self.style_film = nn.Linear(style_dim, time_dim) if has_film else None
+        self.time_embedding = TimestepEmbedding(narrow, condition_dim)
+        self.style_film = None
+        if model.style_injection in ("film", "class_film"):
+            self.style_film = nn.Linear(style_dim, condition_dim)
         self.conv_in = nn.Conv2d(n_channels + n_layout + n_painted, narrow, 3, padding=1)
 
         def blocks(widths_in: list[int], width: int) -> nn.ModuleList:
-            return nn.ModuleList(StyledBlock(n, width, time_dim, token_dim) for n in widths_in)
+            return nn.ModuleList(StyledBlock(n, width, condition_dim, token_dim) for n in widths_in)
 
         self.down, self.reduce, skips, width = nn.ModuleList(), nn.ModuleList(), [narrow], narrow
         for level, wider in enumerate(channels):
@@ -151,7 +152,7 @@ class StyledUNet(nn.Module):
                 skips.append(wider)
             width = wider
 
-        self.middle = nn.ModuleList([StyledBlock(wide, wide, time_dim, token_dim) for _ in range(2)])
+        self.middle = nn.ModuleList([StyledBlock(wide, wide, condition_dim, token_dim) for _ in range(2)])
         self.self_attention = _attention(wide)
         self.style_block = None
         if model.style_injection == "bottleneck":
@@ -173,7 +174,7 @@ class StyledUNet(nn.Module):
         if model.style_injection == "class_film":
             self.class_down = nn.ModuleList(ClassFilm(width, style_dim) for width in (narrow, *channels[:-1]))
             self.class_up = nn.ModuleList(ClassFilm(width, style_dim) for width in (wide, *reversed(channels[:-1])))
-        self.out_norm = AdaGroupNorm(time_dim, narrow, count_groups(narrow), act_fn="silu")
+        self.out_norm = AdaGroupNorm(condition_dim, narrow, count_groups(narrow), act_fn="silu")
         self.out = nn.Conv2d(narrow, n_channels, 3, padding=1)
 
     def forward(

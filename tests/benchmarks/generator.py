@@ -45,7 +45,10 @@ from .reference import (
 
 N_CLASSES, IMAGE_SIZE = 3, 64
 QUICK = build_config("tissue", "quick")
-SETTINGS = {"quick": (QUICK.model, 8), "wide": (replace(QUICK.model, channels=(64, 128, 256)), 4)}  # and images a batch
+SETTINGS = {
+    "quick": (QUICK.model, 8),
+    "wide": (replace(QUICK.model, channels=(64, 128, 256), condition_dim=256), 4),
+}  # and images a batch
 WHOLE_RUNS = 3  # rounds in which the recipe samples all its 143 steps
 N_STYLE_IMAGES = (1, 4, 16)
 IMAGE_SIZES = (32, 64, 128)  # px

@@ -182,7 +182,7 @@ CHANGES = {
     "encoder_features": Change(extra=encoder_features),
     "segmenter_features": Change(extra=segmenter_features),
     "two_style_images": Change({"model": {"n_style_images": 2}}),
-    "folded_by_4": Change({"model": {"unshuffle": 4, "channels": (64, 128)}}),
+    "folded_by_4": Change({"model": {"unshuffle": 4, "channels": (64, 128), "condition_dim": 256}}),
     "batch_16": Change({"training": {"batch_size": 16}}),
     "batch_16_faster": Change({"training": {"batch_size": 16, "learning_rate": 1.4e-3}}),
     "batch_4": Change({"training": {"batch_size": 4, "learning_rate": 7e-4}}),

@@ -74,7 +74,9 @@ def sample_by_hand(denoiser, layouts, styles, n_steps, guidance_scale):
         prediction_type="sample",
         timestep_spacing="trailing",
     )
-    solver.set_timesteps(timesteps=[round(999 * (1 - i / n_steps) ** 1.5) for i in range(n_steps)])
+    size, noise = layouts.shape[-1], (1 / solver.alphas_cumprod - 1).sqrt()
+    wanted = [0.3 * size * (0.03 / (0.3 * size)) ** (i / (n_steps - 2)) for i in range(n_steps - 1)]
+    solver.set_timesteps(timesteps=[999, *(int((noise / ratio).log().abs().argmin()) for ratio in wanted)])
     x_t = noise_of(range(len(layouts)))
     for t in solver.timesteps:
         times = torch.full((len(layouts),), int(t))
