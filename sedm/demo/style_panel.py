@@ -133,9 +133,8 @@ class StylePanel:
         for choice in self.choices:
             if name not in choice.options:
                 chosen = choice.value
-                with choice.hold_trait_notifications():  # new options choose the first of them
-                    choice.options = (*choice.options, name)
-                    choice.value = chosen
+                choice.options = (*choice.options, name)  # that chooses the first of them
+                choice.value = chosen
         self._show_map()
         self._put(name)
         self._take_change()  # also where the name was in use already

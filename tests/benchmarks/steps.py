@@ -1,16 +1,17 @@
-"""Quality against solver steps, and against the reference's 143 guided DDIM steps, on the same trained model.
+"""Quality against solver steps, against steps even in time, and against the reference's 143 guided DDIM steps.
 
     python -m tests.benchmarks.steps [--model data/runs/tissue/quick/model] [--study tissue] [--preset quick]
+    python -m tests.benchmarks.steps --model data/models/ebhi --study ebhi --preset full --data <ebhi> --no-recipe
 
-96 images: layouts and styles of groups that the model never saw, judged against other real images of these groups,
-beside what real images themselves score (the floor). About eight minutes on one core, nearly all of it the 286
-network evaluations an image of the reference. Written to ``figures/benchmarks/steps.json``.
+One trained model draws 96 images: layouts and styles of groups that it never saw, judged against other real images of
+these groups, beside what real images themselves score (the floor). Steps are chosen with ``--split validation``. About
+eight minutes on one core at 64 px, nearly all of it the 286 network evaluations an image of the reference. Written to
+``figures/benchmarks/steps_<study>.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +22,20 @@ from tqdm import tqdm
 
 from sedm.config import PRESETS, build_config
 from sedm.config.studies import STUDIES
-from sedm.data.study_data import load_study
-from sedm.fidelity import segmenter_extractor
-from sedm.fidelity.unseen import draw_unseen, values_of
+from sedm.data.pixels import to_bytes
+from sedm.experiments.variant_runs import load_material
+from sedm.fidelity.unseen import values_of
 from sedm.generator.pipeline import SEDMPipeline, noise_generators, sample_images
-from sedm.segmentation.segmenter import kept_segmenter
+from sedm.generator.process import Diffusion
+from sedm.runtime.hardware import autocast_dtype, pick_device
 
 from .measure import save_results
 from .reference import N_EVALUATIONS, sample_recipe
 
 STEPS = (4, 6, 8, 12, 24)
-SEEDS = (0, 1)  # of the noise; the reference's recipe has the first only
+EVEN_STEPS = (8, 12, 24)  # at times 999·(1 − i / n)
+SEEDS = (0, 1)  # the reference's recipe has the first only
+SHOWN = ("kernel_distance", "recall", "layout_iou", "retrieval_top1", "spread_within")
 
 
 def sample_by_recipe(pipeline: SEDMPipeline, layouts: Tensor, styles: Tensor, micro_batch: int, seed: int) -> Tensor:
@@ -50,50 +54,76 @@ def sample_by_recipe(pipeline: SEDMPipeline, layouts: Tensor, styles: Tensor, mi
     return (torch.cat(images).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
 
 
+@torch.no_grad()
+def sample_evenly(
+    pipeline: SEDMPipeline, layouts: Tensor, styles: Tensor, n_steps: int, batch: int, seed: int
+) -> Tensor:
+    """uint8 (n, 3, h, w) by steps even in time, from the same noise as ``sample_images`` of this seed."""
+    size, images, dtype = pipeline.denoiser.config.image_size, [], autocast_dtype(pipeline.device)
+    solver = Diffusion(pipeline.denoiser.config.model.objective).solver()
+    for rows in torch.arange(len(layouts)).split(batch):
+        given = layouts[rows].to(pipeline.device), styles[rows].to(pipeline.device)
+        noise = [torch.randn(3, size, size, generator=one) for one in noise_generators(seed, rows.tolist())]
+        x_t = torch.stack(noise).to(pipeline.device)
+        solver.set_timesteps(timesteps=[round(999 * (1 - i / n_steps)) for i in range(n_steps)], device=pipeline.device)
+        for t in solver.timesteps:
+            with torch.autocast(pipeline.device.type, dtype, enabled=dtype is not None):
+                answer = pipeline.denoiser(x_t, t.expand(len(x_t)), *given).float()
+            x_t = solver.step(answer, t, x_t).prev_sample
+        images.append(to_bytes(x_t).cpu())
+    return torch.cat(images)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.steps", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="data/runs/tissue/quick/model", help="folder of a trained pipeline")
     parser.add_argument("--study", choices=list(STUDIES), default="tissue")
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
+    parser.add_argument("--split", choices=["validation", "test"], default="test", help="whose groups are unseen")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--even-steps", type=int, nargs="+", default=EVEN_STEPS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the noise")
+    parser.add_argument("--recipe", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--micro-batch", type=int, default=16)
+    parser.add_argument("--runs", type=Path, default=Path("data/runs/steps"), help="keeps the networks that measure")
     given = parser.parse_args()
-    pipeline = SEDMPipeline.from_pretrained(given.model)
+    pipeline = SEDMPipeline.from_pretrained(given.model).to(pick_device())
     config = build_config(given.study, given.preset)
-    data = load_study(config, given.data)
-    train = data.label_subset(config.data.n_annotated_groups, config.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        judge, segmenter = (
-            kept_segmenter(Path(folder), "network", patches, config.segmentation, seed=0)
-            for patches in (data.validation, train)
-        )
-    unseen = draw_unseen(data.test, judge, segmenter_extractor(segmenter, "the annotated training images"))
+    material = load_material(config, given.data, given.runs / f"{given.study}_{given.preset}", given.split)
+    unseen = material.unseen
     style_rows = unseen.style_rows(unseen.groups, config.sampling.n_style_images)
     styles = pipeline.encode_styles(unseen.lenders.images[style_rows])
     found = {}
 
     def measure(images: Tensor, start: float) -> dict[str, dict]:
         seconds = (time.perf_counter() - start) / len(images)
-        record = values_of(unseen.measure(images))
+        record = values_of(unseen.measure(images, stained=STUDIES[given.study].kind == "tissue"))
         record["measures"]["seconds_an_image"] = seconds
         return record
 
-    for n_steps in STEPS:
-        sampling = replace(config.sampling, n_steps=n_steps, micro_batch=given.micro_batch)
-        for seed in SEEDS:
+    for seed in given.seeds:
+        for n_steps in given.steps:
+            sampling = replace(config.sampling, n_steps=n_steps, micro_batch=given.micro_batch)
             start = time.perf_counter()
             images = sample_images(pipeline, unseen.layouts, styles, sampling, seed)
             found[f"DPM-Solver++, {n_steps} steps, seed {seed}"] = measure(images, start)
-    start = time.perf_counter()
-    images = sample_by_recipe(pipeline, unseen.layouts, styles, given.micro_batch, SEEDS[0])
-    found[f"recipe, {N_EVALUATIONS} evaluations, seed {SEEDS[0]}"] = measure(images, start)
+        for n_steps in given.even_steps:
+            start = time.perf_counter()
+            images = sample_evenly(pipeline, unseen.layouts, styles, n_steps, given.micro_batch, seed)
+            found[f"DPM-Solver++, {n_steps} even steps, seed {seed}"] = measure(images, start)
+    if given.recipe:
+        start = time.perf_counter()
+        images = sample_by_recipe(pipeline, unseen.layouts, styles, given.micro_batch, given.seeds[0])
+        found[f"recipe, {N_EVALUATIONS} evaluations, seed {given.seeds[0]}"] = measure(images, start)
     measured = {name: record["measures"] for name, record in found.items()}
     for name, values in measured.items():
-        print(f"{name:36} kernel distance {values['kernel_distance']:8.4f}  layout IoU {values['layout_iou']:.3f}")
-    about = {"model": given.model, "study": given.study, "preset": given.preset, "n_images": len(unseen.groups)}
+        print(f"{name:36}", *(f"{measure} {values[measure]:.3f}" for measure in SHOWN))
+    about = {"model": given.model, "study": given.study, "preset": given.preset, "split": given.split}
+    about |= {"data": material.checksum, "n_images": len(unseen.groups)}
     *_, last = found.values()  # the floors are those of all
     alike = {key: last[key] for key in ("floors", "measured_on")}
-    print(save_results("steps", about | {"measured": measured} | alike))
+    print(save_results(f"steps_{given.study}", about | {"measured": measured} | alike))
 
 
 if __name__ == "__main__":

@@ -430,11 +430,11 @@ def test_an_own_picture_lends_its_style_and_is_encoded_once(page, monkeypatch, t
     content = encoded(Image.effect_noise((50, 70), 90).convert("RGB"), format="JPEG")
     (tmp_path / "mine.jpg").write_bytes(content)
     monkeypatch.chdir(tmp_path)
-    before = settle(page)
+    before, others = settle(page), [choice.value for choice in page.styles.choices]
     upload(page.styles.upload, "mine.jpg", content)
     after = settle(page)
     assert not after.equal(before)
-    assert page.styles.choices[1].value == "mine.jpg"
+    assert [choice.value for choice in page.styles.choices] == [others[0], "mine.jpg", *others[2:]]
     assert "mine.jpg" in [point["name"] for point in page.styles.map.points]
     page.styles.amounts[1].value = 0.9
     shown = settle(page)

@@ -128,7 +128,7 @@ def test_a_digit_typed_by_hand_is_found(copy):
         "#table[12]",
         "4×",
         "`0.5`",
-        '#at("benchmarks/steps.json", "n_images")',
+        '#at("benchmarks/steps_tissue.json", "n_images")',
     ]
     path = copy / "paper" / "introduction.typ"
     path.write_text("\n\n".join([path.read_text(), *words]))
