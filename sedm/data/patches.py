@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -13,14 +12,12 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from sedm.data import mapped_pixels
-from sedm.data.class_values import ClassValues
 from sedm.data.groups import name_groups, rows_by_group
 from sedm.data.patch_checks import check_classes, check_masks, check_sizes
 from sedm.data.patch_table import UNKNOWN, Table
 from sedm.data.places import Places
-from sedm.data.reduce import fit_boxes
 from sedm.data.splits import draw_groups, draw_test_groups
-from sedm.data.table_decoding import MASK_SOURCES, decode_rows
+from sedm.data.table_decoding import MASK_SOURCES, decode_all
 from sedm.runtime.fingerprints import hash_of
 
 
@@ -300,18 +297,8 @@ def decode_tables(
     {'train': ['train'], 'test': ['test']}
     """
     classes = check_classes(classes)
-    if image_size is not None and not (isinstance(image_size, Integral) and image_size > 0):
-        raise ValueError(f"image_size={image_size!r}; give a whole number of pixels, 1 or more")
-    if fit is not None and not image_size:
-        raise ValueError(f"fit={fit!r} without image_size; give the side of the squares as well")
-    fit_boxes((1, 1), fit, "table")  # a wrong word is met before the first picture is decoded
-    values = ClassValues(len(classes))
-    patches = {
-        name: Patches(classes=classes, **decode_rows(table, values, name, image_size, fit, folder))
-        for name, table in tables.items()
-    }
-    values.refuse_black_and_white()
-    return patches
+    decoded = decode_all(tables, len(classes), image_size, fit, folder)
+    return {name: Patches(classes=classes, **fields) for name, fields in decoded.items()}
 
 
 def data_checksum(*tables: Patches) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,30 @@ from sedm.data.reduce import Box, cut_image, cut_mask, fit_boxes
 
 MASK_SOURCES = ("annotated", "predicted", "generated", "none")
 """Who made a mask: a person; a segmentation network; a prior, before the image was made for it; nobody."""
+
+
+def decode_all(
+    tables: Mapping[str, Table],
+    n_classes: int,
+    image_size: int | None = None,
+    fit: str | None = None,
+    folder: str | Path | None = None,
+) -> dict[str, dict[str, object]]:
+    """Decode several tables by name, as `decode_rows` does one; what 255 means is decided by all of them together.
+
+    Raises:
+        ValueError: no such size or fit, or a fit without ``image_size``.
+        PatchTableError: as `decode_rows`; masks of 0 and 255 alone, whose 255 would be unknown.
+    """
+    if image_size is not None and not (isinstance(image_size, Integral) and image_size > 0):
+        raise ValueError(f"image_size={image_size!r}; give a whole number of pixels, 1 or more")
+    if fit is not None and not image_size:
+        raise ValueError(f"fit={fit!r} without image_size; give the side of the squares as well")
+    fit_boxes((1, 1), fit, "table")  # a wrong word is met before the first picture is decoded
+    values = ClassValues(n_classes)
+    decoded = {name: decode_rows(table, values, name, image_size, fit, folder) for name, table in tables.items()}
+    values.refuse_black_and_white()
+    return decoded
 
 
 def decode_rows(

@@ -181,8 +181,7 @@ class SEDMPipeline(DiffusionPipeline):
         styles = null if styles is None else styles.to(self.device, null.dtype)
         x_t = self._noise(generators).to(self.device, null.dtype)
         scheduler = type(self.scheduler).from_config(self.scheduler.config)  # it keeps the state of a sampling
-        size = self.denoiser.config.sample_size or self.denoiser.config.image_size
-        Diffusion(self.denoiser.config.model.objective).start(scheduler, n_steps, size, self.device)
+        Diffusion(self.denoiser.config.model.objective).start(scheduler, n_steps, x_t.shape[-1], self.device)
         for t in self.progress_bar(scheduler.timesteps):
             if before_step is not None:
                 before_step()

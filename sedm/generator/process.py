@@ -147,8 +147,8 @@ class Diffusion:
         if self.objective not in ("x_0", "v"):
             solver.set_timesteps(n_steps, device=device)
             return
-        ratios = torch.logspace(math.log(FIRST_RATIO * size), math.log(LAST_RATIO), n_steps - 1, base=math.e)
-        nearest = (ratios[:, None].log() - (self.sigmas / self.alphas).log()).abs().argmin(dim=1).tolist()
+        wanted = torch.linspace(math.log(FIRST_RATIO * size), math.log(LAST_RATIO), n_steps - 1)
+        nearest = (wanted[:, None] - (self.sigmas / self.alphas).log()).abs().argmin(dim=1).tolist()
         times = [N_TIMES - 1]
         for i, t in enumerate(nearest, start=1):  # many steps would fall on one time
             times.append(max(min(t, times[-1] - 1), n_steps - 1 - i))

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,8 +27,9 @@ from sedm.config.studies import STUDIES
 from sedm.data.pixels import to_bytes
 from sedm.experiments.variant_runs import load_material
 from sedm.fidelity.unseen import values_of
+from sedm.generator.denoiser import Denoiser
 from sedm.generator.pipeline import SEDMPipeline, noise_generators, sample_images
-from sedm.generator.process import Diffusion
+from sedm.generator.process import N_TIMES, Diffusion
 from sedm.runtime.hardware import autocast_dtype, pick_device
 
 from .measure import save_results
@@ -38,40 +41,38 @@ SEEDS = (0, 1)  # the reference's recipe has the first only
 SHOWN = ("kernel_distance", "recall", "layout_iou", "retrieval_top1", "spread_within")
 
 
-def sample_by_recipe(pipeline: SEDMPipeline, layouts: Tensor, styles: Tensor, micro_batch: int, seed: int) -> Tensor:
-    """uint8 (n, 3, h, w) by the reference's sampling, from the same noise as ``sample_images`` of this seed.
-
-    Raises:
-        ValueError: a model of latents, since the recipe is rebuilt for pixels.
-    """
-    if pipeline.autoencoder is not None:
-        raise ValueError("this model works on latents; the recipe is rebuilt for pixels")
-    size, images = pipeline.denoiser.config.image_size, []
-    for rows in tqdm(torch.arange(len(layouts)).split(micro_batch), "recipe", unit="batch"):
-        noise = [torch.randn(3, size, size, generator=one) for one in noise_generators(seed, rows.tolist())]
-        given = (layouts[rows], styles[rows], torch.stack(noise))
-        images.append(sample_recipe(pipeline.denoiser, *(one.to(pipeline.device) for one in given)).cpu())
-    return (torch.cat(images).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+Sampler = Callable[[Denoiser, Tensor, Tensor, Tensor], Tensor]  # of (layouts, styles, noise), images about [−1, 1]
 
 
 @torch.no_grad()
-def sample_evenly(
-    pipeline: SEDMPipeline, layouts: Tensor, styles: Tensor, n_steps: int, batch: int, seed: int
+def sample_by(
+    sampler: Sampler, pipeline: SEDMPipeline, layouts: Tensor, styles: Tensor, micro_batch: int, seed: int
 ) -> Tensor:
-    """uint8 (n, 3, h, w) by steps even in time, from the same noise as ``sample_images`` of this seed."""
-    size, images, dtype = pipeline.denoiser.config.image_size, [], autocast_dtype(pipeline.device)
-    solver = Diffusion(pipeline.denoiser.config.model.objective).solver()
-    for rows in torch.arange(len(layouts)).split(batch):
-        given = layouts[rows].to(pipeline.device), styles[rows].to(pipeline.device)
+    """uint8 (n, 3, h, w) by another sampler, from the same noise as ``sample_images`` of this seed.
+
+    Raises:
+        ValueError: a model of latents, since the other samplers are of pixels.
+    """
+    if pipeline.autoencoder is not None:
+        raise ValueError("this model works on latents; the other samplers are of pixels")
+    size, images = pipeline.denoiser.config.image_size, []
+    for rows in tqdm(torch.arange(len(layouts)).split(micro_batch), "sampling", unit="batch"):
         noise = [torch.randn(3, size, size, generator=one) for one in noise_generators(seed, rows.tolist())]
-        x_t = torch.stack(noise).to(pipeline.device)
-        solver.set_timesteps(timesteps=[round(999 * (1 - i / n_steps)) for i in range(n_steps)], device=pipeline.device)
-        for t in solver.timesteps:
-            with torch.autocast(pipeline.device.type, dtype, enabled=dtype is not None):
-                answer = pipeline.denoiser(x_t, t.expand(len(x_t)), *given).float()
-            x_t = solver.step(answer, t, x_t).prev_sample
-        images.append(to_bytes(x_t).cpu())
+        given = (one.to(pipeline.device) for one in (layouts[rows], styles[rows], torch.stack(noise)))
+        images.append(to_bytes(sampler(pipeline.denoiser, *given)).cpu())
     return torch.cat(images)
+
+
+def sample_evenly(denoiser: Denoiser, layouts: Tensor, styles: Tensor, noise: Tensor, n_steps: int) -> Tensor:
+    """Images (batch, 3, h, w), about [−1, 1], by DPM-Solver++ at the times 999·(1 − i / n_steps)."""
+    solver, x_t, dtype = Diffusion(denoiser.config.model.objective).solver(), noise, autocast_dtype(noise.device)
+    times = [round((N_TIMES - 1) * (1 - i / n_steps)) for i in range(n_steps)]
+    solver.set_timesteps(timesteps=times, device=noise.device)
+    for t in solver.timesteps:
+        with torch.autocast(noise.device.type, dtype, enabled=dtype is not None):
+            answer = denoiser(x_t, t.expand(len(x_t)), layouts, styles).float()
+        x_t = solver.step(answer, t, x_t).prev_sample
+    return x_t
 
 
 def main() -> None:
@@ -110,11 +111,13 @@ def main() -> None:
             found[f"DPM-Solver++, {n_steps} steps, seed {seed}"] = measure(images, start)
         for n_steps in given.even_steps:
             start = time.perf_counter()
-            images = sample_evenly(pipeline, unseen.layouts, styles, n_steps, given.micro_batch, seed)
+            images = sample_by(
+                partial(sample_evenly, n_steps=n_steps), pipeline, unseen.layouts, styles, given.micro_batch, seed
+            )
             found[f"DPM-Solver++, {n_steps} even steps, seed {seed}"] = measure(images, start)
     if given.recipe:
         start = time.perf_counter()
-        images = sample_by_recipe(pipeline, unseen.layouts, styles, given.micro_batch, given.seeds[0])
+        images = sample_by(sample_recipe, pipeline, unseen.layouts, styles, given.micro_batch, given.seeds[0])
         found[f"recipe, {N_EVALUATIONS} evaluations, seed {given.seeds[0]}"] = measure(images, start)
     measured = {name: record["measures"] for name, record in found.items()}
     for name, values in measured.items():

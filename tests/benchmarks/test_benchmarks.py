@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,14 +15,14 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
-from benchmarks import laboratory, measure, quality, reference, search, texture
+from benchmarks import laboratory, measure, quality, reference, search, steps, texture
 from sedm.config import SamplingConfig, build_config
 from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
 from sedm.experiments.variant_runs import Material
 from sedm.fidelity import SHORT_TITLES
 from sedm.generator.denoiser import Denoiser
-from sedm.generator.pipeline import noise_generators
+from sedm.generator.pipeline import noise_generators, sample_images
 from sedm.generator.process import Diffusion
 from sedm.generator.training import train_model
 from sedm.segmentation.networks import UNet
@@ -102,6 +103,15 @@ def test_recipe_asks_the_network_286_times_and_ours_once_a_step(recipe, pipeline
     sampling = SamplingConfig()
     pipeline(layouts, styles, noise_generators(0, generators), sampling.n_steps, sampling.guidance_scale)
     assert calls == [N] * sampling.n_steps
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_steps_even_in_time_differ_from_ours_where_there_are_several(pipeline, layouts, n_steps):
+    styles = pipeline.encode_styles(torch.zeros(N, 1, 3, SIZE, SIZE, dtype=torch.uint8))
+    ours = sample_images(pipeline, layouts, styles, SamplingConfig(n_steps=n_steps), seed=0, progress=False)
+    evenly = partial(steps.sample_evenly, n_steps=n_steps)
+    difference = ours.int() - steps.sample_by(evenly, pipeline, layouts, styles, micro_batch=2, seed=0).int()
+    assert (difference.abs().max() <= 1) == (n_steps == 1)  # by rounding, in batches of other sizes
 
 
 # ---------------------------------------------------------------------------------- network and training
