@@ -3,6 +3,7 @@
 import errno
 import inspect
 import json
+import logging
 from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from types import SimpleNamespace
@@ -255,16 +256,19 @@ def test_a_model_whose_weights_are_damaged_is_named(pipeline, tmp_path, unchecke
         SEDMPipeline.from_pretrained(tmp_path)
 
 
-def test_a_model_of_another_architecture_is_not_filled_up_with_weights_at_random(pipeline, tmp_path, capfd):
+def test_a_model_of_another_architecture_is_not_filled_up_with_weights_at_random(pipeline, tmp_path, monkeypatch):
     pipeline.save_pretrained(tmp_path)
     path = tmp_path / "denoiser" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     name = next(iter(weights))
     save_file({f"old.{key}" if key == name else key: weight for key, weight in weights.items()}, path)
+    said, handler = [], logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    monkeypatch.setattr(logging.getLogger("diffusers"), "handlers", [handler])
     with pytest.raises(ValueError, match=f"^{tmp_path}/denoiser: 1 weights of .* missing, such as {name};") as caught:
         SEDMPipeline.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
-    assert "weights" not in capfd.readouterr().err  # diffusers lists them all
+    assert said == []  # diffusers would list them all
 
 
 @pytest.mark.parametrize("part", ["denoiser", "style_encoder"])
