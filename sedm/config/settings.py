@@ -156,7 +156,7 @@ class ModelConfig:
     autoencoder: str = ""  # "" works on pixels, "own" on latents of a small autoencoder of ours, or a diffusers folder
 
     def __post_init__(self):
-        check_positive(self, "n_blocks", "unshuffle", "style_dim", "condition_dim", "n_style_images")
+        check_whole(self, "n_blocks", "unshuffle", "style_dim", "condition_dim", "n_style_images")
         known_name("aggregation", self.aggregation, AGGREGATIONS)
         known_name("style_injection", self.style_injection, STYLE_INJECTIONS)
         known_name("layout_injection", self.layout_injection, LAYOUT_INJECTIONS)

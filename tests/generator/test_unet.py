@@ -78,3 +78,10 @@ def test_images_stay_channels_last_in_every_convolution_that_trains():
     unet(draw(2, 3, 16, 16), torch.tensor([1, 2]), draw(2, 3, 8), layout, draw(2, 6, 16, 16))
     assert len(fitting) == len(convolutions) > 10
     assert [layer for layer in convolutions if not fitting[layer]] in ([], [unet.conv_in])
+
+
+@pytest.mark.parametrize("setting", ["n_blocks", "unshuffle", "style_dim", "condition_dim", "n_style_images"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "64", True])
+def test_a_size_that_is_no_whole_number_is_refused(setting, value):
+    with pytest.raises(ValueError, match=f"{setting}=.*; it must be a whole number of 1 or more"):
+        ModelConfig(**{setting: value})
