@@ -23,8 +23,7 @@ from dependencies import ROOT
 from execute import STARTER
 from progress import Job, Progress, is_newer, summarise
 
-from sedm.config import build_config, known_name
-from sedm.config.studies import STUDIES
+from sedm.config import STUDIES, Study, build_config, find_study, known_name
 from sedm.runtime.extras import MissingExtraError, extra
 
 RUNS, FIGURES = "data/runs", "figures"
@@ -32,8 +31,8 @@ PAPER = ROOT / "paper" / "main.pdf"
 TRIGGERS = ("mtime", "params", "code")  # of Snakemake; a notebook may wait for fewer of the earlier ones than last time
 DEFAULTS = {"STUDY": "tissue flowers", "PRESET": "quick", "DATA": "", "SEED": "0", "JOBS": "", "DRY": "", "PROFILE": ""}
 NOTEBOOKS = {
-    "natural": ["01_natural_images"],
-    "tissue": [
+    "styles": ["01_natural_images"],
+    "segmentation": [
         "02_layout_priors",
         "03_diffusion_training",
         "04_synthetic_images",
@@ -56,7 +55,7 @@ def parse_request(arguments: list[str]) -> dict[str, str]:
     for argument in arguments:
         name, _, value = argument.partition("=")
         request[known_name("parameter", name, DEFAULTS)] = value
-    studies = request["STUDY"].split()
+    studies = studies_of(request["STUDY"])
     if not studies:
         raise ValueError(f"STUDY is empty; choose one of {', '.join(STUDIES)}")
     request["JOBS"] = request["JOBS"] or str(min(len(studies), os.cpu_count() or 1))
@@ -70,7 +69,21 @@ def parse_request(arguments: list[str]) -> dict[str, str]:
     for study in studies:
         build_config(study, request["PRESET"])
         check_data(study, request["DATA"])
+    if len({study.name for study in studies}) < len(studies):
+        raise ValueError(f"STUDY={request['STUDY']!r}; two studies of one name would share their folders")
     return request
+
+
+def studies_of(words: str) -> list[Study]:
+    """Find the studies that ``STUDY=`` asks for: names and paths, divided by blanks, or one path with blanks in it.
+
+    A relative path begins at the project.
+
+    >>> [study.name for study in studies_of("tissue flowers")]
+    ['tissue', 'flowers']
+    """
+    asked = [words] if (ROOT / words).exists() and words.strip() else words.split()
+    return [find_study(word if word in STUDIES else ROOT / word if (ROOT / word).exists() else word) for word in asked]
 
 
 def words_of_make(flags: str) -> list[str]:
@@ -86,20 +99,23 @@ def words_of_make(flags: str) -> list[str]:
     return [re.sub(r"\\(.)", r"\1", word).replace("$$", "$") for word in re.findall(r"(?:\\.|\S)+", variables)]
 
 
-def check_data(study: str, folder: str) -> None:
+def check_data(study: Study, folder: str) -> None:
     """Refuse a folder that lacks what the study needs, as far as the heads of its files tell.
 
     Raises:
         ValueError: no folder, one whose name cannot be handed on, a missing or unreadable table, or one without a
             needed column.
     """
-    facts = STUDIES[study]
-    if facts.embedded:
+    if study.file is not None:
         if folder:
-            raise ValueError(f"DATA={folder!r}, but the study {study!r} is embedded: leave DATA out")
+            raise ValueError(f"DATA={folder!r}, but {study.file} says where its data lie: leave DATA out")
+        return  # images of one's own are checked whole by the first notebook, or by sedm check
+    if study.embedded:
+        if folder:
+            raise ValueError(f"DATA={folder!r}, but the study {study.name!r} is embedded: leave DATA out")
         return
     if not folder:
-        raise ValueError(f"STUDY={study} needs DATA=<folder of its parquet files>; see data/README.md")
+        raise ValueError(f"STUDY={study.name} needs DATA=<folder of its parquet files>; see data/README.md")
     if set("{}") & set(folder):
         raise ValueError(
             f"DATA={folder!r}; Snakemake takes {{…}} for a wildcard: rename the folder, or give a link to it"
@@ -110,7 +126,7 @@ def check_data(study: str, folder: str) -> None:
     for split in ("train", "test"):
         for file in splits.get(split, [ROOT / folder / f"{split}.parquet"]):
             as_pattern(file)
-            check_header(file, facts.group_column)
+            check_header(file, study.group_column)
 
 
 @contextmanager
@@ -119,7 +135,8 @@ def snakemake_command(request: dict[str, str], runs: str, figures: str) -> Itera
     cores = os.cpu_count() or 1
     n_jobs = int(request["JOBS"])
     settings = {"threads": max(cores // n_jobs, 1), "runs": runs, "figures": figures}
-    settings |= {name.lower(): request[name] for name in ("STUDY", "PRESET", "DATA", "SEED")}
+    settings |= {name.lower(): request[name] for name in ("PRESET", "DATA", "SEED")}
+    settings["study"] = [str(study) for study in studies_of(request["STUDY"])]
     shared = ROOT / ".snakemake"  # the nodes of a cluster see this folder
     shared.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=shared, prefix="request-", suffix=".json") as file:
@@ -149,9 +166,9 @@ def reproduce(request: dict[str, str], runs: str = RUNS, figures: str = FIGURES)
             return subprocess.run([*command, "--dry-run"], cwd=ROOT, check=False).returncode
         since = time.time()
         jobs = [
-            Job(study, notebook, ROOT / runs / study / request["PRESET"])
-            for study in request["STUDY"].split()
-            for notebook in NOTEBOOKS[STUDIES[study].kind]
+            Job(study.name, notebook, ROOT / runs / study.name / request["PRESET"])
+            for study in studies_of(request["STUDY"])
+            for notebook in NOTEBOOKS[study.question]
         ]
         status, words = watch(command, Progress(jobs, since))
     print(summarise(jobs, since))

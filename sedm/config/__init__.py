@@ -42,7 +42,7 @@ from sedm.config.settings import (
     SegmentationConfig,
     TrainingConfig,
 )
-from sedm.config.studies import STUDIES, Study
+from sedm.config.study import STUDIES, Study, find_study, read_study
 
 __all__ = [
     "AGGREGATIONS",
@@ -76,6 +76,8 @@ __all__ = [
     "Study",
     "TrainingConfig",
     "build_config",
+    "find_study",
     "flatten",
     "known_name",
+    "read_study",
 ]

@@ -16,13 +16,14 @@ from sedm.config.settings import (
     SegmentationConfig,
     TrainingConfig,
 )
+from sedm.config.study import Study
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that decides a result, apart from the data themselves."""
 
-    study: str
+    study: Study
     preset: str
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
@@ -60,13 +61,17 @@ class Config:
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Write the settings as one flat dictionary, with keys like ``training.n_steps``.
+    """Write the settings as one flat dictionary, with keys like ``training.n_steps``; the study by its name.
 
-    >>> flat = flatten(Config("tissue", "quick"))
-    >>> flat["sampling.n_steps"], flat["layouts.learned.n_steps"]
-    (8, 300)
+    >>> from sedm.config import build_config
+    >>> flat = flatten(build_config("tissue", "smoke"))
+    >>> flat["study"], flat["sampling.n_steps"], flat["layouts.learned.n_steps"]
+    ('tissue', 3, 4)
     """
-    return dict(_flat_items(dataclasses.asdict(config)))
+    settings = {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
+    settings["study"] = config.study.name
+    sections = {name: dataclasses.asdict(one) for name, one in settings.items() if dataclasses.is_dataclass(one)}
+    return dict(_flat_items(settings | sections))
 
 
 def _flat_items(settings: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

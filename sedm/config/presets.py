@@ -5,7 +5,10 @@ A notebook turns its flat parameters into one frozen value, ``build_config("tiss
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
 
 from sedm.config.arm_settings import (
     COMPARED,
@@ -27,7 +30,7 @@ from sedm.config.settings import (
     SegmentationConfig,
     TrainingConfig,
 )
-from sedm.config.studies import STUDIES
+from sedm.config.study import Study, find_study
 
 # networks that predict masks meet other stains and other contrasts between classes: on biopsies of another laboratory
 # they reach an IoU of 0.66 with these, 0.49 without
@@ -180,58 +183,66 @@ PRESETS = {
         ),
     },
 }
-"""Size of a run by preset; ``STUDY_CHANGES`` holds what a study needs different."""
-
-STUDY_CHANGES = {
-    ("tissue", "smoke"): {"data": {"n_shifted_groups": 2}},
-    ("tissue", "quick"): {"data": {"n_shifted_groups": 8}, "arms": {"synthetic_fraction": 0.4}},
-    ("flowers", "quick"): {
-        "data": {"n_train_groups": 48, "n_validation_groups": 0, "n_test_groups": 8, "n_images_per_group": 12},
-    },
-    # pictures are committed: layouts must be drawn, not flipped copies of masks; in few steps no gland is learned
-    ("ebhi", "quick"): {"data": {"n_annotated_groups": 8}, "layouts": {"prior": "random_field"}},
-    ("ebhi", "full"): {
-        "data": {"n_annotated_groups": 8},
-        "layouts": {"prior": "learned"},
-        "training": {"n_steps": 3600, "checkpoint_every": 200},
-        "arms": {
-            "label_counts": (4, 8, 16, 204),
-            "synthetic_fraction": 0.2,
-            "pseudo_label_fraction": 0.6,
-        },
-    },
-    ("catch", "quick"): {"data": {"n_annotated_groups": 42}},  # six of each tumour type, as in the paper
-    ("catch", "paper"): {"data": {"n_annotated_groups": 42}, "training": {"style_sampling": "nearby"}},
-    # two breeds are two styles, too few to learn what a style is: each photo lends its own
-    ("pets", "quick"): {
-        "training": {"style_sampling": "augmented"},
-        "sampling": {"n_style_images": 1},
-    },
-    ("pets", "full"): {"training": {"style_sampling": "augmented"}, "sampling": {"n_style_images": 1}},
-}
+"""Size of a run by preset; the file of a study holds what it needs different."""
 
 
-def build_config(study: str, preset: str, seed: int = 0) -> Config:
+def build_config(study: str | Path | Study, preset: str, seed: int = 0) -> Config:
     """Build the configuration of ``study`` at the size ``preset``.
 
+    Args:
+        study: a name, or the path of a ``study.toml``; see `sedm.config.study.find_study`.
+
     Raises:
-        ValueError: an unknown study or preset (the message names the nearest known one), or a seed that is not a whole
-            number of 0 or more.
+        ValueError: an unknown study or preset (the message names the nearest known one), a setting in the file of the
+            study that there is not, or a seed that is not a whole number of 0 or more.
 
     >>> build_config("tissue", "smoke").data.image_size
     32
-    >>> build_config("tisue", "smoke")
+    >>> build_config("tissue", "quik")
     Traceback (most recent call last):
     ...
-    ValueError: study='tisue'; choose one of tissue, flowers, ebhi, pets, flowers102, catch (did you mean 'tissue'?)
+    ValueError: preset='quik'; choose one of smoke, quick, full, paper (did you mean 'quick'?)
     """
-    known_name("study", study, STUDIES)
+    study = find_study(study)
     known_name("preset", preset, PRESETS)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed={seed!r}; give a whole number of 0 or more, without quotes (papermill: -p seed 0)")
     sections = dict(PRESETS[preset])
-    if STUDIES[study].kind == "natural" and sections["training"].symmetries == "square":
-        sections["training"] = replace(sections["training"], symmetries="mirror")  # they have an upper end
-    for section, changes in STUDY_CHANGES.get((study, preset), {}).items():
-        sections[section] = replace(sections[section], **changes)
+    if study.upright and sections["training"].symmetries == "square":
+        sections["training"] = replace(sections["training"], symmetries="mirror")
+    if study.file is not None:
+        sections["data"] = replace(sections["data"], n_annotated_groups=0)
+    for name, changes in _changes_of(study)[preset].items():
+        sections[name] = _changed(sections[name], changes, f"{study}, key 'presets.{preset}.{name}")
     return Config(study, preset, seed, **sections)
+
+
+def _changes_of(study: Study) -> dict[str, Mapping]:
+    """Look up what a study changes in each preset; refuse what no preset has, also in those not asked for."""
+    for preset, sections in study.presets.items():
+        for name in sections:
+            for what, key, known in (("preset", preset, PRESETS), ("section", name, PRESETS["quick"])):
+                try:
+                    known_name(what, key, known)
+                except ValueError as error:
+                    raise ValueError(f"{study}, key 'presets': {error}") from None
+    return {preset: study.presets.get(preset, {}) for preset in PRESETS}
+
+
+def _changed(settings, changes: Mapping, where: str):
+    """Replace settings by those of a file, whose lists are tuples here."""
+    values = {}
+    for name, value in changes.items():
+        try:
+            before = getattr(settings, known_name("setting", name, [one.name for one in fields(settings)]))
+        except ValueError as error:
+            raise ValueError(f"{where}': {error}") from None
+        if dataclasses.is_dataclass(before):
+            value = _changed(before, value, f"{where}.{name}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+        if type(values[name]) is not type(before) and not (isinstance(before, float) and type(value) is int):
+            raise ValueError(f"{where}.{name}': {value!r}; give a value as {before!r}")
+    try:
+        return replace(settings, **values)
+    except ValueError as error:
+        raise ValueError(f"{where}': {error}") from None

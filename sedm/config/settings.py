@@ -68,12 +68,11 @@ class DataConfig:
     n_test_groups: int = 12
     n_images_per_group: int = 16
     n_shifted_groups: int = 0  # of another population, only to be tested on
-    n_annotated_groups: int = 6  # train groups that keep their masks; the others lend their style
+    n_annotated_groups: int = 6  # train groups that keep their masks, 0 = all; the others lend their style
 
     def __post_init__(self):
-        check_positive(
-            self, "image_size", "n_train_groups", "n_test_groups", "n_images_per_group", "n_annotated_groups"
-        )
+        check_positive(self, "image_size", "n_train_groups", "n_test_groups", "n_images_per_group")
+        check_not_negative(self, "n_annotated_groups")
         if self.image_size % 16:
             raise ValueError(f"image_size={self.image_size}; it must be a multiple of 16")
 

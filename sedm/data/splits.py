@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -56,6 +57,125 @@ def draw_groups(groups: Iterable[str], seed: int) -> list[str]:
     distinct = sorted(set(groups))
     check_spelling(distinct, "the table")
     return [str(group) for group in np.random.default_rng(seed).permutation(distinct)]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """How the groups of one table are split into train, validation and test.
+
+    Groups are tested on, and train the networks that measure, only where people annotated some of their images; images
+    without a mask lend their style, so their groups are all in train.
+
+    Args:
+        test_fraction: share of the annotated groups that goes to test; at least one.
+        validation_fraction: … to validation; at least one, where three or more groups are annotated.
+        seed: of the draw.
+        column: the column of the table that names the split of each row, in place of a draw.
+        validation, test: names of groups, in place of a draw.
+
+    Raises:
+        ValueError: fractions that leave nothing to train on, or a column beside named groups.
+    """
+
+    test_fraction: float = 0.4
+    validation_fraction: float = 0.2
+    seed: int = 0
+    column: str = ""
+    validation: Sequence[str] = ()
+    test: Sequence[str] = ()
+
+    def __post_init__(self):
+        for name in ("test_fraction", "validation_fraction"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+                raise ValueError(f"{name}={value!r}; give a number of 0 or more, and less than 1")
+        if self.test_fraction == 0 or self.test_fraction + self.validation_fraction >= 1:
+            raise ValueError(
+                f"test_fraction={self.test_fraction}, validation_fraction={self.validation_fraction}; the first must be "
+                "above 0, their sum below 1"
+            )
+        if self.column and (self.validation or self.test):
+            raise ValueError(f"column={self.column!r} beside names of groups; give one of them")
+
+
+def split_annotated(table: datasets.Dataset, splits: Splits, name: str = "the table") -> dict[str, datasets.Dataset]:
+    """Split a table by group; validation and test hold annotated rows only.
+
+    Raises:
+        PatchTableError: too few annotated groups, a named group or a column that is not there, an unknown name of a
+            split, or a group in two of them.
+
+    >>> from sedm.data.patch_table import from_arrays
+    >>> pixels = np.zeros((5, 8, 8, 3), np.uint8)
+    >>> masks = [*pixels[:4, ..., 0], None]
+    >>> parts = split_annotated(from_arrays(pixels, masks, list("abcde")), Splits(test_fraction=0.25))
+    >>> {split: part["group"][:] for split, part in parts.items()}
+    {'train': ['b', 'c', 'e'], 'validation': ['a'], 'test': ['d']}
+    """
+    groups = _group_names(table)
+    is_annotated = np.array(table.data.column("mask").is_valid())
+    annotated_groups = {group for group, told in zip(groups, is_annotated, strict=True) if told}
+    if splits.column:
+        split_of_row = _named_splits(table, splits.column, name)
+    else:
+        split_of = _draw_splits(annotated_groups, splits, name)
+        split_of_row = [split_of.get(group, "train") for group in groups]
+    parts = {}
+    for split in dict.fromkeys(("train", "validation", "test", *split_of_row)):
+        is_chosen = np.array([one == split for one in split_of_row])
+        parts[split] = table.select(np.flatnonzero(is_chosen if split == "train" else is_chosen & is_annotated))
+    if not len(parts["validation"]):
+        del parts["validation"]
+    for split, part in parts.items():
+        if split != "validation" and not annotated_groups & set(part["group"][:]):
+            raise PatchTableError(f"{name}: no group of the split {split!r} is annotated; choose other splits")
+    check_splits(parts)
+    return parts
+
+
+def _draw_splits(annotated_groups: set[str], splits: Splits, name: str) -> dict[str, str]:
+    """Tell the split of each group that is not for training."""
+    for asked in (*splits.validation, *splits.test):
+        if asked not in annotated_groups:
+            raise PatchTableError(
+                f"{name}: no annotated group {asked!r} to be held out; there are {_list(annotated_groups)}"
+            )
+    split_of = {group: "validation" for group in splits.validation} | {group: "test" for group in splits.test}
+    if len(split_of) < len(splits.validation) + len(splits.test):
+        raise PatchTableError(f"{name}: a group is named for validation and for test, or twice")
+    free = [group for group in draw_groups(annotated_groups, splits.seed) if group not in split_of]
+    n_annotated = len(annotated_groups)
+    if n_annotated < 2:
+        raise PatchTableError(
+            f"{name}: people annotated {n_annotated} group; at least two are needed, one to train and one to test on"
+        )
+    for split, fraction, least in (
+        ("test", splits.test_fraction, 1),
+        ("validation", splits.validation_fraction, 1 if n_annotated > 2 and splits.validation_fraction else 0),
+    ):
+        if not getattr(splits, split):
+            n = min(max(round(fraction * n_annotated), least), len(free) - 1)
+            split_of |= {group: split for group in free[:n]}
+            free = free[n:]
+    return split_of
+
+
+def _named_splits(table: datasets.Dataset, column: str, name: str) -> list[str]:
+    if column not in table.column_names:
+        raise PatchTableError(f"{name}: no column {column!r} of splits; it has {', '.join(table.column_names)}")
+    known = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+    split_of_row = []
+    for row, value in enumerate(table[column][:]):
+        if str(value).lower() not in known:
+            raise PatchTableError(f"{name}, row {row}, column {column!r}: {value!r}; give train, validation or test")
+        split_of_row.append(known[str(value).lower()])
+    return split_of_row
+
+
+def _list(names: Iterable[str]) -> str:
+    """List some names for a message."""
+    names = sorted(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def check_splits(splits: Mapping[str, Table]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 
 from sedm.config import Config
-from sedm.config.studies import STUDIES, Study
+from sedm.config.study import Study
 from sedm.data.patch_table import PatchTableError, find_splits, load_patches
 from sedm.data.patches import Patches, data_checksum, decode_tables
 from sedm.data.splits import check_splits
@@ -74,11 +74,12 @@ class StudyData:
         return data_checksum(*self.patches.values())
 
     def label_subset(self, n_annotated_groups: int, seed: int) -> Patches:
-        """Return the training patches with the masks of ``n_annotated_groups`` groups only, drawn by ``seed``.
+        """Return the training patches with the masks of ``n_annotated_groups`` groups, drawn by ``seed``; 0 = of all.
 
         Natural images keep all their masks: there the question is the style of unseen groups, not the want of masks.
         """
-        return self.train.hide_masks(n_annotated_groups, seed) if self.study.kind == "tissue" else self.train
+        hidden = n_annotated_groups and self.study.question == "segmentation"
+        return self.train.hide_masks(n_annotated_groups, seed) if hidden else self.train
 
 
 def load_study(config: Config, folder: str | Path = "") -> StudyData:
@@ -97,16 +98,16 @@ def load_study(config: Config, folder: str | Path = "") -> StudyData:
     >>> {split: len(patches) for split, patches in data.patches.items()}
     {'train': 24, 'validation': 12, 'test': 18, 'shifted': 12}
     """
-    study = STUDIES[config.study]
+    study = config.study
     if not isinstance(folder, str | Path):
         raise ValueError(f"data={folder!r}; give the folder as text, in quotes (papermill: -r data …)")
     if study.embedded and folder:
-        raise ValueError(f"DATA={str(folder)!r}, but the study {config.study!r} is embedded: leave DATA out")
+        raise ValueError(f"DATA={str(folder)!r}, but the study {study.name!r} is embedded: leave DATA out")
     if not study.embedded and not folder:
-        raise ValueError(f"the study {config.study!r} needs DATA=<folder of its parquet files> (see data/README.md)")
+        raise ValueError(f"the study {study.name!r} needs DATA=<folder of its parquet files> (see data/README.md)")
     if study.embedded:
         tables = _draw(config)
-        names = {split: f"{config.study} {split}" for split in SPLITS}
+        names = {split: f"{study.name} {split}" for split in SPLITS}
     else:
         tables, names = _read(Path(folder), study.group_column)
     if not study.shared_groups:
@@ -126,8 +127,8 @@ def _draw(config: Config) -> dict[str, datasets.Dataset]:
     from sedm.data.drawn.flowers import make_flowers
     from sedm.data.drawn.tissue import make_tissue
 
-    make = {"tissue": make_tissue, "flowers": make_flowers}[config.study]
-    first = {"tissue": "first_patient", "flowers": "first_species"}[config.study]
+    make = {"tissue": make_tissue, "flowers": make_flowers}[config.study.name]
+    first = {"tissue": "first_patient", "flowers": "first_species"}[config.study.name]
     sizes, splits, start = config.data, {}, 0
     for split in SPLITS:
         n_groups = getattr(sizes, f"n_{split}_groups")

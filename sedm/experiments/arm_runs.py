@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sedm.config import PRESETS, Config, build_config
-from sedm.config.studies import STUDIES
 from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
 from sedm.experiments.arms import ARMS, EVERY_ARM, SWEEPS, Arm, ArmRun, list_arm_runs
@@ -204,7 +203,7 @@ def save_measures(subset: LabelSubset, out: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Train and score segmentation networks of a study, one file for each arm, label subset and seed."""
     parser = argparse.ArgumentParser("sedm segment", description=main.__doc__)
-    parser.add_argument("study", choices=[name for name, study in STUDIES.items() if study.kind == "tissue"])
+    parser.add_argument("study", help="its name, or the path of its study.toml")
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     names = ", ".join([*ARMS, *(f"{name} (all of a sweep)" for name in SWEEPS)])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help=f"of {names}")
@@ -216,10 +215,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="for the scores; in the folder of runs when left out")
     parser.add_argument("--dry-run", action="store_true", help="only list the runs")
     options = parser.parse_args(arguments)
-    folder = options.runs or Path("data/runs", options.study, options.preset, "arms")
-    out = options.out or folder / "units"
     arms = [name for asked in options.arms for name in SWEEPS.get(asked, {0: asked}).values()]
     baseline = build_config(options.study, options.preset)
+    if baseline.study.question != "segmentation":
+        raise ValueError(f"the study {baseline.study.name!r} asks for {baseline.study.question}, not for segmentation")
+    folder = options.runs or Path("data/runs", baseline.study.name, options.preset, "arms")
+    out = options.out or folder / "units"
     runs = list_arm_runs(baseline, arms, options.annotated, options.draws, options.seeds)
     if options.dry_run:
         for run in runs:

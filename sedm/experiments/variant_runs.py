@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sedm.config import PRESETS, Config, build_config, flatten, known_name
-from sedm.config.studies import STUDIES
 from sedm.data.patches import Patches, data_checksum
 from sedm.data.study_data import load_study
 from sedm.experiments.runs import claim, finish_runs, is_finished
@@ -150,7 +149,7 @@ def train_variant(run: VariantRun, material: Material, folder: Path, out: Path) 
 def main(arguments: list[str] | None = None) -> int:
     """Train and measure variants of the generator of a study, one file for each variant and seed."""
     parser = argparse.ArgumentParser("sedm ablate", description=main.__doc__)
-    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("study", help="its name, or the path of its study.toml")
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
@@ -171,12 +170,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.n_steps is not None:
         baseline = replace(baseline, training=replace(baseline.training, n_steps=options.n_steps))
     n_images = baseline.training.n_steps * baseline.training.batch_size
-    out = options.out or Path("figures") / options.study / "variants" / f"{options.preset}_{n_images}_images"
+    out = options.out or Path("figures") / baseline.study.name / "variants" / f"{options.preset}_{n_images}_images"
     runs = list_variant_runs(baseline, options.variants, options.seeds)
     if options.dry_run:
         print("\n".join(describe_run(run, baseline, out) for run in runs))
         return 0
-    folder = options.runs / options.study
+    folder = options.runs / baseline.study.name
     return 1 if train_variants(runs, options.data, folder, out, options.split) else 0
 
 

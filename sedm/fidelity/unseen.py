@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from sedm.config import STUDIES, Config
+from sedm.config import Config
 from sedm.data.patches import Patches
 from sedm.fidelity.denoising import denoising_errors
 from sedm.fidelity.features import Extractor
@@ -113,7 +113,7 @@ def measure_generator(
         reference_styles = pipeline.encode_styles(unseen.lenders.images[rows])
     if images is None:
         images = draw_in_styles(pipeline, config, unseen)
-    record = values_of(unseen.measure(images, stained=STUDIES[config.study].kind == "tissue"))
+    record = values_of(unseen.measure(images, stained=config.study.stained))
     embeddings = pipeline.embed(torch.cat([unseen.lenders.images, unseen.references.images]))
     styles_of_images = pipeline.styles_alone(embeddings).flatten(1)
     ranks = retrieve_one_left_out(styles_of_images.numpy(), unseen.lenders.groups + unseen.references.groups)["rank"]

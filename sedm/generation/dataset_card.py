@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from sedm.config.studies import STUDIES
+from sedm.config.study import Study
 from sedm.data.patch_table import find_splits
 from sedm.generation.shards import CLAIM, SPLIT
 from sedm.runtime.files import replacing
@@ -32,18 +32,20 @@ COLUMNS = {
 }
 
 
-def write_card(folder: str | Path, study: str = "") -> Path:
+def write_card(folder: str | Path, study: Study | None = None) -> Path:
     """Write the dataset card of a finished table: what it is, what made it, whose data it comes from, how to load it.
 
     Args:
-        study: a name in ``STUDIES``, for the attribution; "" where there is none.
+        study: for the attribution; None where there is none.
     """
     path = Path(folder) / CARD
-    source_data = STUDIES[study].attribution or "drawn by sedm itself" if study else "not stated"
+    source_data = "not stated"
+    if study is not None:
+        source_data = "drawn by sedm itself" if study.embedded else study.attribution or source_data
     shards = [{"split": SPLIT, "path": f"{SPLIT}-*.parquet"}]
     card = DatasetCard.from_template(
         DatasetCardData(
-            pretty_name=f"Synthetic patches of the study {study}" if study else "Synthetic patches",
+            pretty_name=f"Synthetic patches of the study {study.name}" if study else "Synthetic patches",
             tags=["synthetic", "segmentation", "style-extracting-diffusion-model"],
             configs=[{"config_name": "default", "data_files": shards}],
         ),

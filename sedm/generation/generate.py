@@ -17,8 +17,8 @@ import datasets
 from accelerate import PartialState
 from tqdm import tqdm
 
-from sedm.config import PRESETS, SamplingConfig, build_config, known_name
-from sedm.config.studies import STUDIES
+from sedm.config import PRESETS, SamplingConfig, build_config
+from sedm.config.study import find_study
 from sedm.data.patch_table import load_patches
 from sedm.data.patches import Patches
 from sedm.generation.dataset_card import push_to_hub, write_card
@@ -69,7 +69,7 @@ def generate_patches(
         styles: what may be lent; ``embed_bank`` makes it from patches.
         folder: seen by all processes.
         pairing: of ``styles`` under ``config``; needed when it must know more than these tell.
-        study: a name in ``STUDIES``, for the attribution in the dataset card.
+        study: its name or file, for the attribution in the dataset card; "" where there is none.
         replace_stale: delete shards that another model or configuration left in ``folder``.
 
     Raises:
@@ -81,8 +81,7 @@ def generate_patches(
     """
     state = PartialState(cpu=pick_device().type == "cpu", timeout=LONGEST_WAIT)
     folder, model_name = Path(folder), weights_hash(pipeline)
-    if study:
-        known_name("study", study, STUDIES)
+    of_study = find_study(study) if study else None
     pairing = pairing or Pairing(styles, config)
     check_inputs(pipeline, layouts, styles, config, pairing, model_name)
     decisive = _decisive(layouts, styles, config, pairing, seed, model_name)
@@ -105,7 +104,7 @@ def generate_patches(
         bar.update(n_finished() - bar.n)
     with state.main_process_first():
         if state.is_main_process:
-            write_card(folder, study)
+            write_card(folder, of_study)
         return load_patches(folder, SPLIT)
 
 
@@ -185,7 +184,7 @@ class _Source(NamedTuple):
 
 
 def _read_table(path: Path, options: argparse.Namespace, pipeline: SEDMPipeline) -> _Source:
-    study, of_model = STUDIES.get(options.study), pipeline.denoiser.config
+    study, of_model = find_study(options.study) if options.study else None, pipeline.denoiser.config
     classes = study.classes if study else [f"class {k}" for k in range(of_model.n_classes)]
     table = load_patches(path, options.split, study.group_column if study else "group")
     patches = Patches.from_table(table, classes, of_model.image_size, name=str(path))
@@ -256,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for the table; all processes must see it")
-    parser.add_argument("--study", choices=list(STUDIES), default="", help="for the attribution, and its settings")
+    parser.add_argument("--study", default="", help="for the attribution, and its settings")
     parser.add_argument("--preset", choices=list(PRESETS), default="quick", help="whose settings hold")
     parser.add_argument("--split", help="of patch tables that have several")
     parser.add_argument("--push-to", metavar="REPO", help="afterwards, to this private data set of the Hub")

@@ -246,10 +246,9 @@ def train_generator(
 def main(arguments: list[str] | None = None) -> None:
     """Train the generator of a study and save its pipeline; under a launcher, on several processes."""
     from sedm.config import PRESETS
-    from sedm.config.studies import STUDIES
 
     parser = argparse.ArgumentParser("sedm train", description=main.__doc__)
-    parser.add_argument("--study", choices=list(STUDIES), required=True)
+    parser.add_argument("--study", required=True, help="its name, or the path of its study.toml")
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
     parser.add_argument("--seed", type=int, default=0)
@@ -267,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"--initial {options.initial} lies in --out, which it would change; choose another --out")
         saved = SEDMPipeline.from_pretrained(options.initial, torch.float32)
         goes_on = {"initial": saved.as_model(), "autoencoder": saved.autoencoder}
-        check_initial(goes_on["initial"], config, len(STUDIES[options.study].classes))  # before data are drawn
+        check_initial(goes_on["initial"], config, len(config.study.classes))  # before data are drawn
     data = load_study(config, options.data)
     patches = data.label_subset(config.data.n_annotated_groups, config.seed)
     pipeline = train_generator(config, patches, options.out, data.held_out_groups, **goes_on)

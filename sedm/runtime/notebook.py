@@ -41,8 +41,8 @@ def start_notebook(name: str, config: Config, runs: str | Path, after: Sequence[
 study='tissue', preset='smoke', seed=0 and the same runs (or: make reproduce STUDY=tissue PRESET=smoke SEED=0)
     """
     os.chdir(find_project())
-    run = Path(runs, config.study, config.preset)
-    parameters = f"study={config.study!r}, preset={config.preset!r}, seed={config.seed}"
+    run = Path(runs, config.study.name, config.preset)
+    parameters = f"study={str(config.study)!r}, preset={config.preset!r}, seed={config.seed}"
     command = f"make reproduce STUDY={config.study} PRESET={config.preset} SEED={config.seed}"
     for earlier in after:
         mark = _mark(run, earlier)

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sedm.config import Config, flatten
-from sedm.config.studies import STUDIES
 from sedm.runtime.files import replacing
 from sedm.runtime.fingerprints import hash_of_file
 from sedm.runtime.hardware import autocast_dtype, pick_device
@@ -55,7 +54,7 @@ class Results:
         self.config = config
         self.private = Path(run) / "figures"
         committed = config.preset in FOLDERS
-        committed_folder = Path(figures, config.study, FOLDERS[config.preset]) if committed else self.private
+        committed_folder = Path(figures, config.study.name, FOLDERS[config.preset]) if committed else self.private
         self.folder = committed_folder if folder is None else Path(folder)
         self._drawn = {}  # name of each figure beside the values → hash of its bytes
         self._started = time.monotonic()
@@ -67,7 +66,7 @@ class Results:
         Args:
             shows_data: whether real pixels or masks can be seen in it.
         """
-        hidden = shows_data and not STUDIES[self.config.study].redistributable
+        hidden = shows_data and not self.config.study.redistributable
         path = (self.private if hidden else self.folder) / f"fig_{name}.png"
         with replacing(path) as temporary:
             # no date or version in the file: the same picture gives the same bytes
@@ -93,7 +92,7 @@ class Results:
             else f"CPU, {torch.get_num_threads()} threads",
             "precision": "float32" if autocast_dtype(pick_device()) is None else "bfloat16",
             "seconds": round(time.monotonic() - self._started, 1),
-            "attribution": STUDIES[self.config.study].attribution,
+            "attribution": self.config.study.attribution,
             "figures": self._drawn,
         }
 

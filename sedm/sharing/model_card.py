@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from sedm.config.studies import STUDIES
+from sedm.config.study import Study
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 TAGS = ["style-extracting-diffusion-model", "segmentation", "synthetic-data"]
@@ -18,32 +18,32 @@ SETTINGS = ("seed", "training.n_steps", "training.batch_size", "model.channels",
 
 
 def model_card(
-    study: str, training: Mapping, fidelity: Mapping | None, layouts: str, n_styles: tuple[int, int]
+    study: Study, training: Mapping, fidelity: Mapping | None, layouts: str, n_styles: tuple[int, int]
 ) -> ModelCard:
     """Fill in the card of a model, with the head that a hub reads.
 
     Args:
-        study: a name in ``STUDIES``.
+        study: that it was trained for.
         training: what ``Results.save_values`` wrote of the training run.
         fidelity: the same of the fidelity table; None where it was not measured.
         layouts: the kind of the layout prior.
         n_styles: images and groups in the style bank.
 
+    >>> from sedm.config import find_study
     >>> run = {"config": {"preset": "quick", "data.image_size": 64}, "commit": "abc"}
-    >>> card = model_card("tissue", {"values": {"n_images": 9, "n_steps": 3}, "run": run}, None, "empirical", (480, 30))
+    >>> training = {"values": {"n_images": 9, "n_steps": 3}, "run": run}
+    >>> card = model_card(find_study("tissue"), training, None, "empirical", (480, 30))
     >>> card.data.license, "Not measured yet" in card.text
     ('apache-2.0', True)
     """
-    facts = STUDIES[study]
     config = training["run"]["config"]
-    is_cc_by = "CC BY 4.0" in facts.attribution
-    licence = "apache-2.0" if facts.embedded else "cc-by-4.0" if is_cc_by else "other"
+    is_cc_by = study.licence == "CC BY 4.0"
+    licence = "apache-2.0" if study.embedded else "cc-by-4.0" if is_cc_by else "other"
     n_style_images, n_style_groups = n_styles
     return ModelCard.from_template(
         ModelCardData(license=licence, library_name="diffusers", tags=TAGS),
         template_path=str(TEMPLATE),
         study=study,
-        facts=facts,
         is_cc_by=is_cc_by,
         config=config,
         setting_names=SETTINGS,

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import torch
 
-from sedm.config import known_name
-from sedm.config.studies import STUDIES
+from sedm.config import Study, find_study
 from sedm.generation.shards import weights_hash
 from sedm.generator.pipeline import SEDMPipeline, noise_generators
 from sedm.runtime.files import replacing
@@ -28,11 +27,13 @@ ALIKE = 2  # grey levels by which half precision may change a picture
 N_COMPARED = 4  # pictures that are compared
 
 
-def pack_run(study: str, run: str | Path, figures: str | Path, out: str | Path, half: bool = False) -> Path:
+def pack_run(
+    study: str | Path | Study, run: str | Path, figures: str | Path, out: str | Path, half: bool = False
+) -> Path:
     """Pack a run for ``load_pretrained``, with a card as README.md, and return the folder ``out``.
 
     Args:
-        study: a name in ``STUDIES``.
+        study: its name or file.
         run: folder with ``model/``, the layout prior and the style bank of a finished run.
         figures: folder with its ``values_training.json`` and, where it was measured, ``values_fidelity.json``.
         out: folder to be made; no image and no mask that may not be redistributed gets into it.
@@ -42,14 +43,14 @@ def pack_run(study: str, run: str | Path, figures: str | Path, out: str | Path, 
         ValueError: a run that lacks a part, whose prior holds masks that may not be redistributed, whose files are too
             large, or whose pictures half precision would change. Nothing is left in ``out``.
     """
-    facts = STUDIES[known_name("study", study, STUDIES)]
+    study = find_study(study)
     run, figures, out = Path(run), Path(figures), Path(out)
     if not (figures / "values_training.json").is_file():
         raise ValueError(f"{figures}: no values_training.json; run notebook 03 of this study first")
     pretrained = load_pretrained(run)
-    if pretrained.layouts.kind == "empirical" and not facts.redistributable:
+    if pretrained.layouts.kind == "empirical" and not study.redistributable:
         raise ValueError(
-            f"{run}: its layout prior holds masks of {study}, which may not be redistributed; "
+            f"{run}: its layout prior holds masks of {study.name}, which may not be redistributed; "
             "fit a 'random_field' or 'learned' one"
         )
     if out.exists():
@@ -65,7 +66,7 @@ def pack_run(study: str, run: str | Path, figures: str | Path, out: str | Path, 
     return out
 
 
-def _write(pretrained: Pretrained, folder: Path, study: str, figures: Path, half: bool) -> None:
+def _write(pretrained: Pretrained, folder: Path, study: Study, figures: Path, half: bool) -> None:
     """Write everything into ``folder``, and check that the packed model draws the same pictures."""
     pipeline, styles = pretrained.pipeline, pretrained.styles
     before = _pictures(pretrained)
@@ -79,14 +80,14 @@ def _write(pretrained: Pretrained, folder: Path, study: str, figures: Path, half
     dataclasses.replace(styles, model=weights_hash(packed)).save(folder / BANK)
     apart = int((_pictures(load_pretrained(folder)).int() - before.int()).abs().max())
     if apart > (ALIKE if half else 0):
-        raise ValueError(f"{study}: pictures of the packed model differ by {apart} grey levels; pack without half")
+        raise ValueError(f"{study.name}: pictures of the packed model differ by {apart} grey levels; pack without half")
     training = json.loads((figures / "values_training.json").read_text())
     measured = figures / "values_fidelity.json"
     fidelity = json.loads(measured.read_text()) if measured.is_file() else None
     n_styles = (len(styles.groups), len(styles.names))
     card = model_card(study, training, fidelity, pretrained.layouts.kind, n_styles)
     _write_text(folder / "README.md", f"{card}\n")
-    facts = {"study": study, "half_precision": half, **training["run"]}
+    facts = {"study": study.name, "half_precision": half, **training["run"]}
     _write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
 
@@ -122,7 +123,7 @@ def _write_text(path: Path, text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pack a finished run."""
     parser = argparse.ArgumentParser("sedm pack", description=main.__doc__)
-    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("study", help="its name, or the path of its study.toml")
     parser.add_argument("--run", type=Path, required=True, help="folder with model/, layout prior and style bank")
     parser.add_argument("--figures", type=Path, required=True, help="folder with values_training.json")
     parser.add_argument("--out", type=Path, required=True, help="folder to be made")

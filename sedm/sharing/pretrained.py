@@ -10,7 +10,6 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from sedm.config.studies import STUDIES
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.layouts import LayoutPrior, load_prior
 from sedm.styles.bank import StyleBank, first_rows
@@ -29,7 +28,8 @@ class Pretrained:
     pipeline: SEDMPipeline
     layouts: LayoutPrior
     styles: StyleBank
-    study: str = ""  # a name in ``STUDIES``; "" of a run's own folder
+    study: str = ""  # that it was trained for; "" of a run's own folder
+    attribution: str = ""  # whose images it was trained on; "" where they were drawn by sedm itself
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -40,11 +40,6 @@ class Pretrained:
     def image_size(self) -> int:
         """Side of images and layouts, px."""
         return self.pipeline.denoiser.config.image_size
-
-    @property
-    def attribution(self) -> str:
-        """Whose images it was trained on; "" where they were drawn by sedm itself."""
-        return STUDIES[self.study].attribution if self.study in STUDIES else ""
 
     @cached_property
     def group_styles(self) -> Float[Tensor, "groups n_tokens dim"]:
@@ -89,6 +84,7 @@ def load_pretrained(name: str | Path) -> Pretrained:
         layouts=load_prior(folder),
         styles=StyleBank.load(folder / BANK),
         study=facts.get("study", ""),
+        attribution=facts.get("attribution", ""),
     )
     _check(pretrained, folder)
     return pretrained

@@ -27,8 +27,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from sedm.config import PRESETS, Config, build_config
-from sedm.config.studies import STUDIES
+from sedm.config import PRESETS, STUDIES, Config, build_config
 from sedm.experiments.variant_runs import Material, list_variant_runs, load_material
 from sedm.fidelity import SHORT_TITLES
 from sedm.fidelity.unseen import measure_generator

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sedm.config import Config, build_config
-from sedm.config.studies import STUDIES
+from sedm.config import STUDIES, Config, build_config
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches
 from sedm.experiments.variant_runs import load_material

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sedm.config import PRESETS, build_config
-from sedm.config.studies import STUDIES
+from sedm.config.study import STUDIES
 from sedm.data.pixels import to_bytes
 from sedm.experiments.variant_runs import load_material
 from sedm.fidelity.unseen import values_of
@@ -99,7 +99,7 @@ def main() -> None:
 
     def measure(images: Tensor, start: float) -> dict[str, dict]:
         seconds = (time.perf_counter() - start) / len(images)
-        record = values_of(unseen.measure(images, stained=STUDIES[given.study].kind == "tissue"))
+        record = values_of(unseen.measure(images, stained=config.study.stained))
         record["measures"]["seconds_an_image"] = seconds
         return record
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sedm.config import ArmConfig, AutoencoderConfig, build_config
-from sedm.config.studies import STUDIES
+from sedm.config.study import STUDIES
 from sedm.data.patch_table import from_arrays
 from sedm.data.patches import Patches, decode_tables
 from sedm.data.study_data import StudyData, load_study

@@ -11,7 +11,7 @@ import sedm.experiments.variant_runs
 import sedm.generator.training
 from sedm.__main__ import main
 from sedm.config import build_config, flatten
-from sedm.config.studies import STUDIES
+from sedm.config.study import STUDIES
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import data_checksum
 from sedm.data.study_data import StudyData, load_study

@@ -21,7 +21,7 @@ import sedm.generation.generate
 import sedm.generation.shards
 from sedm.__main__ import main
 from sedm.config import AutoencoderConfig, ModelConfig, SamplingConfig
-from sedm.config.studies import STUDIES
+from sedm.config.study import STUDIES
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches, save_patches
 from sedm.data.patches import Patches
 from sedm.generation.dataset_card import COLUMNS, push_to_hub

@@ -106,7 +106,7 @@ def test_a_good_request_is_handed_to_snakemake(run, table, tmp_path, monkeypatch
     printed = capsys.readouterr().out
     assert "FAILED" in printed
     assert "words" in printed  # Snakemake's, since no notebook tells why
-    expected = {"study": "ebhi", "preset": "smoke", "data": str(tmp_path), "seed": "7", "threads": 4}
+    expected = {"study": ["ebhi"], "preset": "smoke", "data": str(tmp_path), "seed": "7", "threads": 4}
     assert settings[0] == expected | {"runs": "data/runs", "figures": "figures"}
     assert commands[0][commands[0].index("--cores") + 1] == "8"
     assert "--dry-run" not in commands[0]

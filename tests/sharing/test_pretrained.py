@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from sedm import load_pretrained
-from sedm.config.studies import STUDIES
+from sedm.config.study import STUDIES
 from sedm.generator.pipeline import noise_generators
 from sedm.layouts import EmpiricalPrior
 from sedm.sharing.packing import LARGEST, pack_run

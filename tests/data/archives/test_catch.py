@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drawn_slides import write_pyramid
 
-from sedm.config.studies import STUDIES
+from sedm.config.study import STUDIES
 from sedm.data.archives import catch
 from sedm.data.archives.catch import make_catch
 from sedm.data.archives.catch_slides import TUMOURS, Sampling

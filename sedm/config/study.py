@@ -1,0 +1,173 @@
+"""Studies: each a data set with its question, described by a TOML file.
+
+The built-in ones lie in ``studies/``; a file ``study.toml`` beside images of your own makes another::
+
+    title = "Glands of our clinic"
+    question = "segmentation"              # or "styles": notebook 01 alone
+    group = "patient"                      # what shares a style, in words
+
+    [classes]                              # in the order of class indices: values or colours in the masks
+    stroma = 0
+    gland = 255
+
+    [data]                                 # how images and masks lie: see `sedm.data.image_source.ImageSource`
+    images = "images"
+    masks = "masks"
+
+    [splits]                               # see `sedm.data.splits.Splits`
+    test_fraction = 0.4
+
+    [presets.quick]                        # what a preset is to do differently
+    training.n_steps = 2000
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sedm.config.checks import known_name
+
+FILE = "study.toml"
+QUESTIONS = ("segmentation", "styles")
+BUILT_IN = ("tissue", "flowers", "ebhi", "pets", "flowers102", "catch")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A data set with its question."""
+
+    name: str  # of its folders of runs and figures
+    classes: tuple[str, ...]  # names of the class indices 0…K−1; class 0 is the background
+    class_values: Mapping[str, Any] | None = None  # class → its values or colours in mask files; None = its index
+    title: str = ""
+    question: str = "segmentation"  # do synthetic images help? Or "styles": can they be borrowed?
+    group: str = "group"  # what a group is called in words
+    group_column: str = "group"  # what it is called in a table
+    image_class: str = ""  # the column with a class of the whole image, where there is one
+    shared_groups: bool = False  # may a group of the training split also be in the test split?
+    upright: bool = False  # have images an upper end, so that they may be mirrored, but not turned?
+    stained: bool = True  # by haematoxylin and eosin, which can be told apart
+    embedded: bool = False  # drawn by sedm itself, so no data are needed
+    redistributable: bool = False  # may a committed figure show its real images and masks?
+    cite: str = ""
+    licence: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)  # how images and masks lie; {} = tables, one a split
+    splits: Mapping[str, Any] = field(default_factory=dict)  # how groups are split; {} = as the tables are
+    presets: Mapping[str, Mapping] = field(default_factory=dict)  # preset → section → setting → value
+    file: Path | None = None  # that describes it; None = built in
+
+    def __post_init__(self):
+        known_name("question", self.question, QUESTIONS)
+
+    @property
+    def attribution(self) -> str:
+        """Whose data they are, and on what terms; printed with the study's figures."""
+        return ", ".join(part for part in (self.cite, self.licence) if part)
+
+    def __str__(self):
+        """Name the study as a command takes it."""
+        return self.name if self.file is None else str(self.file)
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a study from a TOML file, or from ``study.toml`` in a folder.
+
+    It is called as its key ``name`` says, else after the folder that the file lies in.
+
+    Raises:
+        ValueError: no such file, no TOML, an unknown key, a value of another type, or no classes; with file and key.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory(prefix="glands-") as folder:
+    ...     _ = Path(folder, "study.toml").write_text('name = "glands"\\n[classes]\\nstroma = 0\\ngland = [1, 2]')
+    ...     study = read_study(folder)
+    >>> study.name, study.classes, study.class_values["gland"]
+    ('glands', ('stroma', 'gland'), [1, 2])
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; describe the study in it (see README, Your own data)")
+    try:
+        keys = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: no TOML ({error})") from error
+    built_in = path.parent == FOLDER
+    keys.setdefault("name", path.stem if built_in else _as_name(path.absolute().parent.name))
+    _check_keys(keys, path)
+    if not built_in and keys["name"] in BUILT_IN:
+        raise ValueError(f"{path}, key 'name': {keys['name']!r} is built in; choose another")
+    if isinstance(keys["classes"], Mapping):
+        keys["class_values"] = keys["classes"]
+    keys["classes"] = tuple(keys["classes"])
+    return Study(**keys, file=None if built_in else path.absolute())
+
+
+def find_study(study: str | Path | Study) -> Study:
+    """Find a study by its name, or by its file or the folder of that.
+
+    Raises:
+        ValueError: neither a known name nor a file; see `read_study`.
+
+    >>> find_study("ebhi").attribution
+    'EBHI-SEG, Shi et al. 2023, doi:10.3389/fmed.2023.1114673, CC BY 4.0'
+    >>> find_study("tisue")
+    Traceback (most recent call last):
+    ...
+    ValueError: study='tisue'; choose one of tissue, flowers, ebhi, pets, flowers102, catch (did you mean 'tissue'?) \
+or give the path of a study.toml
+    """
+    if isinstance(study, Study):
+        return study
+    if study in STUDIES:
+        return STUDIES[study]
+    if isinstance(study, Path) or "/" in str(study) or str(study).endswith(".toml") or Path(str(study)).is_dir():
+        return read_study(study)
+    try:
+        known_name("study", study, STUDIES)
+    except ValueError as error:
+        raise ValueError(f"{error} or give the path of a {FILE}") from None
+
+
+def _as_name(folder: str) -> str:
+    """Make a name for folders of what a folder is called.
+
+    >>> _as_name("My glands (2026)")
+    'my_glands_2026'
+    """
+    return re.sub(r"[^a-z0-9]+", "_", folder.lower()).strip("_")
+
+
+def _check_keys(keys: Mapping[str, Any], path: Path) -> None:
+    types = {one.name: str(one.type).split("[")[0].split(" ")[0] for one in fields(Study)}
+    types = {name: kind for name, kind in types.items() if name not in ("class_values", "file")}
+    kinds = {"str": (str, "a text"), "bool": (bool, "true or false"), "Mapping": (Mapping, "a table")}
+    for key, value in keys.items():
+        try:
+            kind = types[known_name("key", key, types)]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if kind in kinds and not isinstance(value, kinds[kind][0]):
+            raise ValueError(f"{path}, key {key!r}: {value!r}; give {kinds[kind][1]}")
+    if not re.fullmatch("[a-z0-9][a-z0-9_-]*", keys["name"]):
+        raise ValueError(f"{path}, key 'name': {keys['name']!r}; give small letters, digits, - and _")
+    classes = keys.get("classes")
+    if not isinstance(classes, Mapping | list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{path}, key 'classes': {classes!r}; name the classes, and their values in the masks")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{path}, key 'classes': {classes!r}; name each class once")
+    if keys.get("question", QUESTIONS[0]) not in QUESTIONS:
+        raise ValueError(f"{path}, key 'question': {keys['question']!r}; choose one of {', '.join(QUESTIONS)}")
+    for preset, sections in keys.get("presets", {}).items():
+        if not isinstance(sections, Mapping) or not all(isinstance(one, Mapping) for one in sections.values()):
+            raise ValueError(f"{path}, key 'presets.{preset}': {sections!r}; give settings, as training.n_steps = 2000")
+
+
+FOLDER = Path(__file__).with_name("studies")
+STUDIES = {name: read_study(FOLDER / f"{name}.toml") for name in BUILT_IN}
+"""The built-in studies by name."""
