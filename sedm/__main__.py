@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("sedm.generator.training", "train the generator of a study"),
     "ablate": ("sedm.experiments.variant_runs", "train and measure variants of the generator"),
     "generate": ("sedm.generation.generate", "make a table of synthetic images"),
+    "compare": ("sedm.experiments.study_report", "find out whether synthetic images help, and report it"),
     "segment": ("sedm.experiments.arm_runs", "train and score segmentation networks, arm by arm"),
     "pack": ("sedm.sharing.packing", "pack a finished run for others"),
     "demo": ("sedm.demo.server", "serve style mixing as a page, for this computer alone"),

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sedm.config import PRESETS, Config, build_config
 from sedm.data.patches import Patches
-from sedm.data.study_data import load_study
+from sedm.data.study_data import StudyData, load_study
 from sedm.experiments.arms import ARMS, EVERY_ARM, SWEEPS, Arm, ArmRun, list_arm_runs
 from sedm.experiments.runs import claim, finish_runs, is_finished
 from sedm.experiments.subsets import STYLES, TRANSFERS, LabelSubset, subset_name
@@ -58,7 +58,7 @@ The fraction of a run itself is its ``arms.synthetic_fraction``.
 def train_arms(
     baseline: Config,
     runs: Sequence[ArmRun],
-    data_folder: str | Path,
+    data: StudyData,
     folder: Path,
     out: Path,
     generators: Mapping[str, SEDMPipeline] | None = None,
@@ -71,7 +71,7 @@ def train_arms(
 
     Args:
         baseline: the settings that runs change.
-        data_folder: parquet files of a study that is not embedded.
+        data: of the study.
         folder: keeps generators, synthetic images and predictions.
         out: receives a file for each run, and in ``generators`` one for each generator trained here.
         generators: already trained ones, by the name of the label subset ("n6-draw0") whose masks they have seen.
@@ -85,7 +85,6 @@ def train_arms(
         ValueError: ``out`` holds a run of other settings, data or generators.
     """
     generators = generators or {}
-    data = load_study(baseline, data_folder)
     generator_hashes = {name: weights_hash(pipeline) for name, pipeline in generators.items()}
 
     def lent_generator(run: ArmRun) -> str:
@@ -226,4 +225,4 @@ def main(arguments: list[str] | None = None) -> int:
         for run in runs:
             print(f"{run.name:44} {'finished' if is_finished(run, out, IGNORED) else 'waiting'}")
         return 0
-    return 1 if train_arms(baseline, runs, options.data, folder, out) else 0
+    return 1 if train_arms(baseline, runs, load_study(baseline, options.data), folder, out) else 0

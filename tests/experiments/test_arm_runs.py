@@ -28,11 +28,10 @@ def tissue():
 
 
 @pytest.fixture
-def smoke(monkeypatch, tissue):
+def smoke(tissue):
     """The smallest tissue study, with an untrained generator for its one label subset."""
     config = build_config("tissue", "smoke")
     config = replace(config, arms=replace(config.arms, n_steps=40))
-    monkeypatch.setattr(sedm.experiments.arm_runs, "load_study", lambda *args: tissue)
     generator = SEDMPipeline.from_model(build_model(config.model, 3, config.data.image_size, seed=0).eval())
     return config, tissue, {"n2-draw0": generator}
 
@@ -88,7 +87,7 @@ def test_pairs_are_shared_out_and_filtered_as_the_arm_says(smoke, tmp_path):
 def test_a_run_is_scored_by_its_predictions_and_trained_once(smoke, tmp_path, capsys):
     config, study, generators = smoke
     runs = list_arm_runs(config, ["real", "mean_teacher", "sedm"])
-    assert train_arms(config, runs, "", tmp_path, tmp_path / "scores", generators) == []
+    assert train_arms(config, runs, study, tmp_path, tmp_path / "scores", generators) == []
     scores = read_scores(tmp_path / "scores")
     assert set(scores["arm"]) == {"real", "mean_teacher", "sedm"}
     assert set(scores["split"]) == {"validation", "test", "shifted"}
@@ -101,7 +100,7 @@ def test_a_run_is_scored_by_its_predictions_and_trained_once(smoke, tmp_path, ca
     assert (run["n_real"], run["n_synthetic"]) == (12, 12)
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()}
-    assert train_arms(config, runs, "", tmp_path, tmp_path / "scores", generators) == []
+    assert train_arms(config, runs, study, tmp_path, tmp_path / "scores", generators) == []
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir()} == before
     assert "3 runs, 3 of them finished" in capsys.readouterr().out
 
@@ -109,30 +108,30 @@ def test_a_run_is_scored_by_its_predictions_and_trained_once(smoke, tmp_path, ca
 def test_the_same_run_gives_the_same_scores_whoever_ran_before_it(smoke, tmp_path):
     config, _, generators = smoke
     alone, after = list_arm_runs(config, ["sedm"]), list_arm_runs(config, ["colour_augmentation", "sedm"])
-    train_arms(config, alone, "", tmp_path / "a", tmp_path / "a", generators)
-    train_arms(config, after, "", tmp_path / "b", tmp_path / "b", generators)
+    train_arms(config, alone, study, tmp_path / "a", tmp_path / "a", generators)
+    train_arms(config, after, study, tmp_path / "b", tmp_path / "b", generators)
     one, other = (read(tmp_path / name / "values_sedm-n2-draw0-seed0.json")["values"] for name in "ab")
     assert one == other
 
 
 def test_a_run_of_other_settings_is_not_taken_for_this_one(smoke, tmp_path):
     config, _, generators = smoke
-    train_arms(config, list_arm_runs(config, ["real"]), "", tmp_path, tmp_path, generators)
+    train_arms(config, list_arm_runs(config, ["real"]), study, tmp_path, tmp_path, generators)
     longer = replace(config, arms=replace(config.arms, n_steps=41))
     with pytest.raises(ValueError, match=r"made with .*n_steps = 40, not 41; choose another folder"):
-        train_arms(longer, list_arm_runs(longer, ["real"]), "", tmp_path, tmp_path, generators)
-    given = "", tmp_path, tmp_path, generators
+        train_arms(longer, list_arm_runs(longer, ["real"]), study, tmp_path, tmp_path, generators)
+    given = study, tmp_path, tmp_path, generators
     assert train_arms(longer, list_arm_runs(longer, ["real"]), *given, replace_stale=True) == []
     run = read(tmp_path / "values_real-n2-draw0-seed0.json")["run"]
     assert run["config"]["arms.n_steps"] == 41
     train_arms(config, list_arm_runs(config, ["real"]), *given, replace_stale=True)
     more = replace(config, arms=replace(config.arms, compared=("real", "sedm"), n_draws=3))  # which runs there are
-    assert train_arms(more, list_arm_runs(more, ["real"], draws=[0]), "", tmp_path, tmp_path, generators) == []
+    assert train_arms(more, list_arm_runs(more, ["real"], draws=[0]), study, tmp_path, tmp_path, generators) == []
 
 
-def test_runs_of_other_data_or_another_generator_are_not_taken_for_these(smoke, tmp_path, monkeypatch):
+def test_runs_of_other_data_or_another_generator_are_not_taken_for_these(smoke, tmp_path):
     config, study, generators = smoke
-    runs, where = list_arm_runs(config, ["real", "sedm"]), ("", tmp_path, tmp_path)
+    runs, where = list_arm_runs(config, ["real", "sedm"]), (study, tmp_path, tmp_path)
 
     def trained():
         files = [tmp_path / f"values_{run.name}.json" for run in runs]
@@ -147,7 +146,7 @@ def test_runs_of_other_data_or_another_generator_are_not_taken_for_these(smoke, 
     second = trained()
     assert [one == two for one, two in zip(first, second, strict=True)] == [True, False]
     other_study = replace(study, patches=study.patches | {"shifted": study.validation})
-    monkeypatch.setattr(sedm.experiments.arm_runs, "load_study", lambda *args: other_study)
+    where = (other_study, tmp_path, tmp_path)
     with pytest.raises(ValueError, match="made with data = "):
         train_arms(config, runs, *where, {"n2-draw0": other})
     train_arms(config, runs, *where, {"n2-draw0": other}, replace_stale=True)
@@ -155,10 +154,10 @@ def test_runs_of_other_data_or_another_generator_are_not_taken_for_these(smoke, 
 
 
 def test_a_generator_trained_here_is_measured_once(smoke, tmp_path):
-    config, *_ = smoke
+    config, study, _ = smoke
     arms = replace(config.arms, n_pretraining_steps=2, n_fine_tuning_steps=2)
     config = replace(config, arms=arms)
-    train_arms(config, list_arm_runs(config, ["sedm", "sedm_augmented"]), "", tmp_path, tmp_path / "scores")
+    train_arms(config, list_arm_runs(config, ["sedm", "sedm_augmented"]), study, tmp_path, tmp_path / "scores")
     (path,) = (tmp_path / "scores" / "generators").iterdir()
     found = read(path)["values"]
     assert path.name == "values_n2-draw0-by_class.json"
