@@ -91,8 +91,8 @@ class Splits:
                 raise ValueError(f"{name}={value!r}; give a number of 0 or more, and less than 1")
         if self.test_fraction == 0 or self.test_fraction + self.validation_fraction >= 1:
             raise ValueError(
-                f"test_fraction={self.test_fraction}, validation_fraction={self.validation_fraction}; the first must be "
-                "above 0, their sum below 1"
+                f"test_fraction={self.test_fraction}, validation_fraction={self.validation_fraction}; the first must "
+                "be above 0, their sum below 1"
             )
         if self.column and (self.validation or self.test):
             raise ValueError(f"column={self.column!r} beside names of groups; give one of them")
@@ -110,7 +110,7 @@ def split_annotated(table: datasets.Dataset, splits: Splits, name: str = "the ta
     >>> masks = [*pixels[:4, ..., 0], None]
     >>> parts = split_annotated(from_arrays(pixels, masks, list("abcde")), Splits(test_fraction=0.25))
     >>> {split: part["group"][:] for split, part in parts.items()}
-    {'train': ['b', 'c', 'e'], 'validation': ['a'], 'test': ['d']}
+    {'train': ['b', 'd', 'e'], 'validation': ['a'], 'test': ['c']}
     """
     groups = _group_names(table)
     is_annotated = np.array(table.data.column("mask").is_valid())

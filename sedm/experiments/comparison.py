@@ -167,9 +167,14 @@ def describe_finding(table: pd.DataFrame, control: str, arm: str, called: str = 
         f"{ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of "
         f"{ours['mean_difference']:+.3f} [{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], p = {ours['p_adjusted']:.2g} "
         f"after Holm's correction; of one draw and seed, from {ours['smallest_difference']:+.3f} to "
-        f"{ours['largest_difference']:+.3f}. The spread between groups is {ours['sd_ratio']:.2f} times that of the "
-        f"control [{ours['sd_ratio_low']:.2f}, {ours['sd_ratio_high']:.2f}], the worst group {ours['worst']:.3f} "
-        f"against {theirs['worst']:.3f}."
+        f"{ours['largest_difference']:+.3f}. "
+        + (
+            f"The spread between groups is {ours['sd_ratio']:.2f} times that of the control "
+            f"[{ours['sd_ratio_low']:.2f}, {ours['sd_ratio_high']:.2f}], the worst group {ours['worst']:.3f} "
+            f"against {theirs['worst']:.3f}."
+            if theirs["sd"] > 0
+            else f"The worst group scores {ours['worst']:.3f} against {theirs['worst']:.3f}."
+        )
         + "".join(
             f" Another {what} of this arm moves its mean by {ours[f'{what}_sd']:.3f} (standard deviation)."
             for what in ("seed", "draw")

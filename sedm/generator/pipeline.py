@@ -35,7 +35,7 @@ class SEDMPipeline(DiffusionPipeline):
     >>> pipeline = SEDMPipeline.from_model(model)
     >>> styles = pipeline.encode_styles(torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8))
     >>> layouts = torch.zeros(2, 16, 16, dtype=torch.uint8)
-    >>> pipeline(layouts, styles.expand(2, -1, -1), noise_generators(seed=0, indices=[0, 1]), n_steps=2).images[0].size
+    >>> pipeline(layouts, styles.expand(2, -1, -1), noise_generators(seed=0, indices=[0, 1]), 2).images[0].size
     (16, 16)
     """
 
@@ -152,8 +152,8 @@ class SEDMPipeline(DiffusionPipeline):
         self,
         layouts: UInt8[Tensor, "batch h w"],
         styles: Float[Tensor, "batch n_tokens dim"] | None,
-        generators: Sequence[torch.Generator],
-        n_steps: int = 8,
+        generator: torch.Generator | Sequence[torch.Generator],
+        num_inference_steps: int = 8,
         guidance_scale: float = 1.0,
         output_type: str = "pil",
         before_step: Callable[[], None] | None = None,
@@ -165,14 +165,16 @@ class SEDMPipeline(DiffusionPipeline):
         Args:
             layouts: class indices, or ``UNKNOWN`` where anything may be.
             styles: one an image, of one token unless the model attends to several; None for the learned null style.
-            generators: one an image, for its noise alone: an image does not depend on its neighbours.
-            n_steps: solver steps, each one network evaluation (two when guided, run as one batch).
+            generator: of the noise. One an image (`noise_generators`): an image does not depend on its neighbours. A
+                single one draws the noise of all, one after another.
+            num_inference_steps: solver steps, each one network evaluation (two when guided, run as one batch).
             guidance_scale: prediction = null + guidance_scale · (styled − null); 1 means no guidance.
             before_step: called before each solver step; what it raises ends the sampling there.
 
         Raises:
             ValueError: sizes, counts or classes that do not fit each other or the model.
         """
+        generators = [generator] * len(layouts) if isinstance(generator, torch.Generator) else generator
         self._check(layouts, styles, generators, guidance_scale, output_type)
         layouts = layouts.to(self.device)
         null = self.denoiser.null_styles(len(layouts))
@@ -181,7 +183,9 @@ class SEDMPipeline(DiffusionPipeline):
         styles = null if styles is None else styles.to(self.device, null.dtype)
         x_t = self._noise(generators).to(self.device, null.dtype)
         scheduler = type(self.scheduler).from_config(self.scheduler.config)  # it keeps the state of a sampling
-        Diffusion(self.denoiser.config.model.objective).start(scheduler, n_steps, x_t.shape[-1], self.device)
+        Diffusion(self.denoiser.config.model.objective).start(
+            scheduler, num_inference_steps, x_t.shape[-1], self.device
+        )
         for t in self.progress_bar(scheduler.timesteps):
             if before_step is not None:
                 before_step()

@@ -106,7 +106,7 @@ def kept_segmenter(folder: Path, name: str, patches: Patches, config: Segmentati
     key = hash_of(repr((config, patches.n_classes, seed, data_checksum(patches))))
     path = folder / f"{name}-{key}.safetensors"
     if not path.exists():
-        weights = train_segmenter(patches, config, seed, progress=False).state_dict()
+        weights = train_segmenter(patches, config, seed).state_dict()
         with replacing(path) as temporary:
             save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, temporary)
     with torch.device("meta"):  # no first weights, so no random numbers

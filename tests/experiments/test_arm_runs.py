@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-import sedm.experiments.arm_runs
 from sedm.__main__ import main
 from sedm.config import build_config
 from sedm.data.study_data import load_study
@@ -106,7 +105,7 @@ def test_a_run_is_scored_by_its_predictions_and_trained_once(smoke, tmp_path, ca
 
 
 def test_the_same_run_gives_the_same_scores_whoever_ran_before_it(smoke, tmp_path):
-    config, _, generators = smoke
+    config, study, generators = smoke
     alone, after = list_arm_runs(config, ["sedm"]), list_arm_runs(config, ["colour_augmentation", "sedm"])
     train_arms(config, alone, study, tmp_path / "a", tmp_path / "a", generators)
     train_arms(config, after, study, tmp_path / "b", tmp_path / "b", generators)
@@ -115,7 +114,7 @@ def test_the_same_run_gives_the_same_scores_whoever_ran_before_it(smoke, tmp_pat
 
 
 def test_a_run_of_other_settings_is_not_taken_for_this_one(smoke, tmp_path):
-    config, _, generators = smoke
+    config, study, generators = smoke
     train_arms(config, list_arm_runs(config, ["real"]), study, tmp_path, tmp_path, generators)
     longer = replace(config, arms=replace(config.arms, n_steps=41))
     with pytest.raises(ValueError, match=r"made with .*n_steps = 40, not 41; choose another folder"):

@@ -315,14 +315,29 @@ def test_a_model_saved_before_a_setting_was_there_has_its_default(pipeline, conf
         ({"styles": torch.zeros(4, 1, 9)}, r"styles of shape \(4, 1, 9\)"),
         ({"styles": torch.zeros(4, 8)}, r"styles of shape \(4, 8\) for 4 layouts; expected \(4, 1, 8\)"),
         ({"styles": torch.zeros(4, 2, 8)}, r"styles of shape \(4, 2, 8\) for 4 layouts; expected \(4, 1, 8\)"),
-        ({"generators": noise_generators(0, range(3))}, "3 generators for 4 layouts"),
+        ({"generator": noise_generators(0, range(3))}, "3 generators for 4 layouts"),
         ({"output_type": "np"}, "output_type='np'; choose 'pil' or 'pt'"),
     ],
 )
 def test_input_that_does_not_fit_the_model_is_named(pipeline, layouts, styles, unchecked, change, message):
-    arguments = {"layouts": layouts, "styles": styles, "generators": noise_generators(0, range(4)), "n_steps": 1}
+    arguments = {
+        "layouts": layouts,
+        "styles": styles,
+        "generator": noise_generators(0, range(4)),
+        "num_inference_steps": 1,
+    }
     with pytest.raises(ValueError, match=message):
         pipeline(**(arguments | change))
+
+
+def test_one_generator_draws_the_noise_of_all_as_in_diffusers(pipeline, layouts, styles):
+    one = torch.Generator().manual_seed(7)
+    images = pipeline(layouts, styles, generator=one, num_inference_steps=2, output_type="pt").images
+    again = torch.Generator().manual_seed(7)
+    for _ in layouts:
+        torch.randn(3, 16, 16, generator=again)
+    assert torch.equal(one.get_state(), again.get_state())
+    assert len({image.numpy().tobytes() for image in images}) == len(layouts)
 
 
 def test_unknown_pixels_are_welcome_in_a_layout(pipeline, layouts, styles):
