@@ -36,12 +36,21 @@ add a patch that has one): value 255 is outside the classes 0..1; pass mask_valu
         Raises:
             PatchTableError: ``where``, and a value that is neither a class nor UNKNOWN.
         """
-        in_mask = np.bincount(mask.ravel(), minlength=256) > 0
-        if in_mask[self.n_classes : UNKNOWN].any():
-            raise PatchTableError(f"{where}: {_outside(np.flatnonzero(in_mask).tolist(), self.n_classes)}")
+        self.add_present(values_present(mask), where)
+
+    def add_present(self, in_mask: np.ndarray, where: str) -> None:
+        """Add the values of one mask, as ``values_present`` finds them.
+
+        Raises:
+            PatchTableError: as ``add``.
+        """
+        self.is_present |= in_mask
+        outside = np.flatnonzero(in_mask[self.n_classes : UNKNOWN]) + self.n_classes
+        if len(outside):
+            message = f"{where}: {_outside(np.flatnonzero(in_mask).tolist(), self.n_classes)}"
+            raise PatchTableError(message, column="mask", value=int(outside[-1]))
         if in_mask[UNKNOWN]:
             self.first_unknown = self.first_unknown or where
-        self.is_present |= in_mask
 
     def refuse_black_and_white(self) -> None:
         """Refuse 255 where no mask holds a class above 0: such masks are drawn in black and white for the eye."""
@@ -49,8 +58,19 @@ add a patch that has one): value 255 is outside the classes 0..1; pass mask_valu
             raise PatchTableError(
                 f"{self.first_unknown}: no mask has a class above 0, so 255 is not taken for unknown (if it is, add a "
                 f"patch that has one): value 255 is outside the classes 0..{self.n_classes - 1}; "
-                "pass mask_values={0: 0, 255: 1} when reading"
+                "pass mask_values={0: 0, 255: 1} when reading",
+                column="mask",
+                value=UNKNOWN,
             )
+
+
+def values_present(mask: np.ndarray) -> np.ndarray:
+    """Tell for each value of 8 bits whether a mask, (h, w) uint8, holds it: (256,) bool.
+
+    >>> np.flatnonzero(values_present(np.array([[0, 255]], np.uint8)))
+    array([  0, 255])
+    """
+    return np.bincount(mask.ravel(), minlength=256) > 0
 
 
 def _outside(present: list[int], n_classes: int) -> str:

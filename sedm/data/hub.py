@@ -7,16 +7,18 @@ from pathlib import Path
 
 import datasets
 
-from sedm.data.groups import labels_of, name_groups
-from sedm.data.mask_values import MaskCoding, check_mask_values, map_pictures, translate_masks
-from sedm.data.patch_table import PatchTableError, replace_column, stored_path
-from sedm.data.pixel_arrays import image_of_array
+from sedm.data.conversion import convert_table
+from sedm.data.errors import PatchTableError, Report, raise_fault
+from sedm.data.mask_values import MaskCoding
+from sedm.data.patch_table import TEXT, replace_column, stored_path
+from sedm.data.pictures import check_file, locate
+from sedm.data.source_format import SourceFormat
 from sedm.data.table_files import as_pattern, check_labels, find_splits, picture_form
 
 ADVICE = {
     "image": "",
-    "mask": "; mask_column=None is for images that nobody annotated",
-    "group": "; group_column=None makes every image its own group",
+    "mask": "; mask_column='' is for images that nobody annotated",
+    "group": "; group_column='' makes every image its own group",
 }
 
 
@@ -35,8 +37,8 @@ def load_hub_dataset(
     Args:
         name_or_path: ``owner/name`` on the Hub, a local folder, or a parquet file.
         image_column, mask_column: pictures, arrays or nested lists (see ``from_arrays``), or paths that begin at the
-            folder of the table; ``mask_column=None`` where nobody annotated.
-        group_column: what shares a style. None makes each image its own group, which is right for pictures that
+            folder of the table; ``mask_column=""`` (or None) where nobody annotated.
+        group_column: what shares a style. "" (or None) makes each image its own group, which is right for pictures that
             have nothing in common. It has to be asked for: with several pictures a patient, such groups would put one
             patient on both sides of a split and nobody would notice.
         split: such as "train", "train[:100]", or "all".
@@ -58,36 +60,64 @@ def load_hub_dataset(
     ...     load_hub_dataset(path, group_column="patient")["group"][:]
     ['a', 'b']
     """
-    mask_values = check_mask_values(mask_values, mask_threshold)
+    source_format = SourceFormat(
+        image_column=image_column,
+        mask_column=mask_column or "",
+        group_column=group_column or "",
+        mask_values=mask_values,
+        mask_threshold=mask_threshold,
+    )
+    table = open_hub_dataset(name_or_path, source_format, split, **options)
+    return convert_table(table, str(name_or_path), source_format)
+
+
+def open_hub_dataset(
+    name_or_path: str | Path,
+    source_format: SourceFormat,
+    split: str = "train",
+    report: Report | None = raise_fault,
+    **options,
+) -> datasets.Dataset:
+    """Open a data set as ``load_hub_dataset`` does, but leave its pictures and groups as they are stored.
+
+    Args:
+        report: is told of each path without a file; None does not look for the files.
+
+    Returns:
+        A table with the columns ``image``, ``mask`` and ``group``, and further ones.
+
+    Raises:
+        PatchTableError: as ``load_hub_dataset``, but for the contents of rows.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = datasets.Dataset.from_dict({"image": [[[0, 0]]], "mask": ["1 2"], "group": [7]})
+    ...     _ = table.to_parquet(Path(folder) / "train.parquet")
+    ...     open_hub_dataset(folder, SourceFormat(mask_kind="run-lengths")).select_columns(["mask", "group"])[0]
+    {'mask': '1 2', 'group': 7}
+    """
     name, path = str(name_or_path), Path(name_or_path)
     if options.get("streaming"):
         raise PatchTableError(f"{name}: no streaming=True here; load_patches(…, streaming=True) streams a saved table")
     table = _load(name, path, split, options)
     if not isinstance(table, datasets.Dataset):
         raise PatchTableError(f"{name}: split={split!r} is several tables; give one of {', '.join(table)}, or 'all'")
-    columns = {"image": image_column, "mask": mask_column, "group": group_column}
+    columns = {role: getattr(source_format, f"{role}_column") for role in ("image", "mask", "group")}
     for role, column in columns.items():
-        if column is not None and column not in table.column_names:
+        if column and column not in table.column_names:
             raise PatchTableError(f"{name}: no column {column!r}; it has {', '.join(table.column_names)}{ADVICE[role]}")
         if column != role and role in table.column_names:
             raise PatchTableError(f"{name}: {role}_column={column!r}, but it has a column {role!r} as well")
-    if group_column is None:
-        groups = [f"{split}-image-{row}" for row in range(len(table))]
-    else:
-        groups = name_groups(table[group_column][:], name, group_column, labels_of(table.features[group_column]))
-        table = table.remove_columns(group_column)
     folder = path.parent if path.is_file() else path
-    has_arrays = mask_column is not None and _form(table, mask_column, name) == "arrays"
-    for column in (image_column, None if has_arrays else mask_column):
-        if column is not None:
-            table = _as_pictures(table, column, name, folder)
+    pictures = [columns["image"]] if source_format.mask_kind == "run-lengths" else [columns["image"], columns["mask"]]
+    for column in filter(None, pictures):
+        table = _as_pictures(table, column, name, folder, report)
     table = table.rename_columns({column: role for role, column in columns.items() if column in table.column_names})
-    if mask_column is None:
+    if not columns["mask"]:
         table = table.add_column("mask", [None] * len(table), feature=datasets.Image())
-    table = table.add_column("group", groups, feature=datasets.Value("string"))
-    if mask_values is None and mask_threshold is None and not has_arrays:
-        return table
-    return translate_masks(table, name, mask_values, mask_threshold)
+    if not columns["group"]:
+        table = table.add_column("group", [f"{split}-image-{row}" for row in range(len(table))], feature=TEXT)
+    return table.select_columns([*(column for column in table.column_names if column != "group"), "group"])
 
 
 def _load(name: str, path: Path, split: str, options: dict) -> datasets.Dataset:
@@ -116,25 +146,24 @@ def _load(name: str, path: Path, split: str, options: dict) -> datasets.Dataset:
         raise PatchTableError(f"{name}: cannot be loaded ({_line(error)})") from error
 
 
-def _form(table: datasets.Dataset, column: str, name: str) -> str:
-    """Tell in what form a column holds pictures, as ``picture_form`` does."""
+def _as_pictures(
+    table: datasets.Dataset, column: str, name: str, folder: Path, report: Report | None
+) -> datasets.Dataset:
+    """Make pictures of whatever a column holds, but leave arrays as they are."""
     form = picture_form(table.features.arrow_schema.field(column).type)
     if form is None:
         raise PatchTableError(f"{name}: the column {column!r} holds no pictures but {table.features[column]}")
-    return form
-
-
-def _as_pictures(table: datasets.Dataset, column: str, name: str, folder: Path) -> datasets.Dataset:
-    form = _form(table, column, name)
     if form == "pictures":
         return table.cast_column(column, datasets.Image())
     if form == "arrays":
-        return map_pictures(table, column, image_of_array, name)
+        return table
     pictures = [stored_path(path, folder) for path in table[column][:]]
-    for row, picture in enumerate(pictures):
-        if picture is not None and not Path(picture["path"]).is_file():
-            where = f"{name}, row {row}, column {column!r}"
-            raise PatchTableError(f"{where}: no file {picture['path']}; paths begin at the folder of the table")
+    for row, picture in enumerate(pictures if report else ()):
+        if picture is not None:
+            try:
+                check_file(picture, locate(picture, f"{name}, row {row}, column {column!r}"))
+            except PatchTableError as fault:
+                report(fault.at(row=row, column=column))
     return replace_column(table, column, pictures, datasets.Image())
 
 

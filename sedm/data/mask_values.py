@@ -1,20 +1,17 @@
-"""Masks whose values are no class indices yet: translated value by value, colour by colour, or at a threshold."""
+"""Masks whose values are no class indices yet: translated value by value, or colour by colour."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Mapping
-from numbers import Real
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
-import datasets
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image
+from PIL import Image, ImageColor
 
 from sedm.data.errors import PatchTableError
-from sedm.data.pictures import UNKNOWN, decode, encode, locate, to_class_indices, to_grey, to_rgb
-from sedm.data.pixel_arrays import mask_of_array, whole_numbers
+from sedm.data.pictures import UNKNOWN, has_alpha, has_wide_integers, to_class_indices, to_grey, to_rgb
 
 MaskCoding = Mapping[Any, Any]
 """The class index, or ``UNKNOWN``, of each value (a whole number) or of each colour (a tuple of three)."""
@@ -22,27 +19,18 @@ MaskCoding = Mapping[Any, Any]
 Mask = Image.Image | Integer[np.ndarray, "h w"]
 
 
-def check_mask_values(mask_values: MaskCoding | None, mask_threshold: float | None = None) -> MaskCoding | None:
+def check_mask_values(mask_values: MaskCoding) -> MaskCoding:
     """Check what a caller says of the values in mask files, before any of them is read.
 
     Returns:
         ``mask_values`` with plain whole numbers, whatever type they came in.
 
     Raises:
-        ValueError: both arguments, values and colours mixed, or an impossible value, colour, class or threshold.
+        ValueError: values and colours mixed, or an impossible value, colour or class.
 
     >>> check_mask_values({np.uint8(255): np.int64(1)})
     {255: 1}
     """
-    if mask_threshold is not None:
-        if mask_values is not None:
-            raise ValueError(f"mask_values={mask_values} and mask_threshold={mask_threshold}; give one of them")
-        if not isinstance(mask_threshold, Real) or not 0 <= mask_threshold < 255:
-            raise ValueError(
-                f"mask_threshold={mask_threshold!r}; it lies in 0…254 and is a number: what is above it is class 1"
-            )
-    if mask_values is None:
-        return None
     argument = f"mask_values={mask_values!r}"
     if not isinstance(mask_values, Mapping):
         raise ValueError(f"{argument}; give the class of each value, such as {{0: 0, 255: 1}}")
@@ -75,15 +63,13 @@ def class_indices(mask: Mask, mask_values: MaskCoding, where: str) -> UInt8[np.n
     array([[1, 1]], dtype=uint8)
     """
     by_colour = isinstance(next(iter(mask_values)), tuple)
-    if not isinstance(mask, Image.Image):
-        codes = mask
-        if by_colour:
-            raise PatchTableError(f"{where}: an array of one channel, but mask_values names colours; name its values")
-    elif by_colour:  # one number for each colour
+    if not by_colour:
+        codes = mask_codes(mask, where)
+    elif isinstance(mask, Image.Image):  # one number for each colour
         codes = np.asarray(to_rgb(mask, where)) @ (256 ** np.arange(3)[::-1])
     else:
-        codes = to_class_indices(mask, where) if mask.mode in ("1", "L", "P") else to_grey(mask, where)
-    present, places = np.unique(codes, return_inverse=True)
+        raise PatchTableError(f"{where}: an array of one channel, but mask_values names colours; name its values")
+    present, places = _count(codes)
     values = [(code >> 16, code >> 8 & 255, code & 255) if by_colour else code for code in present.tolist()]
     unnamed = [value for value in values if value not in mask_values]
     if unnamed:
@@ -91,85 +77,87 @@ def class_indices(mask: Mask, mask_values: MaskCoding, where: str) -> UInt8[np.n
         # one more value is a forgotten class, several between two are a smoothed border
         smoothed = len(unnamed) > 1 and len(mask_values) == 2 and not by_colour
         hint = "; where borders were smoothed pass mask_threshold=127 instead" if smoothed else ""
-        raise PatchTableError(f"{where}: value {unnamed[0]} is not in mask_values, which has {known}{hint}")
+        message = f"{where}: value {unnamed[0]} is not in mask_values, which has {known}{hint}"
+        raise PatchTableError(message, value=unnamed[0])
     return np.array([mask_values[value] for value in values], np.uint8)[places].reshape(codes.shape)
 
 
-def translate_masks(
-    table: datasets.Dataset, name: str, mask_values: MaskCoding | None = None, mask_threshold: float | None = None
-) -> datasets.Dataset:
-    """Replace the masks of a table, pictures or arrays, by class indices, stored as PNG.
-
-    Args:
-        name: of the table, for the error message.
-        mask_values: see ``class_indices``; without it, and without a threshold, the masks are arrays of class indices.
-        mask_threshold: pixels above it become class 1, the others class 0; black is 0 and white 255.
+def mask_codes(mask: Mask, where: str) -> Integer[np.ndarray, "h w"]:
+    """Read the values of a mask, whatever they mean: of its one channel or equal channels, or indices of a palette.
 
     Raises:
-        PatchTableError: a mask that cannot be translated, or no value above the threshold in any mask but some below.
+        PatchTableError: a colour, or pixels that are not opaque.
 
-    >>> from sedm.data.patch_table import from_arrays
-    >>> pixels = np.zeros((1, 8, 8, 3), np.uint8)
-    >>> table = translate_masks(from_arrays(pixels, pixels[..., 0] + 191, ["a"]), "my_slides", mask_threshold=127)
-    >>> np.unique(table[0]["mask"])
-    array([1], dtype=uint8)
+    >>> mask_codes(Image.new("RGB", (2, 1), (7, 7, 7)), "a.png")
+    array([[7, 7]], dtype=uint8)
     """
-    mask_values = check_mask_values(mask_values, mask_threshold)
-    highest = 0
-
-    def translate(stored: Any, where: str) -> UInt8[np.ndarray, "h w"]:
-        nonlocal highest
-        mask = decode(stored, where, is_mask=True) if isinstance(stored, dict) else whole_numbers(stored, where)
-        where = locate(stored, where)
-        if mask_values is not None:
-            return class_indices(mask, mask_values, where)
-        if mask_threshold is None:
-            return mask_of_array(mask, where)
-        values = to_grey(mask, where) if isinstance(mask, Image.Image) else mask
-        highest = max(highest, int(values.max()))
-        return (values > mask_threshold).astype(np.uint8)
-
-    translated = map_pictures(table, "mask", translate, name)
-    if mask_threshold is not None and 0 < highest <= mask_threshold:
-        raise PatchTableError(
-            f"{name}: no mask holds a value above mask_threshold={mask_threshold}, the highest is {highest}; "
-            "leave it out where masks hold class indices"
-        )
-    return translated
+    if not isinstance(mask, Image.Image):
+        return mask
+    if has_wide_integers(mask):
+        if has_alpha(mask):
+            raise PatchTableError(f"{where}: a transparent value; save the mask without transparency")
+        return np.asarray(mask)
+    return to_class_indices(mask, where) if mask.mode in ("1", "L", "P") else to_grey(mask, where)
 
 
-def map_pictures(
-    table: datasets.Dataset, column: str, function: Callable[[Any, str], np.ndarray], name: str
-) -> datasets.Dataset:
-    """Replace what one column stores by the pixels that a function makes of it, as PNG; what is null stays so.
+def code_classes(classes: Mapping[str, Any], unknown: Any = ()) -> MaskCoding:
+    """Give the class index of each value or colour, from the values or colours of each class.
 
     Args:
-        function: takes the stored picture or array, and the name of its row for the error message.
-        name: of the table.
+        classes: of each class the value, or the list of values: whole numbers or colours as text.
+        unknown: the value or values of pixels that nobody knows.
 
-    >>> table = datasets.Dataset.from_dict({"group": ["a"], "mask": [[[0, 1]]]})
-    >>> map_pictures(table, "mask", lambda rows, where: np.array(rows, np.uint8), "my_slides")[0]["mask"].size
-    (2, 1)
+    Raises:
+        ValueError: a class without a value, one that is neither number nor colour, or one of two classes.
+
+    >>> code_classes({"stroma": [0, 3], "tumour": 1}, unknown=9)
+    {0: 0, 3: 0, 1: 1, 9: 255}
     """
-    pictures = table.select_columns(column)
-    if isinstance(table.features[column], datasets.Image):
-        pictures = pictures.cast_column(column, datasets.Image(decode=False))
+    coding: dict[Any, int] = {}
+    names: dict[Any, str] = {}
+    if not isinstance(classes, Mapping):
+        raise ValueError(f"classes={classes!r}; name the value of each class in the masks")
+    entries = [(name, values, index) for index, (name, values) in enumerate(classes.items())]
+    for name, values, index in [*entries, ("unknown", unknown, UNKNOWN)]:
+        values = list(values) if isinstance(values, (list, tuple)) else [values]
+        if not values and index != UNKNOWN:
+            raise ValueError(f"class {name!r} has no values; name those that it has in the masks")
+        for value in values:
+            if isinstance(value, str):
+                value = parse_colour(value, f"class {name!r}")
+            elif not isinstance(value, Integral) or isinstance(value, bool):
+                raise ValueError(f"class {name!r}: {value!r}; a value is a whole number or a colour, such as '#ff0000'")
+            if value in coding:
+                raise ValueError(f"{value} is a value of {names[value]!r} and of {name!r}; give each its own")
+            coding[value] = index
+            names[value] = name
+    return check_mask_values(coding) if coding else coding
 
-    def encode_row(stored: Any, row: int) -> dict:
-        pixels = None if stored is None else function(stored, f"{name}, row {row}, column {column!r}")
-        return {column: None if pixels is None else encode(pixels)}
 
-    pictures = pictures.map(
-        encode_row,
-        with_indices=True,
-        input_columns=column,
-        features=datasets.Features({column: datasets.Image()}),
-        load_from_cache_file=False,  # what another version of the function made does not count
-        new_fingerprint=uuid.uuid4().hex,  # so there is no need to hash the function, which takes seconds
-        desc=f"encoding column {column!r}",
-    )
-    others = table.remove_columns(column)
-    return datasets.concatenate_datasets([others, pictures], axis=1).select_columns(table.column_names)
+def parse_colour(text: str, where: str) -> tuple[int, int, int]:
+    """Read a colour without alpha, by name or as "#rrggbb".
+
+    Raises:
+        ValueError: ``where``, and the text.
+
+    >>> parse_colour("#ff8000", "alpha")
+    (255, 128, 0)
+    """
+    try:
+        colour = ImageColor.getrgb(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {text!r} is no colour; write it as '#rrggbb' or by its name") from error
+    if len(colour) != 3:
+        raise ValueError(f"{where}: {text!r} is transparent itself; write a colour as '#rrggbb'")
+    return colour
+
+
+def _count(codes: Integer[np.ndarray, "h w"]) -> tuple[np.ndarray, np.ndarray]:
+    """Find the different values, in order, and the place of each pixel's value among them."""
+    if codes.dtype != np.uint8:
+        return np.unique(codes, return_inverse=True)
+    is_present = np.bincount(codes.ravel(), minlength=256) > 0  # many times faster than sorting
+    return np.flatnonzero(is_present), (np.cumsum(is_present) - 1)[codes]
 
 
 def _whole(number: Any) -> Any:

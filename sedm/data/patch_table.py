@@ -30,8 +30,9 @@ from sedm.data.class_values import ClassValues
 from sedm.data.errors import PatchTableError as PatchTableError
 from sedm.data.groups import labels_of, name_group, name_groups
 from sedm.data.pictures import UNKNOWN as UNKNOWN
-from sedm.data.pictures import decode_pair, encode, locate
+from sedm.data.pictures import encode
 from sedm.data.pixel_arrays import image_of_array, mask_of_array
+from sedm.data.row_faults import find_row_faults
 from sedm.data.table_files import SHARD as SHARD
 from sedm.data.table_files import as_pattern, files_of_split, picture_form, stored_features
 from sedm.data.table_files import check_header as check_header
@@ -229,18 +230,32 @@ def check_tables(tables: Mapping[str, Table], n_classes: int) -> None:
     >>> tables = {"train": from_arrays(pixels, pixels[..., 0] + 1, "a"), "test": from_arrays(pixels, [None], "b")}
     >>> check_tables(tables, n_classes=2)
     """
+    for fault in find_faults(tables, n_classes):
+        raise fault
+
+
+def find_faults(tables: Mapping[str, Table], n_classes: int) -> Iterator[PatchTableError]:
+    """Open every picture of several tables by name and yield every fault, of which ``check_tables`` raises the first.
+
+    Returns:
+        The faults as errors, not raised, whose attributes say the file, row, column and value as far as they are known.
+
+    >>> import numpy as np
+    >>> pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> table = from_arrays(pixels, pixels[..., 0] + 3, ["a", "b"])
+    >>> [(fault.row, fault.column, fault.value) for fault in find_faults({"train": table}, n_classes=2)]
+    [(0, 'mask', 3), (1, 'mask', 3)]
+    """
     values = ClassValues(n_classes)
     for name, table in tables.items():
-        row = -1
-        for row, patch in enumerate(read_rows(table, name, f"checking {name}")):
-            where = f"{name}, row {row}"
-            name_group(patch["group"], f"{where}, column 'group'")
-            _, mask = decode_pair(patch["image"], patch["mask"], where)
-            if mask is not None:
-                values.add(mask, locate(patch["mask"], f"{where}, column 'mask'"))
-        if row < 0:
-            raise PatchTableError(f"{name}: the table has no rows")
-    values.refuse_black_and_white()
+        try:
+            yield from find_row_faults(read_rows(table, name, f"checking {name}"), values, name)
+        except PatchTableError as fault:  # of the table as a whole
+            yield fault
+    try:
+        values.refuse_black_and_white()
+    except PatchTableError as fault:
+        yield fault
 
 
 def _arrow_batches(table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
@@ -262,7 +277,6 @@ def read_rows(table: Table, name: str, doing: str) -> Iterator[dict]:
     for column in REQUIRED_COLUMNS:
         if column not in columns:
             raise PatchTableError(f"{name}: no column {column!r}; it has {', '.join(columns)}")
-    total = len(table) if isinstance(table, datasets.Dataset) else None
     table = table.select_columns(list(REQUIRED_COLUMNS))
     if table.features is not None:
         for column in ("image", "mask"):
@@ -271,6 +285,16 @@ def read_rows(table: Table, name: str, doing: str) -> Iterator[dict]:
                 remedy = "make a table of arrays by from_arrays or load_hub_dataset"
                 raise PatchTableError(f"{name}: the column {column!r} holds no pictures but {kind}; {remedy}")
             table = table.cast_column(column, datasets.Image(decode=False))
+    yield from with_bar(table, doing)
+
+
+def with_bar(table: Table, doing: str) -> Iterator[dict]:
+    """Show a progress bar while the rows of a long table are read.
+
+    >>> list(with_bar(datasets.Dataset.from_dict({"a": [1]}), "reading"))
+    [{'a': 1}]
+    """
+    total = len(table) if isinstance(table, datasets.Dataset) else None
     hidden = total is not None and total < ROWS_WITHOUT_BAR
     yield from tqdm(table, doing, total, unit="patch", disable=hidden, delay=1)
 

@@ -10,7 +10,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from sedm.data.errors import PatchTableError
-from sedm.data.pictures import UNKNOWN, to_class_indices, to_rgb, with_8_bits
+from sedm.data.pictures import UNKNOWN, to_class_indices, to_rgb
 
 
 def image_of_array(pixels, where: str) -> UInt8[np.ndarray, "h w *channels"]:
@@ -58,7 +58,7 @@ def mask_of_array(pixels, where: str) -> UInt8[np.ndarray, "h w"]:
            [  1, 255]], dtype=uint8)
     """
     if isinstance(pixels, Image.Image):
-        return to_class_indices(with_8_bits(pixels, where), where)
+        return to_class_indices(pixels, where)
     expected = f"class indices are 0…{UNKNOWN - 1}, and {UNKNOWN} where nobody knows"
     return _as_bytes(whole_numbers(pixels, where), where, expected)
 

@@ -49,19 +49,25 @@ def fit_boxes(size: tuple[int, int], fit: str | None, where: str) -> list[Box]:
         choices = ", ".join(f"fit={name!r}" for name in FITS)
         raise PatchTableError(f"{where}: {width}×{height} px is no square; choose one of {choices}")
     short, long = sorted(size)
-    if fit == "pad":
-        corners, side = [(0, (short - long) // 2)], long
-    elif fit == "crop":
-        corners, side = [((long - short) // 2, 0)], short
-    else:
-        n_tiles = -(-long // short)
-        corners = [(round(tile * (long - short) / (n_tiles - 1)), 0) for tile in range(n_tiles)]
-        side = short
-    boxes = []
-    for along, across in corners:  # the longer side, and the shorter one
-        left, top = (along, across) if width > height else (across, along)
-        boxes.append((left, top, left + side, top + side))
-    return boxes
+    if fit == "tile":
+        return tile_boxes(size, short)
+    side = long if fit == "pad" else short
+    left, top = (width - side) // 2, (height - side) // 2  # below 0 where it reaches beyond the picture
+    return [(left, top, left + side, top + side)]
+
+
+def tile_boxes(size: tuple[int, int], side: int) -> list[Box]:
+    """Cover a picture with as few square tiles as do, evenly spread, row by row.
+
+    Args:
+        size: width and height, px, at least ``side`` each.
+        side: of the tiles, px.
+
+    >>> tile_boxes((100, 40), 40)
+    [(0, 0, 40, 40), (30, 0, 70, 40), (60, 0, 100, 40)]
+    """
+    lefts, tops = (_spread_tiles(length, side) for length in size)
+    return [(left, top, left + side, top + side) for top in tops for left in lefts]
 
 
 def cut_image(image: Image.Image, box: Box, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
@@ -133,3 +139,9 @@ def area_weights(n_in: int, n_out: int) -> Float64[np.ndarray, "n_out n_in"]:
     left = np.maximum(edges[:-1, None], np.arange(n_in))
     right = np.minimum(edges[1:, None], np.arange(1, n_in + 1))
     return np.clip(right - left, 0, None) * (n_out / n_in)
+
+
+def _spread_tiles(length: int, side: int) -> list[int]:
+    """Place the first pixels of tiles along one side of a picture."""
+    n_tiles = -(-length // side)
+    return [round(tile * (length - side) / max(n_tiles - 1, 1)) for tile in range(n_tiles)]

@@ -14,8 +14,9 @@ from sedm.data import mapped_pixels
 from sedm.data.class_values import ClassValues
 from sedm.data.groups import name_group
 from sedm.data.patch_table import UNKNOWN, PatchTableError, Table, read_rows
-from sedm.data.pictures import decode_pair, locate
+from sedm.data.pictures import locate
 from sedm.data.places import PLACE_COLUMNS, Places
+from sedm.data.reading import PatchReader
 from sedm.data.reduce import Box, cut_image, cut_mask, fit_boxes
 
 MASK_SOURCES = ("annotated", "predicted", "generated", "none")
@@ -64,6 +65,7 @@ def decode_rows(
         PatchTableError: no rows, an unreadable picture, or images of several sizes and no ``image_size``.
         OSError: no room for the pixels.
     """
+    reader = PatchReader()
     groups: list[str] = []
     parts: list[list[Box]] = []  # of each stored picture
     size = (image_size, image_size) if image_size else None
@@ -76,7 +78,8 @@ def decode_rows(
         ):
             for row, patch in enumerate(read_rows(table, name, f"decoding {name}")):
                 where = f"{name}, row {row}"
-                image, mask = decode_pair(patch["image"], patch["mask"], where)
+                reading = reader.read(patch["image"], patch["mask"], where)
+                image, mask = reading.image, reading.mask
                 if mask is not None:
                     values.add(mask, locate(patch["mask"], f"{where}, column 'mask'"))
                 size = size or image.size

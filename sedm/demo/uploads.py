@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from sedm.data.pictures import UNKNOWN, check_head, has_alpha, to_class_indices, to_rgb
+from sedm.data.pictures import UNKNOWN, check_depth, check_pages, has_alpha, to_class_indices, to_rgb
 from sedm.data.reduce import FITS, cut_image, cut_mask, fit_boxes
 from sedm.figures import CLASS_COLOURS
 from sedm.sharing.pretrained import Pretrained
@@ -121,7 +121,8 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise ValueError(f"{name}: {width}×{height} px; at most {LARGEST} px a side: cut out a part or reduce it")
     if min(width, height) < SMALLEST:
         raise ValueError(f"{name}: {width}×{height} px; at least {SMALLEST} px a side are needed")
-    check_head(image, name)
+    check_pages(image, name)
+    check_depth(image, name)
     if has_alpha(image):
         raise ValueError(f"{name}: has an alpha channel (transparency); save it without one, as RGB")
     try:

@@ -116,8 +116,8 @@ def test_a_path_without_a_file_is_named_before_anything_is_read(tmp_path):
     path = stored(tmp_path, [f"{row}.png" for row in range(3)])
     (tmp_path / "0.png").write_bytes(PICTURES[0])
     message = fault(load_hub_dataset, path)
-    expected = f"no file {tmp_path / '1.png'}; paths begin at the folder of the table"
-    assert message == f"{path}, row 1, column 'image': {expected}"
+    expected = "no such file; paths begin at the folder of the table"
+    assert message == f"{path}, row 1, column 'image' ({tmp_path / '1.png'}): {expected}"
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ def test_a_photo_with_a_preview_in_its_file_is_the_photo():
 )
 def test_an_image_with_a_pixel_that_is_not_opaque_is_refused(file):
     end = "row 0, column 'image': transparent pixels; save it without an alpha channel"
+    end += ", or name the colour behind it, such as alpha='white'"
     assert fault(check_patches, with_files(file), 2, "mine") == f"mine, {end}"
     assert fault(Patches.from_table, with_files(file), CLASSES, name="mine") == f"mine, {end}"
 

@@ -9,7 +9,14 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from sedm.data.patch_table import PatchTableError
+from sedm.data.errors import PatchTableError
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+"""Names of folders that hold images, in any case of letters; the first one counts."""
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # JPEG would blur class indices
 
 SYSTEM_NAMES = {
     "$recycle.bin",
@@ -82,6 +89,15 @@ def is_mask_folder(name: str) -> bool:
     return re.fullmatch(LONG_MASK_WORDS, name, re.IGNORECASE) is not None
 
 
+def is_mask_root(name: str) -> bool:
+    """Tell whether a folder beside the images is read as masks for its name: ``masks``, ``labels``, ``gt`` and such.
+
+    >>> [is_mask_root(name) for name in ("masks", "Ground Truth", "gt", "train_masks")]
+    [True, True, True, False]
+    """
+    return is_mask_folder(name) or name.casefold() == "gt"
+
+
 def has_mask_word(name: str) -> bool:
     """Tell whether a name speaks of masks anywhere.
 
@@ -89,6 +105,24 @@ def has_mask_word(name: str) -> bool:
     [True, True, False]
     """
     return any(re.match(f"mask|annot|label|segment|(?:{SHORT_MASK_WORDS})$", word) for word in _words(name))
+
+
+def suffix(name: str) -> str:
+    """Give the suffix of a file's name in lower case.
+
+    >>> suffix("case-7/a.PNG")
+    '.png'
+    """
+    return posixpath.splitext(name)[1].lower()
+
+
+def lossy_mask(path: Path) -> PatchTableError:
+    """Say that a file is no mask, since its format would blur class indices.
+
+    >>> str(lossy_mask(Path("a.jpg")))
+    'a.jpg: masks are .png, .tif, .tiff, .bmp; JPEG would blur class indices'
+    """
+    return PatchTableError(f"{path}: masks are {', '.join(MASK_SUFFIXES)}; JPEG would blur class indices", file=path)
 
 
 def comparable(name: str) -> str:

@@ -11,156 +11,167 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sedm.data.errors import PatchTableError, Report, raise_fault
 from sedm.data.folders.file_names import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
     comparable,
     find_files,
     has_mask_word,
     is_mask_folder,
+    lossy_mask,
     masked_stem,
+    suffix,
     unclear_masks,
 )
-from sedm.data.folders.spreadsheets import read_spreadsheet
-from sedm.data.patch_table import PatchTableError
+from sedm.data.folders.path_tables import read_metadata
+from sedm.data.folders.roots import Roots
+from sedm.data.source_format import SourceFormat
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # JPEG would blur class indices
 UNREAD_SUFFIXES = (".webp", ".gif", ".jp2", ".heic", ".avif", ".npy", ".svs", ".ndpi", ".mrxs", ".dcm")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ods", ".parquet", ".tab", ".tsv", ".txt", ".xls", ".xlsx")
-
-EXPECTED = (
-    "expected images/<group>/<file> and masks/<group>/<file>, or images/<file> and masks/<file> with a metadata.csv "
-    "that has the columns file_name,group"
-)
 
 Files = Mapping[str, Path]
 
 
-def find_image_files(folder: Path, group_level: int | Sequence[int] | None = None) -> list[dict[str, str | None]]:
+def find_image_files(
+    roots: Roots, source_format: SourceFormat, report: Report = raise_fault
+) -> list[dict[str, str | None]]:
     """Find the pictures of an image folder, in order, each with its group and its mask.
 
-    Args, Raises: as ``load_image_folder``.
+    Args:
+        report: is told each fault (see ``load_image_folder``), and the picture is left out.
 
     Returns:
         The columns of each picture: ``image`` and ``mask`` (paths; None where nobody annotated), ``group``,
         ``file_name`` (its name), and the further ones of ``metadata.csv``.
 
     >>> import tempfile
+    >>> from sedm.data.folders.roots import find_roots
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for name in ("images/case-7/a.jpg", "masks/case-7/a_mask.png"):
     ...         (Path(folder) / name).parent.mkdir(parents=True)
     ...         (Path(folder) / name).touch()
-    ...     [(row["file_name"], row["group"], Path(row["mask"]).name) for row in find_image_files(Path(folder))]
+    ...     rows = find_image_files(find_roots(Path(folder), SourceFormat()), SourceFormat())
+    ...     [(row["file_name"], row["group"], Path(row["mask"]).name) for row in rows]
     [('case-7/a.jpg', 'case-7', 'a_mask.png')]
     """
-    if not (folder / "images").is_dir():
-        missing = "no folder images/ in it" if folder.is_dir() else "no such folder"
-        raise PatchTableError(f"{folder}: {missing}; {EXPECTED}")
-    pictures, masks_beside = _part_masks(folder / "images")
+    pictures, masks_beside = _part_masks(roots, report)
     if not pictures:
-        raise PatchTableError(f"{folder / 'images'}: no image files ({', '.join(IMAGE_SUFFIXES)})")
-    masks = [*masks_beside.items(), *find_files(folder / "masks").items()]
-    metadata = folder / "metadata.csv"
+        report(PatchTableError(f"{roots.images}: no image files ({', '.join(IMAGE_SUFFIXES)})", file=roots.images))
+    masks = [*masks_beside.items(), *find_files(roots.masks).items()]
+    metadata = roots.folder / "metadata.csv"
     if metadata.is_file():
-        if group_level is not None:
-            raise ValueError(f"group_level={group_level}, but {metadata} names the groups; leave one of them out")
-        rows = _read_metadata(metadata, pictures, masks)
+        if source_format.group_level is not None:
+            level = source_format.group_level
+            raise ValueError(f"group_level={level}, but {metadata} names the groups; leave one of them out")
+        rows = read_metadata(roots, pictures, masks, source_format, report)
     else:
-        _refuse_other_metadata(folder)
-        levels = _check_levels(group_level)
-        rows = {name: {"group": _group_of(path, name, levels)} for name, path in pictures.items()}
+        _refuse_other_metadata(roots, report)
+        rows = _group_by_folders(pictures, source_format, report)
     if not any("mask" in row for row in rows.values()):
-        mask_of = _match_masks(folder, pictures, masks)
+        mask_of = _match_masks(roots, pictures, masks, report)
         rows = {name: {**row, "mask": mask_of.get(name)} for name, row in rows.items()}
     in_order = dict.fromkeys(("image", "mask", "group", "file_name"))
-    return [in_order | rows[name] | {"image": str(path), "file_name": name} for name, path in pictures.items()]
+    return [
+        in_order | rows[name] | {"image": str(path), "file_name": name}
+        for name, path in pictures.items()
+        if name in rows
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ pictures and masks
 
 
-def _part_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Part what lies in ``images/`` into pictures, and masks that lie beside the pictures of their names."""
-    files = find_files(folder)
-    stems = {posixpath.splitext(name)[0] for name in files if _suffix(name) in IMAGE_SUFFIXES}
+def _part_masks(roots: Roots, report: Report) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Part what lies among the images into pictures, and masks that lie beside the pictures of their names."""
+    files = find_files(roots.images)
+    stems = {posixpath.splitext(name)[0] for name in files if suffix(name) in IMAGE_SUFFIXES}
+    has_own_masks = roots.masks.is_relative_to(roots.images)
     pictures: dict[str, Path] = {}
     masks: dict[str, Path] = {}
     for name, path in files.items():
+        if has_own_masks and path.is_relative_to(roots.masks):
+            continue
         mask_folders = [parent for parent in name.split("/")[:-1] if is_mask_folder(parent)]
         if mask_folders:
-            raise PatchTableError(
-                f"{path}: a folder {mask_folders[0]!r} in images/; masks go into masks/, beside images/"
-            )
-        if masked_stem(name) in stems:
+            message = f"a folder {mask_folders[0]!r} in images/; masks go into masks/, beside images/"
+            report(PatchTableError(f"{path}: {message}", file=path))
+        elif masked_stem(name) in stems:
             masks[name] = path
-        elif _suffix(name) in IMAGE_SUFFIXES:
+        elif suffix(name) in IMAGE_SUFFIXES:
             pictures[name] = path
-        elif _suffix(name) in UNREAD_SUFFIXES:
-            raise PatchTableError(f"{path}: pictures are {', '.join(IMAGE_SUFFIXES)}; convert it, or move it away")
-    _refuse_unclear_masks(pictures, has_masks=bool(masks))
+        elif suffix(name) in UNREAD_SUFFIXES:
+            message = f"pictures are {', '.join(IMAGE_SUFFIXES)}; convert it, or move it away"
+            report(PatchTableError(f"{path}: {message}", file=path))
+    for name in _unclear_masks(pictures, has_masks=bool(masks)):
+        path = pictures.pop(name)
+        message = (
+            "named like a mask, but of no picture beside it; put masks into masks/ under the names of their pictures, "
+            "or rename it if it is a picture itself"
+        )
+        report(PatchTableError(f"{path}: {message}", file=path))
     return pictures, masks
 
 
-def _refuse_unclear_masks(pictures: Files, has_masks: bool) -> None:
-    """Refuse what is named like a mask but of no picture, where other names say that it is one."""
+def _unclear_masks(pictures: Files, has_masks: bool) -> list[str]:
+    """List what is named like a mask but of no picture, where other names say that it is one."""
     stems: dict[str, list[str]] = defaultdict(list)
     for name in pictures:
         parent, stem = posixpath.split(posixpath.splitext(name)[0])
         stems[parent].append(stem)
     unclear = {posixpath.join(parent, stem) for parent in stems for stem in unclear_masks(stems[parent])}
-    for name, path in pictures.items():
-        if posixpath.splitext(name)[0] in unclear or (has_masks and masked_stem(name)):
-            raise PatchTableError(
-                f"{path}: named like a mask, but of no picture beside it; put masks into masks/ under the names of "
-                "their pictures, or rename it if it is a picture itself"
-            )
+    return [name for name in pictures if posixpath.splitext(name)[0] in unclear or (has_masks and masked_stem(name))]
 
 
-def _match_masks(folder: Path, pictures: Files, masks: Sequence[tuple[str, Path]]) -> dict[str, str]:
+def _match_masks(roots: Roots, pictures: Files, masks: Sequence[tuple[str, Path]], report: Report) -> dict[str, str]:
     """Find the mask of each picture that has one: the file of its name, perhaps with a word such as ``_mask``."""
     names_of: dict[str, list[str]] = defaultdict(list)
     for name in pictures:
         names_of[comparable(posixpath.splitext(name)[0])].append(name)
     mask_of: dict[str, str] = {}
+    n_unmatched = 0
     # lossless files first: a preview beside a mask does no harm
-    for mask_name, path in sorted(masks, key=lambda mask: _suffix(mask[0]) not in MASK_SUFFIXES):
+    for mask_name, path in sorted(masks, key=lambda mask: suffix(mask[0]) not in MASK_SUFFIXES):
         spelling = comparable(mask_name)
         names = names_of.get(posixpath.splitext(spelling)[0]) or names_of.get(masked_stem(spelling), [])
-        if _suffix(mask_name) not in MASK_SUFFIXES and all(name in mask_of for name in names):
+        if suffix(mask_name) not in MASK_SUFFIXES and all(name in mask_of for name in names):
             continue  # or a list of class names, say
-        _check_lossless(path)
-        if len(names) != 1:
-            raise PatchTableError(f"{path}: a mask of {len(names)} images ({', '.join(names) or 'none of its name'})")
-        if names[0] in mask_of:
-            raise PatchTableError(f"{path}: a second mask of {names[0]!r}, besides {Path(mask_of[names[0]]).name}")
-        mask_of[names[0]] = str(path)
-    for path in sorted(folder.glob("*")) if not mask_of else ():
-        if path.is_dir() and has_mask_word(path.name) and find_files(path):
-            raise PatchTableError(
-                f"{path}: none of these files was read as a mask; masks are {', '.join(MASK_SUFFIXES)} in "
-                f"{folder / 'masks'} under the names of their images, so rename this folder or move it away"
+        n_unmatched += 1
+        if suffix(mask_name) not in MASK_SUFFIXES:
+            report(lossy_mask(path))
+        elif len(names) != 1:
+            found = f"a mask of {len(names)} images ({', '.join(names) or 'none of its name'})"
+            report(PatchTableError(f"{path}: {found}", file=path))
+        elif names[0] in mask_of:
+            message = f"a second mask of {names[0]!r}, besides {Path(mask_of[names[0]]).name}"
+            report(PatchTableError(f"{path}: {message}", file=path))
+        else:
+            n_unmatched -= 1
+            mask_of[names[0]] = str(path)
+    for path in sorted(roots.folder.glob("*")) if not mask_of and not n_unmatched else ():
+        if path.is_dir() and path != roots.images and has_mask_word(path.name) and find_files(path):
+            message = (
+                f"none of these files was read as a mask; masks are {', '.join(MASK_SUFFIXES)} in {roots.masks} under "
+                f"the names of their images, so name this folder by masks={path.name!r}, rename it, or move it away"
             )
+            report(PatchTableError(f"{path}: {message}", file=path))
     return mask_of
-
-
-def _check_lossless(mask: Path) -> None:
-    if _suffix(mask.name) not in MASK_SUFFIXES:
-        raise PatchTableError(f"{mask}: masks are {', '.join(MASK_SUFFIXES)}; JPEG would blur class indices")
-
-
-def _suffix(name: str) -> str:
-    return posixpath.splitext(name)[1].lower()
 
 
 # ------------------------------------------------------------------------------------------------ groups
 
 
-def _check_levels(group_level: int | Sequence[int] | None) -> tuple[int, ...] | None:
-    if group_level is None:
-        return None
-    levels = tuple(group_level) if isinstance(group_level, (list, tuple)) else (group_level,)
-    if not levels or not all(isinstance(level, int) and level != 0 for level in levels):
-        raise ValueError(f"group_level={group_level!r}; 1 is a folder in images/, -1 the folder that holds the file")
-    return levels
+def _group_by_folders(pictures: Files, source_format: SourceFormat, report: Report) -> dict[str, dict]:
+    rows = {}
+    for name, path in pictures.items():
+        try:
+            group = _group_of(path, name, source_format.levels) if source_format.group_column else name
+        except PatchTableError as fault:
+            report(fault.at(path, column="group"))
+        else:
+            rows[name] = {"group": group}
+    return rows
 
 
 def _group_of(path: Path, name: str, levels: tuple[int, ...] | None) -> str:
@@ -183,52 +194,10 @@ def _group_of(path: Path, name: str, levels: tuple[int, ...] | None) -> str:
     return "/".join(folders[level - 1 if level > 0 else level] for level in levels)
 
 
-def _refuse_other_metadata(folder: Path) -> None:
+def _refuse_other_metadata(roots: Roots, report: Report) -> None:
     """Refuse a table of groups that would go unread for its name or its place."""
-    for path in sorted([*folder.glob("*"), *(folder / "images").glob("*")]):
+    for path in sorted({*roots.folder.glob("*"), *roots.images.glob("*")}):
         if path.name.casefold().startswith("metadata.") and path.suffix.lower() in TABLE_SUFFIXES:
-            raise PatchTableError(
-                f"{path}: save this table as {folder / 'metadata.csv'} (“CSV UTF-8”), or move it away"
-            )
-
-
-def _read_metadata(metadata: Path, pictures: Files, masks: Sequence[tuple[str, Path]]) -> dict[str, dict]:
-    """Read what ``metadata.csv`` says of each picture: its group, its mask if it names masks, and further columns."""
-    names = {comparable(name): name for name in pictures}
-    files = {comparable(name): path for name, path in masks}
-    rows: dict[str, dict] = {}
-    for line, row in read_spreadsheet(metadata, columns=("file_name", "group")).items():
-        where = f"{metadata}, line {line}"
-        for column in ("image", "mask"):
-            if column in row:
-                raise PatchTableError(
-                    f"{metadata}: the column {column!r} is kept for pictures; name files mask_file_name"
-                )
-        file_name = row.pop("file_name")
-        name = names.get(comparable(file_name))
-        if name is None:
-            path = metadata.parent / "images" / file_name
-            fault = "a mask by its name, or no picture" if path.is_file() else "no such file"
-            raise PatchTableError(f"{where}: {fault}, {path}")
-        if name in rows:
-            raise PatchTableError(f"{where}: {name!r} is there twice")
-        rows[name] = row
-        mask_name = row.pop("mask_file_name", None)
-        if mask_name is not None:
-            row["mask"] = None  # an empty name: nobody annotated it
-        if mask_name:
-            mask = files.get(comparable(mask_name))
-            if mask is None:
-                path = metadata.parent / "masks" / mask_name
-                raise PatchTableError(f"{where}: the mask of {name!r} is not there, {path}")
-            _check_lossless(mask)
-            row["mask"] = str(mask)
-    for name, path in pictures.items():
-        if name not in rows:
-            raise PatchTableError(f"{path}: no group; {metadata.name} has no row for {name!r}")
-    if "mask" in row:
-        used = {row["mask"] for row in rows.values()}
-        for name, path in masks:
-            if _suffix(name) in MASK_SUFFIXES and str(path) not in used:
-                raise PatchTableError(f"{path}: {metadata.name} names no image for this mask")
-    return rows
+            place = roots.folder / "metadata.csv"
+            message = f"save this table as {place} (“CSV UTF-8”), or move it away"
+            report(PatchTableError(f"{path}: {message}", file=path))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import datasets
 
+from sedm.data.conversion import convert_table
+from sedm.data.errors import PatchTableError, Report, raise_fault
 from sedm.data.folders.file_names import find_files, folder_names
 from sedm.data.folders.image_files import find_image_files
-from sedm.data.mask_values import MaskCoding, check_mask_values, translate_masks
-from sedm.data.patch_table import PatchTableError
+from sedm.data.folders.roots import find_roots
+from sedm.data.mask_values import MaskCoding
+from sedm.data.patch_table import TEXT
+from sedm.data.source_format import SourceFormat
 from sedm.runtime.files import replacing
 
 
@@ -20,8 +24,13 @@ def load_image_folder(
     mask_values: MaskCoding | None = None,
     group_level: int | Sequence[int] | None = None,
     mask_threshold: float | None = None,
+    split: str = "",
+    **source_format,
 ) -> datasets.Dataset:
     """Read a folder with ``images/`` and, under the same names, ``masks/`` of lossless files as a patch table.
+
+    Other names are known, too: ``image``, ``imgs`` or ``img``; and ``mask``, ``labels``, ``annotations``,
+    ``segmentations``, ``ground_truth`` or ``gt``. Or all images lie in the folder itself, with masks beside them.
 
     Groups are the folders in ``images/``. Or ``metadata.csv`` names them: a row a file, with the columns ``file_name``
     (in ``images/``), ``group``, if wanted ``mask_file_name`` (in ``masks/``; empty where not annotated), and any
@@ -33,8 +42,8 @@ def load_image_folder(
     files and folders, and those of systems (``.ipynb_checkpoints``, ``@eaDir``, ``__MACOSX``), are passed over.
 
     The table holds where the pictures lie; ``save_patches`` copies them. Masks are read as they are: class indices in
-    one channel of 8 bits (or of more, where the values are as small), also those of a palette. Only masks that
-    ``mask_values`` or ``mask_threshold`` translate are held in memory, as PNG.
+    one channel of 8 bits (or of more, where the values are as small), also those of a palette. What is translated or
+    cut is stored as PNG, in a temporary file.
 
     Args:
         mask_values: the class index of each value in the mask files, such as ``{0: 0, 255: 1}``, or of each colour,
@@ -43,14 +52,15 @@ def load_image_folder(
             -1 the one that holds the file; ``(1, 2)`` joins two names with a slash.
         mask_threshold: for masks in black and white whose borders were smoothed, in place of ``mask_values``: values
             above it, such as 127, become class 1, the others class 0.
+        split: of a folder with ``train/images/`` … or ``images/train/`` …, the one that is read.
+        source_format: other fields of ``sedm.data.source_format.SourceFormat``, such as ``images="photos"``.
 
     Raises:
         PatchTableError: no images, an image without a group or in nested folders without a ``group_level``, a mask
             without an image or in a format that loses values, a folder or file named like masks that would go unread,
             a table of groups that cannot be read, lacks columns or names a file that is not there, a value that
-            ``mask_values`` does not name.
-        ValueError: impossible ``mask_values`` or ``mask_threshold``; a ``group_level`` that is none, or one beside
-            ``metadata.csv``.
+            ``mask_values`` does not name, or a picture that the format does not describe.
+        ValueError: a field of the format that makes no sense, or a ``group_level`` beside ``metadata.csv``.
 
     From a folder to a table for training:
 
@@ -74,15 +84,47 @@ def load_image_folder(
     (torch.Size([1, 3, 8, 8]), [1], ['case-7'])
     >>> folder.cleanup()
     """
-    mask_values = check_mask_values(mask_values, mask_threshold)
-    folder = Path(folder).absolute()
-    files = find_image_files(folder, group_level)
-    features = {column: datasets.Value("string") for column in files[0]}
-    features |= {"image": datasets.Image(), "mask": datasets.Image()}
-    table = datasets.Dataset.from_list(files, features=datasets.Features(features))
-    if mask_values is None and mask_threshold is None:
-        return table
-    return translate_masks(table, str(folder), mask_values, mask_threshold)
+    form = SourceFormat(
+        mask_values=mask_values, group_level=group_level, mask_threshold=mask_threshold, **source_format
+    )
+    return convert_table(open_image_folder(folder, form, split), str(Path(folder).absolute()), form)
+
+
+def open_image_folder(
+    folder: str | Path, source_format: SourceFormat, split: str = "", report: Report = raise_fault
+) -> datasets.Dataset:
+    """Find what ``load_image_folder`` reads, but leave the pictures as they are.
+
+    Args:
+        report: is told each fault of the files and their names, and the picture is left out.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     (Path(folder) / "case-7").mkdir()
+    ...     for name in ("a.png", "a_anno.bmp"):
+    ...         (Path(folder) / "case-7" / name).touch()
+    ...     open_image_folder(folder, SourceFormat())["file_name"][:]
+    ['case-7/a.png']
+    """
+    roots = find_roots(Path(folder).absolute(), source_format, split)
+    return table_of_files(find_image_files(roots, source_format, report))
+
+
+def table_of_files(rows: Sequence[Mapping[str, str | None]], text_columns: Collection[str] = ()) -> datasets.Dataset:
+    """Make a table of rows whose ``image`` and ``mask`` are paths, and whose other columns are text.
+
+    Args:
+        text_columns: of these, columns that hold no paths.
+
+    >>> table_of_files([{"image": "a.png", "mask": None, "group": "a"}]).features["mask"]
+    Image(mode=None, decode=True)
+    """
+    columns = rows[0] if rows else ("image", "mask", "group")
+    features = {
+        column: datasets.Image() if column in ("image", "mask") and column not in text_columns else TEXT
+        for column in columns
+    }
+    return datasets.Dataset.from_list(list(rows), features=datasets.Features(features))
 
 
 def save_image_folder(table: datasets.Dataset, folder: str | Path) -> Path:

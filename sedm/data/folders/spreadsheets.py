@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from sedm.data.patch_table import PatchTableError
+from sedm.data.errors import PatchTableError, Report, raise_fault
 
 SEPARATORS = ",;\t"
 
@@ -28,7 +28,9 @@ OTHER_ENCODING = re.compile(
 )
 
 
-def read_spreadsheet(path: str | Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
+def read_spreadsheet(
+    path: str | Path, columns: Sequence[str], report: Report = raise_fault
+) -> dict[int, dict[str, str]]:
     """Read a table with a head; the cells stay text, without the blanks around them.
 
     The encoding is UTF-8, UTF-16 with a byte order mark, or Windows-1252. The separator is the comma, semicolon or tab
@@ -37,6 +39,7 @@ def read_spreadsheet(path: str | Path, columns: Sequence[str]) -> dict[int, dict
     Args:
         path: the text file.
         columns: what the head must name and no row may leave blank; there may be more.
+        report: is told each fault of a row, which is left out.
 
     Returns:
         The rows by line number, as a spreadsheet program counts them: the head is usually line 1.
@@ -59,18 +62,22 @@ def read_spreadsheet(path: str | Path, columns: Sequence[str]) -> dict[int, dict
     lines = _split(text, _separator(path, text, columns))
     head: list[str] = []
     rows: dict[int, dict[str, str]] = {}
-    number = 0
+    number, n_faults = 0, 0
     try:
         for number, cells in enumerate(lines, start=1):
             if not any(cells):
                 continue
             if not head:
                 head = cells
-            else:
+                continue
+            try:
                 rows[number] = _read_row(f"{path}, line {number}", head, cells, columns)
+            except PatchTableError as fault:
+                n_faults += 1
+                report(fault.at(path, number))
     except csv.Error as error:
         raise PatchTableError(f"{path}, line {number + 1}: its quotation marks do not match ({error})") from error
-    if not rows:
+    if not rows and not n_faults:
         raise PatchTableError(f"{path}: no rows below the head")
     return rows
 
@@ -117,5 +124,5 @@ def _read_row(where: str, head: Sequence[str], cells: Sequence[str], columns: Se
     row = {column: cell for column, cell in pairs if column}
     for column in columns:
         if not row[column]:
-            raise PatchTableError(f"{where}: the column {column!r} is empty")
+            raise PatchTableError(f"{where}: the column {column!r} is empty", column=column, value="")
     return row

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sedm.data.mask_runs import decode_counts
 from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.polygons import Polygon, as_polygon
-from sedm.data.slides.run_lengths import decode_counts, outline_runs
+from sedm.data.slides.run_lengths import outline_runs
 
 MAX_SIDE = 1 << 20  # px of a mask: no slide is larger, and a false size must not fill the memory
 

@@ -1,4 +1,4 @@
-"""Masks as run lengths, as COCO stores them: read from their text, and outlined along the edges of their pixels.
+"""Masks as run lengths, as COCO stores them, outlined along the edges of their pixels.
 
 A mask is told column by column: so many pixels outside, so many inside, and so on in turn. All work is on the runs,
 never on the pixels, so a mask of a whole slide costs memory by the length of its border. (pycocotools decodes such
@@ -16,39 +16,6 @@ from sedm.runtime.extras import extra
 
 with extra("slides"):
     import shapely
-
-
-def decode_counts(text: str) -> list[int]:
-    """Read the lengths of runs from COCO's compressed text.
-
-    Each length is written in digits of five bits, lowest first, as characters from ``0``; a sixth bit says that more
-    follow, and the highest bit of the last digit is the sign. From the fourth on, it is the difference to the length
-    two before.
-    Source: github.com/cocodataset/cocoapi, common/maskApi.c, rleFrString.
-
-    Raises:
-        ValueError: a character that is no digit, or a text that breaks off.
-
-    >>> decode_counts("0P8")
-    [0, 256]
-    """
-    counts: list[int] = []
-    value, shift = 0, 0
-    for place, character in enumerate(text, start=1):
-        digit = ord(character) - ord("0")
-        if not 0 <= digit < 64:
-            raise ValueError(f"character {place} of the counts is {character!r}; expected '0' to 'o'")
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value, shift = 0, 0
-    if shift:
-        raise ValueError("the counts break off within a number")
-    return counts
 
 
 def outline_runs(counts: Sequence[int] | Int[np.ndarray, " n"], height: int) -> list[shapely.Polygon]:

@@ -5,8 +5,9 @@ import pytest
 import shapely
 from scipy import ndimage
 
+from sedm.data.mask_runs import decode_counts
 from sedm.data.slides.polygons import Polygon, rasterise
-from sedm.data.slides.run_lengths import decode_counts, outline_runs
+from sedm.data.slides.run_lengths import outline_runs
 
 
 def grid(height, width):

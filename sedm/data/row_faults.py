@@ -1,0 +1,74 @@
+"""Every fault of the rows of a table: what ``check_patches`` raises the first of, and ``find_faults`` lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+
+from sedm.data.class_values import ClassValues, values_present
+from sedm.data.errors import PatchTableError
+from sedm.data.groups import name_group
+from sedm.data.pictures import locate
+from sedm.data.reading import PatchReader
+from sedm.runtime.threads import map_in_order
+
+Row = Mapping[str, Any]
+
+
+def find_row_faults(
+    rows: Iterable[Row],
+    values: ClassValues,
+    name: str,
+    reader: PatchReader | None = None,
+    labels: datasets.ClassLabel | None = None,
+) -> Iterator[PatchTableError]:
+    """Open every picture, on all cores, and yield each fault, in the order of the rows.
+
+    Args:
+        rows: with ``image``, ``mask`` and ``group``, as a table stores them.
+        values: learns which values the masks hold.
+        name: of the table, for the messages.
+        reader: knows how the pictures are stored; as in a patch table when left out.
+        labels: whose names the groups are indices of.
+
+    >>> rows = [{"image": None, "mask": [[3]], "group": ""}, {"image": [[0]], "mask": [[3]], "group": "a"}]
+    >>> [(fault.row, fault.column) for fault in find_row_faults(rows, ClassValues(n_classes=2), "mine")]
+    [(0, 'group'), (0, 'image'), (1, 'mask')]
+    """
+    reader = reader or PatchReader()
+    group_column = reader.source_format.group_column or "group"
+
+    def inspect(numbered: tuple[int, Row]) -> tuple[list[PatchTableError], np.ndarray | None, str, str | None]:
+        number, row = numbered
+        where = f"{name}, row {number}"
+        faults: list[PatchTableError] = []
+        try:
+            name_group(row["group"], f"{where}, column {group_column!r}", labels)
+        except PatchTableError as fault:
+            faults.append(fault.at(column="group"))
+        reading = reader.read(row["image"], row["mask"], where, faults.append)
+        mask = reading and reading.mask
+        file = row["mask"].get("path") if isinstance(row["mask"], Mapping) else None
+        place = locate(row["mask"], f"{where}, column 'mask'")
+        # with its traceback, a fault would hold the pixels
+        faults = [fault.at(row=number).with_traceback(None) for fault in faults]
+        return faults, None if mask is None else values_present(mask), place, file
+
+    n_rows = 0
+    for faults, present, place, file in map_in_order(inspect, enumerate(rows)):
+        yield from faults
+        if present is not None:
+            try:
+                values.add_present(present, place)
+            except PatchTableError as fault:
+                yield fault.at(file, n_rows, "mask")
+        n_rows += 1
+    if n_rows == 0:
+        yield PatchTableError(f"{name}: the table has no rows")
+    try:
+        reader.refuse_threshold(name)
+    except PatchTableError as fault:
+        yield fault
