@@ -14,6 +14,7 @@ from sedm.data.archives.download import DownloadError
 from sedm.runtime.extras import MissingExtraError
 
 COMMANDS = {
+    "check": ("sedm.data.study_check", "say what is in a data set, and what is wrong with it"),
     "data": ("sedm.data.archives.prepare", "make patch tables of public data sets"),
     "train": ("sedm.generator.training", "train the generator of a study"),
     "ablate": ("sedm.experiments.variant_runs", "train and measure variants of the generator"),

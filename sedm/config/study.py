@@ -10,7 +10,7 @@ The built-in ones lie in ``studies/``; a file ``study.toml`` beside images of yo
     stroma = 0
     gland = 255
 
-    [data]                                 # how images and masks lie: see `sedm.data.image_source.ImageSource`
+    [data]                                 # how images and masks lie: see `sedm.data.source_format.SourceFormat`
     images = "images"
     masks = "masks"
 
@@ -56,6 +56,7 @@ class Study:
     redistributable: bool = False  # may a committed figure show its real images and masks?
     cite: str = ""
     licence: str = ""
+    fit: str = ""  # how images that are no squares become some: "crop", "pad", "squeeze" or "tile"
     data: Mapping[str, Any] = field(default_factory=dict)  # how images and masks lie; {} = tables, one a split
     splits: Mapping[str, Any] = field(default_factory=dict)  # how groups are split; {} = as the tables are
     presets: Mapping[str, Mapping] = field(default_factory=dict)  # preset → section → setting → value
@@ -74,10 +75,13 @@ class Study:
         return self.name if self.file is None else str(self.file)
 
 
-def read_study(path: str | Path) -> Study:
+def read_study(path: str | Path, text: str | None = None) -> Study:
     """Read a study from a TOML file, or from ``study.toml`` in a folder.
 
     It is called as its key ``name`` says, else after the folder that the file lies in.
+
+    Args:
+        text: what a file that is still to be written will hold.
 
     Raises:
         ValueError: no such file, no TOML, an unknown key, a value of another type, or no classes; with file and key.
@@ -91,10 +95,10 @@ def read_study(path: str | Path) -> Study:
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; describe the study in it (see README, Your own data)")
+    if text is None and not path.is_file():
+        raise ValueError(f"{path}: no such file; sedm check --write makes one for a folder of images")
     try:
-        keys = tomllib.loads(path.read_text(encoding="utf-8"))
+        keys = tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no TOML ({error})") from error
     built_in = path.parent == FOLDER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
@@ -22,6 +22,7 @@ from sedm.data.pictures import UNKNOWN
 from sedm.data.reading import PatchReader
 from sedm.data.row_faults import find_row_faults
 from sedm.data.source_format import SourceFormat
+from sedm.data.source_summary import RowFacts
 from sedm.data.table_files import find_splits
 
 SPREADSHEETS = (".csv", ".tab", ".tsv", ".txt")
@@ -57,7 +58,7 @@ def load_table(source: str | Path, source_format: SourceFormat | None = None, sp
     ((8, 8), [1], '7')
     """
     source_format = source_format or SourceFormat()
-    return convert_table(_open(source, source_format, split), str(source), source_format)
+    return convert_table(open_table(source, source_format, split), str(source), source_format)
 
 
 def list_splits(source: str | Path, source_format: SourceFormat | None = None) -> tuple[str, ...]:
@@ -83,7 +84,11 @@ def list_splits(source: str | Path, source_format: SourceFormat | None = None) -
 
 
 def find_source_faults(
-    source: str | Path, source_format: SourceFormat | None = None, split: str = "", n_classes: int | None = None
+    source: str | Path,
+    source_format: SourceFormat | None = None,
+    split: str = "",
+    n_classes: int | None = None,
+    observe: Callable[[RowFacts], None] | None = None,
 ) -> Iterator[PatchTableError]:
     """Open every picture of a source and yield every fault: first those of files and names, then row by row.
 
@@ -92,6 +97,7 @@ def find_source_faults(
     Args:
         source, source_format, split: as of ``load_table``.
         n_classes: how many classes the masks have; what ``source_format`` says, or any, when left out.
+        observe: is told what each image without a fault is like.
 
     Returns:
         The faults as errors, not raised, whose attributes say the file, row, column and value as far as they are known.
@@ -110,7 +116,7 @@ def find_source_faults(
     faults: list[PatchTableError] = []
     table = None
     try:
-        table = _open(source, source_format, split, faults.append)
+        table = open_table(source, source_format, split, faults.append)
     except PatchTableError as fault:  # of the source as a whole
         faults.append(fault)
     yield from faults
@@ -118,14 +124,14 @@ def find_source_faults(
         return
     labels = labels_of(table.features["group"])
     rows = with_bar(undecoded(table.select_columns(["image", "mask", "group"])), f"checking {source}")
-    yield from find_row_faults(rows, values, str(source), PatchReader(source_format), labels)
+    yield from find_row_faults(rows, values, str(source), PatchReader(source_format), labels, observe)
     try:
         values.refuse_black_and_white()
     except PatchTableError as fault:
         yield fault
 
 
-def _open(
+def open_table(
     source: str | Path, source_format: SourceFormat, split: str, report: Report = raise_fault
 ) -> datasets.Dataset:
     """Find the rows of a source, with pictures and groups as they are stored."""

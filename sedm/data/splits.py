@@ -59,6 +59,19 @@ def draw_groups(groups: Iterable[str], seed: int) -> list[str]:
     return [str(group) for group in np.random.default_rng(seed).permutation(distinct)]
 
 
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+    "shifted": "shifted",
+}
+"""What people call splits, and what they are called here."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """How the groups of one table are split into train, validation and test.
@@ -118,7 +131,7 @@ def split_annotated(table: datasets.Dataset, splits: Splits, name: str = "the ta
     if splits.column:
         split_of_row = _named_splits(table, splits.column, name)
     else:
-        split_of = _draw_splits(annotated_groups, splits, name)
+        split_of = draw_splits(annotated_groups, splits, name)
         split_of_row = [split_of.get(group, "train") for group in groups]
     parts = {}
     for split in dict.fromkeys(("train", "validation", "test", *split_of_row)):
@@ -133,8 +146,15 @@ def split_annotated(table: datasets.Dataset, splits: Splits, name: str = "the ta
     return parts
 
 
-def _draw_splits(annotated_groups: set[str], splits: Splits, name: str) -> dict[str, str]:
-    """Tell the split of each group that is not for training."""
+def draw_splits(annotated_groups: set[str], splits: Splits, name: str = "the table") -> dict[str, str]:
+    """Draw the groups that are not for training, and return the split of each.
+
+    Raises:
+        PatchTableError: too few annotated groups, or a named group that is not there.
+
+    >>> draw_splits({"a", "b", "c", "d"}, Splits(test_fraction=0.25))
+    {'c': 'test', 'a': 'validation'}
+    """
     for asked in (*splits.validation, *splits.test):
         if asked not in annotated_groups:
             raise PatchTableError(
@@ -163,12 +183,11 @@ def _draw_splits(annotated_groups: set[str], splits: Splits, name: str) -> dict[
 def _named_splits(table: datasets.Dataset, column: str, name: str) -> list[str]:
     if column not in table.column_names:
         raise PatchTableError(f"{name}: no column {column!r} of splits; it has {', '.join(table.column_names)}")
-    known = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
     split_of_row = []
     for row, value in enumerate(table[column][:]):
-        if str(value).lower() not in known:
+        if str(value).lower() not in SPLIT_WORDS:
             raise PatchTableError(f"{name}, row {row}, column {column!r}: {value!r}; give train, validation or test")
-        split_of_row.append(known[str(value).lower()])
+        split_of_row.append(SPLIT_WORDS[str(value).lower()])
     return split_of_row
 
 

@@ -13,6 +13,7 @@ from sedm.config.study import Study
 from sedm.data.patch_table import PatchTableError, find_splits, load_patches
 from sedm.data.patches import Patches, data_checksum, decode_tables
 from sedm.data.splits import check_splits
+from sedm.data.study_source import StudySource
 
 SPLITS = ("train", "validation", "test", "shifted")
 
@@ -101,11 +102,16 @@ def load_study(config: Config, folder: str | Path = "") -> StudyData:
     study = config.study
     if not isinstance(folder, str | Path):
         raise ValueError(f"data={folder!r}; give the folder as text, in quotes (papermill: -r data …)")
-    if study.embedded and folder:
+    if study.file is not None:
+        if folder:
+            raise ValueError(f"DATA={str(folder)!r}, but {study.file} says where its data lie: leave DATA out")
+        tables = StudySource(study).load()
+        names = {split: f"{study.name} {split}" for split in tables}
+    elif study.embedded and folder:
         raise ValueError(f"DATA={str(folder)!r}, but the study {study.name!r} is embedded: leave DATA out")
-    if not study.embedded and not folder:
+    elif not study.embedded and not folder:
         raise ValueError(f"the study {study.name!r} needs DATA=<folder of its parquet files> (see data/README.md)")
-    if study.embedded:
+    elif study.embedded:
         tables = _draw(config)
         names = {split: f"{study.name} {split}" for split in SPLITS}
     else:
@@ -113,7 +119,7 @@ def load_study(config: Config, folder: str | Path = "") -> StudyData:
     if not study.shared_groups:
         check_splits(tables)
     named_tables = {names[split]: table for split, table in tables.items()}
-    decoded = decode_tables(named_tables, study.classes, config.data.image_size)
+    decoded = decode_tables(named_tables, study.classes, config.data.image_size, fit=study.fit or None)
     for split in tables:
         foreign = set(decoded[names[split]].mask_source) - {"annotated", "none"}
         if split != "train" and foreign:

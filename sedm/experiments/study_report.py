@@ -21,6 +21,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sedm.config import PRESETS, Config, build_config
+from sedm.data.study_check import RESULTS
 from sedm.data.study_data import StudyData, load_study
 from sedm.experiments.arm_runs import train_arms
 from sedm.experiments.arms import ARMS, list_arm_runs
@@ -292,4 +293,4 @@ def results_folder(config: Config) -> Path:
     study = config.study
     if study.file is None:
         return Path("data/runs", study.name, config.preset, "comparison")
-    return study.file.parent / "sedm-results" / config.preset
+    return study.file.parent / RESULTS / config.preset

@@ -27,6 +27,7 @@ SYSTEM_NAMES = {
     "__macosx",  # in zip archives made on a Mac
     "desktop.ini",
     "ehthumbs.db",
+    "sedm-results",  # of sedm compare
     "lost+found",
     "system volume information",
     "thumbs.db",

@@ -1,0 +1,136 @@
+"""What is in a data set, every fault of it at once, and what will hurt: before anything is trained.
+
+sedm check my_images            # a folder of images, a table, or a study.toml
+sedm check my_images --write    # and a first study.toml for it
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from sedm.config import Study, read_study
+from sedm.config.study import FILE
+from sedm.data.errors import PatchTableError
+from sedm.data.patches import Patches
+from sedm.data.source_summary import SourceSummary
+from sedm.data.sources import find_source_faults, list_splits, load_table
+from sedm.data.study_draft import draft_study
+from sedm.data.study_source import StudySource
+from sedm.figures import colour_layout, image_grid, set_plot_style
+from sedm.runtime.files import replacing
+
+N_COLUMNS, SHEET_SIDE = 8, 96  # groups on the sheet, and px a side of their pictures
+RESULTS = "sedm-results"
+
+
+def check_source(source: StudySource) -> tuple[SourceSummary, list[PatchTableError]]:
+    """Open every picture of a study; return what is there, and every fault.
+
+    Memory grows with groups and faults, not with images.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for kind, value in (("images", 9), ("masks", 1)):
+    ...         for group in "ab":
+    ...             path = Path(folder, kind, group, "0.png")
+    ...             path.parent.mkdir(parents=True)
+    ...             Image.new("L", (8, 8), value if group == "a" else 7).save(path)
+    ...     _ = Path(folder, "study.toml").write_text('name = "mine"\\nclasses = ["glass", "gland"]')
+    ...     summary, faults = check_source(StudySource(read_study(folder)))
+    >>> summary.n_images.total(), [fault.value for fault in faults]
+    (1, [7])
+    """
+    summary, faults = SourceSummary(source.study.classes), []
+    n_classes = len(source.study.classes)
+    for split in list_splits(source.path, source.format) or ("",):
+        faults += find_source_faults(source.path, source.format, split, n_classes, summary.add)
+    if not faults:
+        try:
+            source.check_splits(summary)
+        except PatchTableError as fault:
+            faults.append(fault)
+    return summary, faults
+
+
+def draw_sheet(source: StudySource) -> Figure:
+    """Draw an image of each of some groups, annotated ones with their masks, then some without."""
+    splits = list_splits(source.path, source.format)
+    table = load_table(source.path, source.format, next(iter(splits), ""))
+    is_annotated = torch.from_numpy(table.data.column("mask").is_valid().to_numpy())
+    groups, parts, labels = table["group"][:], [], []
+    for told in (True, False):
+        first = {}
+        for row in (is_annotated == told).nonzero().flatten().tolist():
+            first.setdefault(groups[row], row)
+        rows = list(first.values())[:N_COLUMNS]
+        if not rows:
+            continue
+        options = {"fit": source.study.fit or "crop", "name": str(source.path)}
+        options["fit"] = "crop" if options["fit"] == "tile" else options["fit"]
+        patches = Patches.from_table(table.select(rows), source.study.classes, SHEET_SIDE, **options)
+        empty = torch.full((N_COLUMNS - len(rows), 3, SHEET_SIDE, SHEET_SIDE), 255, dtype=torch.uint8)
+        shown = (
+            {"annotated": patches.images, "masks": colour_layout(patches.masks)}
+            if told
+            else {"not annotated": patches.images}
+        )
+        for label, pictures in shown.items():
+            parts.append(torch.cat([pictures, empty]))
+            labels.append(label)
+    return image_grid(torch.cat(parts), N_COLUMNS, row_labels=labels, classes=source.study.classes)
+
+
+def find_source(path: Path) -> tuple[Study, str]:
+    """Read the study of a folder, table or study.toml; where none describes it, draft one. Return it and the draft.
+
+    Raises:
+        ValueError: nothing there, or a study.toml that cannot be read.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.suffix == ".toml" or (path.is_dir() and (path / FILE).is_file()):
+        return read_study(path), ""
+    if not path.exists():
+        raise PatchTableError(f"{path}: no such file or folder")
+    draft = draft_study(path)
+    return read_study(folder / FILE, text=draft), draft
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Say what is in a data set, list every fault at once, warn of what will hurt, and draw a sheet of pictures."""
+    parser = argparse.ArgumentParser(
+        "sedm check", description=main.__doc__, epilog="example: sedm check my_images --write"
+    )
+    parser.add_argument("data", type=Path, help="folder of images, table of paths, parquet, or a study.toml")
+    parser.add_argument("--write", action="store_true", help=f"write a first {FILE} where there is none")
+    parser.add_argument("--sheet", type=Path, help=f"picture sheet; {RESULTS}/check.png beside the data when left out")
+    options = parser.parse_args(arguments)
+    study, draft = find_source(options.data)
+    source = StudySource(study)
+    summary, faults = check_source(source)
+    for line in summary.lines():
+        print(line)
+    for fault in faults:
+        print(f"fault: {' '.join(str(fault).split())}")
+    for warning in summary.warnings():
+        print(f"warning: {warning}")
+    if draft:
+        print(f"\nNo {FILE} describes these images; it may look like this:\n\n{draft}")
+    if faults:
+        print(f"{len(faults):,} fault{'s' if len(faults) > 1 else ''}; nothing was written")
+        return 2
+    if draft and options.write:
+        with replacing(study.file) as temporary:
+            temporary.write_text(draft, encoding="utf-8")
+        print(f"written: {study.file}; read it, and correct what it cannot know")
+    set_plot_style()
+    sheet = options.sheet or study.file.parent / RESULTS / "check.png"
+    with replacing(sheet) as temporary:
+        draw_sheet(source).savefig(temporary, format="png")
+    print(f"picture sheet: {sheet}")
+    return 0
