@@ -676,3 +676,14 @@ def test_staged_biopsies_survive_every_way_through_files(staged_data, tmp_path):
         assert patches.groups == [truth.groups[row] for row in rows_of]
     shutil.rmtree(tmp_path / "files" / "labels")
     assert not Patches.from_table(load_table(tmp_path / "files"), CLASSES).has_mask.any()
+
+
+def test_translated_pictures_lie_in_a_file_and_not_in_memory(tmp_path):
+    folder = put_all(tmp_path, "images/{}.png", "masks/{}.png")
+    assert load_table(folder).cache_files == []  # nothing was read
+    table = load_table(folder, SourceFormat(classes={"glass": 1, "tissue": 0}))
+    (file,) = table.cache_files
+    assert Path(file["filename"]).is_file()
+    assert not Path(file["filename"]).is_relative_to(tmp_path)
+    assert np.array_equal(np.asarray(table[1]["mask"]), 1 - MASKS[1])
+    assert np.array_equal(np.asarray(table[1]["image"]), IMAGES[1])
