@@ -6,6 +6,8 @@ from .data.patch_table import check_patches as check_patches
 from .data.patch_table import load_patches as load_patches
 from .data.patch_table import save_patches as save_patches
 from .data.patches import Patches as Patches
+from .data.source_format import SourceFormat as SourceFormat
+from .data.sources import load_table as load_table
 from .data.splits import split_by_group as split_by_group
 from .data.study_data import load_study as load_study
 from .demo import render_mix as render_mix

@@ -1,6 +1,6 @@
 """How a patch table of any size behaves: time to open it, memory to read it, batches a second.
 
-    python tests/benchmarks/tables.py [--rows 100000] [--json tables.json]
+    python -m tests.benchmarks.tables [--rows 100000] [--json tables.json]
 
 Makes a table of 64 px patches (PNG, about 6 KB each) in a temporary folder, below 1 GB, and removes it. Every
 measurement is a process of its own, with an empty cache of ``datasets`` unless it says otherwise. *Own* memory is
@@ -109,8 +109,8 @@ TASKS = {
 IN_MEMORY = [task for task in TASKS if "in memory" in task]
 
 
-def measure(task: str, path: str) -> dict:
-    """Seconds of each step of ``task`` on the table, wall and CPU, and the peaks in MiB of both memories."""
+def measure(steps: list, path: str) -> dict:
+    """Seconds of each step on the table or folder, wall and CPU, and the peaks in MiB of both memories."""
     import datasets
     import torch  # noqa: F401
 
@@ -129,7 +129,7 @@ def measure(task: str, path: str) -> dict:
     watcher = threading.Thread(target=watch)
     watcher.start()
     result, clocks = path, [(time.perf_counter(), time.process_time())]
-    for step in TASKS[task]:
+    for step in steps:
         result = step(result)
         clocks.append((time.perf_counter(), time.process_time()))
     ended.set()
@@ -146,9 +146,10 @@ def memory() -> dict[str, float]:
     return {name: int(values[key].split()[0]) / 1024 for name, key in (("own", "RssAnon"), ("mapped", "RssFile"))}
 
 
-def run(task: str, path: Path, cache: Path) -> dict:
+def run(task: str, path: Path, cache: Path, module: str = "tests.benchmarks.tables") -> dict:
+    """Measure a task in a process of its own, so that no other one has used its memory before."""
     environment = {**os.environ, "HF_HOME": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--task", task, "--table", str(path)]
+    command = [sys.executable, "-m", module, "--task", task, "--table", str(path)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode:
         sys.exit(ended.stderr)
@@ -163,7 +164,7 @@ def main() -> None:
     parser.add_argument("--table", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:
-        print(json.dumps(measure(arguments.task, arguments.table)))
+        print(json.dumps(measure(TASKS[arguments.task], arguments.table)))
         return
     results = []
     with tempfile.TemporaryDirectory() as folder:

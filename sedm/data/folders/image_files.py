@@ -149,7 +149,8 @@ def _match_masks(roots: Roots, pictures: Files, masks: Sequence[tuple[str, Path]
         else:
             n_unmatched -= 1
             mask_of[names[0]] = str(path)
-    for path in sorted(roots.folder.glob("*")) if not mask_of and not n_unmatched else ():
+    beside = {path for path in roots.folder.glob("*") if not roots.masks.is_relative_to(path)} | {roots.masks}
+    for path in sorted(beside) if not mask_of and not n_unmatched else ():
         if path.is_dir() and path != roots.images and has_mask_word(path.name) and find_files(path):
             message = (
                 f"none of these files was read as a mask; masks are {', '.join(MASK_SUFFIXES)} in {roots.masks} under "
