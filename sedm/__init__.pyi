@@ -1,5 +1,6 @@
 # The public names: sedm imports each from here when it is first used, and editors read their types.
 from .config import build_config as build_config
+from .config import read_study as read_study
 from .data.folders.image_folder import load_image_folder as load_image_folder
 from .data.hub import load_hub_dataset as load_hub_dataset
 from .data.patch_table import check_patches as check_patches
@@ -10,8 +11,10 @@ from .data.source_format import SourceFormat as SourceFormat
 from .data.sources import load_table as load_table
 from .data.splits import split_by_group as split_by_group
 from .data.study_data import load_study as load_study
+from .data.study_source import StudySource as StudySource
 from .demo import render_mix as render_mix
 from .demo import style_mixing as style_mixing
+from .experiments.study_report import compare_study as compare_study
 from .fidelity.table import fidelity_table as fidelity_table
 from .generation.filtering import filter_patches as filter_patches
 from .generation.generate import embed_bank as embed_bank

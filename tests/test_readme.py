@@ -9,6 +9,7 @@ from PIL import Image
 
 import sedm
 from sedm import build_config
+from sedm.__main__ import main
 
 
 @pytest.fixture
@@ -42,20 +43,25 @@ def test_ones_own_images_go_from_a_folder_to_an_answer(code, tmp_path, monkeypat
         return replace(
             config,
             data=replace(config.data, image_size=build_config(study, preset).data.image_size),
-            sampling=replace(config.sampling, n_images=6),
         )
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sedm, "build_config", build_short, raising=False)
     draw_slides(tmp_path / "my_slides")
+    assert main(["check", "my_slides", "--write"]) == 0
+    file = tmp_path / "my_slides" / "study.toml"
+    text = file.read_text().replace("test_fraction = 0.4", "test_fraction = 0.25")
+    file.write_text(text.replace("foreground", "tumour"))
     names = {}
-    exec(code["Your own data"], names)
+    exec(code["Your own data"].replace("n_images=1000", "n_images=6"), names)
     exec(code["New layouts"], names)
-    train, test, pairs = (names[name] for name in ("train", "test", "pairs"))
-    assert len(train) + len(test) == 20
-    assert not set(train.groups) & set(test.groups)
+    data, pairs = names["data"], names["pairs"]
+    train = data.train
+    assert sum(map(len, data.patches.values())) == 20
+    assert (len(data.held_out_groups), data.held_out_groups & set(train.groups)) == (2, set())
     assert set(pairs.mask_source) == {"generated"}
-    assert set(pairs.groups) <= set(train.groups)
+    assert set(pairs.groups) == {"a"}  # nobody annotated it, and it lends its style
     assert capsys.readouterr().out.count("mean_iou") == 2
+    assert (tmp_path / "my_report" / "report.html").is_file()
     assert ((names["layouts"] == 1).float().mean((1, 2)) - 0.3).abs().max() < 1 / 64
     assert names["words"].sample(1, seed=0).shape == (1, 128, 128)
