@@ -229,9 +229,28 @@ def graphs(root, run, request, tmp_path_factory):
             for study, folder in data.items()
             if study in needed and (not folder or folder.is_dir())
         }
+        if "own_images" in needed:
+            folder = tmp_path_factory.mktemp("own images")
+            runs["own_images"] = pool.submit(run_graph, root, folder, write_own_images(folder / "my glands"), "")
         if "by_hand" in needed:
             runs["by_hand"] = pool.submit(run_by_hand, root, tmp_path_factory.mktemp("by_hand"))
         yield runs
+
+
+def write_own_images(folder):
+    """Write images of twelve groups, masks of eight of them, and a study.toml, as a user would; return that file."""
+    from sedm.data.drawn.tissue import make_tissue
+
+    table = make_tissue(12, 4, image_size=48, seed=0)
+    for row, patch in enumerate(table):
+        for kind in ("image", "mask"):
+            path = folder / f"{kind}s" / patch["group"] / f"{row}.png"
+            if kind == "image" or patch["group"] < "patient-008":
+                path.parent.mkdir(parents=True, exist_ok=True)
+                patch[kind].save(path)
+    file = folder / "study.toml"
+    file.write_text('title = "Ours"\ngroup = "patient"\nclasses = ["stroma", "epithelium", "lumen"]\n')
+    return file
 
 
 @pytest.fixture(scope="session")

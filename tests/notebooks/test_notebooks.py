@@ -26,6 +26,11 @@ def ebhi(graphs, staged_data):
 
 
 @pytest.fixture(scope="session")
+def own_images(graphs):
+    return graphs["own_images"].result()
+
+
+@pytest.fixture(scope="session")
 def pets(graphs, staged_data):
     return graphs["pets"].result()
 
@@ -58,19 +63,25 @@ def values_of(folder, study, name):
 
 
 def test_the_notebooks_of_tissue_keep_their_promises(run, tissue):
-    assert "values_segmentation.json" in check_study(run, tissue, "tissue", "tissue")
+    assert "values_segmentation.json" in check_study(run, tissue, "tissue", "segmentation")
 
 
 def test_the_notebook_of_flowers_keeps_its_promises(run, flowers):
-    assert "fig_interpolation.png" in check_study(run, flowers, "flowers", "natural")
+    assert "fig_interpolation.png" in check_study(run, flowers, "flowers", "styles")
+
+
+def test_the_notebooks_run_on_images_that_a_file_describes(run, own_images):
+    assert "values_segmentation.json" in check_study(run, own_images, "my_glands", "segmentation")
+    values = values_of(own_images, "my_glands", "segmentation")["values"]
+    assert set(values["groups"]["real"]) < {f"patient-{number:03d}" for number in range(8)}  # annotated ones
 
 
 def test_the_notebooks_run_on_the_staged_biopsies(run, ebhi):
-    assert "values_segmentation.json" in check_study(run, ebhi, "ebhi", "tissue")
+    assert "values_segmentation.json" in check_study(run, ebhi, "ebhi", "segmentation")
 
 
 def test_the_notebook_runs_on_the_staged_photographs(run, pets):
-    assert "fig_interpolation.png" in check_study(run, pets, "pets", "natural")
+    assert "fig_interpolation.png" in check_study(run, pets, "pets", "styles")
 
 
 def test_a_second_run_finds_nothing_to_do(root, tissue):
