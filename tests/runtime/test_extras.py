@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 OPTIONAL = {
     "notebooks": ["jupyterlab", "papermill", "snakemake", "tensorboard"],
     "demo": ["anywidget", "ipywidgets", "traitlets", "voila"],
-    "slides": ["rasterio", "shapely", "tiffslide"],
+    "slides": ["defusedxml", "rasterio", "shapely", "tiffslide"],
     "paper": ["typst"],
     "test": ["beartype", "nbstripout", "playwright", "psutil", "pytest", "tifffile"],
 }
