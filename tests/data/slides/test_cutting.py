@@ -349,12 +349,8 @@ def test_the_finest_level_is_read_unchanged(slide, picture):
 @pytest.mark.parametrize(("microns", "level"), [(2, 0), (4, 0), (6.6, 0), (7.7, 1), (8, 1), (12, 1)])
 def test_the_coarsest_level_that_is_fine_enough_is_read(slide, microns, level, monkeypatch):
     levels = []
-    read = slide._file.read_region
-    monkeypatch.setattr(
-        slide._file,
-        "read_region",
-        lambda at, level, size, **rest: levels.append(level) or read(at, level, size, **rest),
-    )
+    read = slide._pyramid.read
+    monkeypatch.setattr(slide._pyramid, "read", lambda level, window: levels.append(level) or read(level, window))
     assert slide.read(300, 300, (32, 32), microns).shape == (32, 32, 3)
     assert levels == [level]
 
