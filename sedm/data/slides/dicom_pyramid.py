@@ -150,8 +150,9 @@ class DicomImage:
         self.tile = (int(header.Rows), int(header.Columns))
         self._n_frames = int(header.get("NumberOfFrames", 1))
         self._spans = self._find_frames()
-        if len(self._spans) != self._n_frames:
-            raise PatchTableError(f"{self.path}: {len(self._spans)} frames, but its header promises {self._n_frames}")
+        n_found = sum(map(bool, self._spans))
+        if n_found != self._n_frames:
+            raise PatchTableError(f"{self.path}: {n_found} frames, but its header promises {self._n_frames}")
         shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
         measures = (shared.get("PixelMeasuresSequence") if shared is not None else None) or [None]
         spacing = measures[0].get("PixelSpacing") if measures[0] is not None else None

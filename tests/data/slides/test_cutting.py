@@ -317,7 +317,7 @@ def test_holes_stay_open_by_another_class_on_top_and_by_a_ring_that_runs_into_it
 def test_faults_of_annotation_files_are_named(tmp_path):
     assert "nowhere.json: no such file" in fault(read_polygons, tmp_path / "nowhere.json")
     (tmp_path / "a.json").write_text("{")
-    assert "a.json: neither SQLite nor readable JSON" in fault(read_polygons, tmp_path / "a.json")
+    assert "a.json: neither SQLite, nor XML, nor readable JSON" in fault(read_polygons, tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"images": []}')
     assert "'categories'" in fault(read_polygons, tmp_path / "a.json")
     path = write_json(tmp_path / "b.json", {"a.svs": SHAPES[:1]})
