@@ -18,10 +18,12 @@ from sedm.runtime.extras import extra
 
 with extra("slides"):
     from defusedxml import ElementTree
+    from tifffile import TiffTags
     from tiffslide import TiffSlide
 
 COARSEST = 20.0  # µm a pixel; a file that claims more carries the resolution of a screen or printer
 AGREEMENT = 1.01  # ratio up to which two sizes are the same
+LEVEL_AGREEMENT = 1.1  # of two levels: some writers round the sides of a level, others its resolution
 DESCRIPTION, OME_XML, TAGS = "its description", "its OME-XML", "its TIFF tags"  # who may state it
 TAG_UNITS = {2: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}  # µm, of the tag ResolutionUnit: inch, cm, mm, µm (1 is no unit)
 ADVICE = "give microns_per_pixel of its finest level (--microns-per-pixel on the command line)"
@@ -64,6 +66,7 @@ def tiff_resolution(file: TiffSlide, path: str | Path) -> Resolution:
             f"{path}: {resolution.source} states {resolution.microns_per_pixel:g} µm/px, but of an image of "
             f"{width}×{height} px, and the file holds one of {size[0]}×{size[1]}; {ADVICE}"
         )
+    _check_levels(file, path, resolution.microns_per_pixel)
     return resolution
 
 
@@ -111,12 +114,31 @@ def _tiff_statements(file: TiffSlide) -> dict[str, tuple[float, float]]:
         statements[DESCRIPTION] = tuple(_number(properties.get(f"tiffslide.mpp-{axis}")) for axis in "xy")
     if tiff.is_ome:
         statements[OME_XML] = _ome_sizes(tiff.ome_metadata)
-    tags = tiff.series[properties["tiffslide.series-index"]].keyframe.tags
-    unit = TAG_UNITS.get(tags.valueof("ResolutionUnit"))
-    if unit is not None:
-        per_unit = (tags.valueof(f"{axis}Resolution", default=(0, 1)) for axis in "XY")
-        statements[TAGS] = tuple(unit * below / above if above else math.nan for above, below in per_unit)
+    statements[TAGS] = tag_sizes(tiff.series[properties["tiffslide.series-index"]].keyframe.tags)
     return statements
+
+
+def tag_sizes(tags: TiffTags) -> tuple[float, float]:
+    """Read width and height of a pixel in microns from the tags of a TIFF's page; NaN where they do not say."""
+    unit = TAG_UNITS.get(tags.valueof("ResolutionUnit"), math.nan)
+    per_unit = (tags.valueof(f"{axis}Resolution", default=(0, 1)) for axis in "XY")
+    return tuple(unit * below / above if above else math.nan for above, below in per_unit)
+
+
+def _check_levels(file: TiffSlide, path: str | Path, microns_per_pixel: float) -> None:
+    """Refuse a file whose coarser levels state pixels that are neither as many times larger nor, copied, the same."""
+    if "tiffslide.series-composition" in file.properties:  # of several scans
+        return
+    levels = file.ts_tifffile.series[file.properties["tiffslide.series-index"]].levels
+    for level, scale in enumerate(file.level_downsamples):
+        size, _ = tag_sizes(levels[level].keyframe.tags)
+        ratio = size / microns_per_pixel
+        agrees = 1 / AGREEMENT < ratio < AGREEMENT or 1 / LEVEL_AGREEMENT < ratio / scale < LEVEL_AGREEMENT
+        if size <= COARSEST and not agrees:
+            raise UnknownResolutionError(
+                f"{path}: level {level} states {size:g} µm/px, but it is {scale:g} times coarser than level 0 of "
+                f"{microns_per_pixel:g} µm/px; {ADVICE}"
+            )
 
 
 def _number(value: object) -> float:

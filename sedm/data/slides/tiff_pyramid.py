@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from sedm.data.slides.colours import holds_ycbcr, ycbcr_to_rgb
 from sedm.data.slides.pyramid import GlassPlace, Window
-from sedm.data.slides.resolution import TAG_UNITS, Resolution, tiff_resolution
+from sedm.data.slides.resolution import Resolution, tag_sizes, tiff_resolution
 from sedm.data.slides.stored_tiles import StoredTiles, level_regions
 from sedm.runtime.extras import extra
 
@@ -64,11 +64,9 @@ class TiffPyramid:
         self._holds_ycbcr = [holds_ycbcr(level) for level in regions]
         tags = regions[0][0].keyframe.tags
         offsets = [tags.valueof(code) for code in (X_OFFSET, Y_OFFSET)]
-        unit = TAG_UNITS.get(tags.valueof("ResolutionUnit"))
-        per_unit = [tags.valueof(f"{axis}Resolution", default=(0, 1)) for axis in "XY"]
-        self.glass_place = None
-        if None not in offsets and unit is not None and all(above for above, _ in per_unit):
-            self.glass_place = GlassPlace(*offsets, *(1000 * unit * below / above for above, below in per_unit))
+        sides = [1000 * side for side in tag_sizes(tags)]
+        is_placed = None not in offsets and all(map(math.isfinite, sides))
+        self.glass_place = GlassPlace(*map(float, offsets), *sides) if is_placed else None
 
     def stated_resolution(self) -> Resolution:
         """Find the resolution that the file states."""

@@ -12,7 +12,6 @@ from PIL import Image
 from scipy import ndimage
 from tiffslide import TiffSlide
 
-from sedm.data.archives import catch
 from sedm.data.archives.catch import make_catch
 from sedm.data.archives.catch_slides import (
     CLASS_SETS,
@@ -25,6 +24,7 @@ from sedm.data.archives.catch_slides import (
 )
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches
 from sedm.data.patches import Patches
+from sedm.data.slides import slide_jobs
 from sedm.data.slides.annotations import read_polygons
 from sedm.data.slides.cutting import sample_patches, sample_positions
 from sedm.data.slides.polygons import as_polygon, rasterise, topmost
@@ -932,9 +932,9 @@ def test_a_slide_that_no_polygon_reaches_is_refused_before_any_patch_is_cut(catc
 def test_patches_are_handed_on_one_by_one(catch_folder, monkeypatch):
     """The second slide is not opened before the first one's patches are out."""
     opened = []
-    monkeypatch.setattr(catch, "Slide", lambda path: opened.append(path.name) or Slide(path))
+    monkeypatch.setattr(slide_jobs, "Slide", lambda path: opened.append(path.name) or Slide(path))
     paths = sorted((catch_folder / "slides" / "MCT").glob("*.svs"))[:2]
-    rows = catch._rows([catch._Job(path, "train") for path in paths], SMALL)
+    rows = slide_jobs.cut([slide_jobs.SlideJob(path) for path in paths], SMALL, SMALL.class_index, "train")
     assert next(rows)["slide"] == "MCT_01_1.svs"
     assert opened == ["MCT_01_1.svs"]
     assert [row["slide"] for row in rows] == ["MCT_01_1.svs"] * 2 + ["MCT_02_1.svs"] * 3
