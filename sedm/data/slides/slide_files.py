@@ -48,7 +48,9 @@ def open_pyramid(path: Path) -> Pyramid:
 
 
 def find_slides(folder: str | Path) -> list[Path]:
-    """Find the slides in a folder and its sub-folders, in order; of the files of one in DICOM the first stands for all.
+    """Find the slides in a folder and its sub-folders, in order.
+
+    A slide in DICOM is many files: a sub-folder of a single one stands for it, and else the first of its files does.
 
     Raises:
         PatchTableError: no such folder, or no slide in it.
@@ -63,16 +65,14 @@ def find_slides(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise PatchTableError(f"{folder}: no such folder; expected slides")
-    slides, series = [], set()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    slides = [path for path in files if path.suffix.lower() != ".dcm" and not path.name.startswith(".")]
+    first_files: dict[Path, dict[str, Path]] = {}
+    for path in files:
         if path.suffix.lower() == ".dcm":
-            key = (path.parent, series_of(path))
-            if key in series:
-                continue
-            series.add(key)
-        slides.append(path)
+            first_files.setdefault(path.parent, {}).setdefault(series_of(path), path)
+    for parent, by_series in first_files.items():
+        slides += [parent] if len(by_series) == 1 and parent != folder else by_series.values()
     if not slides:
         raise PatchTableError(f"{folder}: no slides in it; expected files that end in {', '.join(SUFFIXES)}")
-    return slides
+    return sorted(slides)

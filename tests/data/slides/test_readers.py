@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBase
 from sedm.data.patch_table import PatchTableError
 from sedm.data.slides import slide_files
 from sedm.data.slides.annotations import read_polygons
-from sedm.data.slides.dicom_pyramid import WHOLE_SLIDE
+from sedm.data.slides.dicom_image import WHOLE_SLIDE
 from sedm.data.slides.openslide_pyramid import OpenSlidePyramid
 from sedm.data.slides.slide import Slide
 from sedm.data.slides.slide_files import find_slides
@@ -158,8 +158,10 @@ def test_each_file_and_the_folder_of_a_dicom_slide_are_the_whole_slide(dicom_fol
 
 
 def test_a_dicom_slide_is_one_slide_of_its_folder(dicom_folder):
-    write_dicom(dicom_folder / "other.dcm", NOISE, generate_uid())
     write_pyramid(dicom_folder.parent / "a.tif", NOISE)
+    assert find_slides(dicom_folder.parent) == [dicom_folder.parent / "a.tif", dicom_folder]
+    assert find_slides(dicom_folder) == [dicom_folder / "0.dcm"]
+    write_dicom(dicom_folder / "other.dcm", NOISE, generate_uid())
     assert [path.name for path in find_slides(dicom_folder.parent)] == ["a.tif", "0.dcm", "other.dcm"]
     assert fault(Slide, dicom_folder) == f"{dicom_folder}: 2 DICOM slides in this folder; name a file of one"
     (dicom_folder.parent / "empty").mkdir()
