@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import ParseError
 
 from sedm.data.patch_table import PatchTableError
@@ -18,7 +18,6 @@ from sedm.runtime.extras import extra
 
 with extra("slides"):
     from defusedxml import ElementTree
-    from tifffile import TiffTags
     from tiffslide import TiffSlide
 
 COARSEST = 20.0  # µm a pixel; a file that claims more carries the resolution of a screen or printer
@@ -118,8 +117,8 @@ def _tiff_statements(file: TiffSlide) -> dict[str, tuple[float, float]]:
     return statements
 
 
-def tag_sizes(tags: TiffTags) -> tuple[float, float]:
-    """Read width and height of a pixel in microns from the tags of a TIFF's page; NaN where they do not say."""
+def tag_sizes(tags: Any) -> tuple[float, float]:
+    """Read width and height of a pixel in microns from the tags of a page, tifffile's; NaN where they do not say."""
     unit = TAG_UNITS.get(tags.valueof("ResolutionUnit"), math.nan)
     per_unit = (tags.valueof(f"{axis}Resolution", default=(0, 1)) for axis in "XY")
     return tuple(unit * below / above if above else math.nan for above, below in per_unit)

@@ -44,6 +44,20 @@ def test_planes_apart_are_read_as_colours(staged_data):
         assert (slide.read(5.0, 10.0, (40, 30), 0.25) == planes.transpose(1, 2, 0)[40:80, 20:50]).all()
 
 
+def test_a_pyramid_of_planes_apart_is_read_level_by_level(tmp_path):
+    path = tmp_path / "a.tif"
+    said = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER", "metadata": None}
+    with tifffile.TiffWriter(path) as file:
+        for level, factor in enumerate((1, 4)):
+            planes = halved(NOISE, factor).transpose(2, 0, 1)
+            options = {"photometric": "rgb", "planarconfig": "separate", "tile": (TILE, TILE), "subfiletype": level}
+            file.write(planes, **options, **said)
+    with Slide(path) as slide:
+        assert slide.size == (640, 512)
+        assert (slide.read(0, 0, (512, 640), 0.5) == NOISE).all()
+        assert (slide.read(0, 0, (128, 160), 2.0) == halved(NOISE, 4)).all()
+
+
 @pytest.mark.parametrize(("name", "limit"), [("CMU-1-Small-Region.svs", 1), ("tcga-cr-7395-01a-01-ts1.svs", 2)])
 def test_aperio_slides_show_what_tifffile_and_openslide_decode(staged_data, name, limit):
     path = staged_data / "slides_real" / name
