@@ -27,7 +27,7 @@ from sedm.generator.denoiser import one_hot_layout
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {"torchvision", "timm", "segmentation_models_pytorch", "torch_fidelity", "cleanfid", "lpips", "open_clip"}
-DISTRIBUTIONS = {"PIL": "pillow"}  # where the name to import is not the one to install
+DISTRIBUTIONS = {"PIL": "pillow", "openslide": "openslide-python"}  # where the name to import is not the one to install
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HOMES = {  # public name → module
     alias.name: node.module

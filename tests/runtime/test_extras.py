@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 OPTIONAL = {
     "notebooks": ["jupyterlab", "papermill", "snakemake", "tensorboard"],
     "demo": ["anywidget", "ipywidgets", "traitlets", "voila"],
-    "slides": ["rasterio", "shapely", "tiffslide"],
+    "slides": ["defusedxml", "openslide", "pydicom", "rasterio", "shapely", "tiffslide"],
     "paper": ["typst"],
     "test": ["beartype", "nbstripout", "playwright", "psutil", "pytest", "tifffile"],
 }
@@ -66,7 +66,7 @@ def test_the_library_imports_without_any_extra(root):
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("import sedm.data.slides.slide", 'tiffslide is not installed; pip install "sedm[slides]" brings it'),
+        ("import sedm.data.slides.slide", 'defusedxml is not installed; pip install "sedm[slides]" brings it'),
         ("import sedm.data.slides.polygons", 'shapely is not installed; pip install "sedm[slides]" brings it'),
         (
             "from sedm.__main__ import main; sys.exit(main(['data', 'catch', 'a', 'b', '--annotations', 'c']))",

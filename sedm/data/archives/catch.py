@@ -5,14 +5,12 @@ Wilm et al., Pan-tumor CAnine cuTaneous Cancer Histology (CATCH) dataset, Scient
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import datasets
-from tqdm import tqdm
 
 from sedm.data.archives.catch_slides import (
     ABOUT,
@@ -28,11 +26,7 @@ from sedm.data.archives.catch_slides import (
 from sedm.data.archives.public_tables import SPLITS, PublicTables, spool
 from sedm.data.patch_table import PatchTableError
 from sedm.data.slides.annotations import read_polygons
-from sedm.data.slides.cutting import sample_patches
-from sedm.data.slides.polygons import Outside, Polygon, count_outside
-from sedm.data.slides.resolution import AGREEMENT, UnknownResolutionError
-from sedm.data.slides.sections import Tissue, find_tissue
-from sedm.data.slides.slide import Slide
+from sedm.data.slides.slide_jobs import SlideJob, cut, first_names, note_outside, survey, with_outside, with_resolution
 
 FEATURES = datasets.Features(
     {
@@ -85,41 +79,20 @@ def make_catch(
     """
     sampling = sampling or Sampling()
     annotation_file = Path(annotation_file)
-    jobs = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
-    jobs = _with_resolution(jobs, microns_per_pixel)
-    jobs = _survey([_count_outside(job) for job in jobs], sampling)
+    jobs, splits = _plan(Path(slide_folder), annotation_file, sampling, split_file, allow_missing)
+    jobs = with_resolution(jobs, microns_per_pixel, typical=f"; CATCH's is {MICRONS_PER_PIXEL:g}")
+    jobs = survey([with_outside(job) for job in jobs], sampling, sampling.class_index)
+    jobs_by_split = {split: [job for job in jobs if splits[job.path.name] == split] for split in SPLITS}
     tables = {}
-    for split in SPLITS:
-        rows = _rows([job for job in jobs if job.split == split], sampling)
+    for split, of_split in jobs_by_split.items():
+        rows = cut(of_split, sampling, sampling.class_index, split)
         tables[split] = spool(rows, FEATURES, Path(cache_folder) / f"{split}.arrow")
     return PublicTables(
         tables=tables,
         about=ABOUT,
-        notes=_notes(jobs, sampling, split_file),
+        notes=_notes(jobs_by_split, sampling, split_file),
         sources=[annotation_file],
     )
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One slide to cut."""
-
-    path: Path
-    split: str
-    polygons: Sequence[Polygon] | None = None  # None where patches get no masks
-    microns_per_pixel: float | None = None  # of the finest level, where the file does not say
-    tissue: Tissue | None = None  # where patches are drawn from it or masks need it
-    facts: str = ""  # what the slide is and shows
-    outside: Outside | None = None  # of its polygons, where they are used
-
-    def open(self) -> Slide:
-        """Open the slide, at the resolution that its file states, or else at the one given."""
-        try:
-            return Slide(self.path)
-        except UnknownResolutionError:
-            if self.microns_per_pixel is None:
-                raise
-            return Slide(self.path, self.microns_per_pixel)
 
 
 def _plan(
@@ -128,8 +101,8 @@ def _plan(
     sampling: Sampling,
     split_file: str | Path | None,
     allow_missing: bool,
-) -> list[_Job]:
-    """Decide which slides to cut, with or without masks; open none."""
+) -> tuple[list[SlideJob], dict[str, str]]:
+    """Decide which slides to cut, with or without masks, and the split of each by its name; open none."""
     if not slide_folder.is_dir():
         raise PatchTableError(f"{slide_folder}: no such folder; expected the slides of CATCH")
     splits = None if split_file is None else read_split_file(split_file)
@@ -138,14 +111,13 @@ def _plan(
     paths = {path.name: path for path in sorted(slide_folder.rglob("*")) if path.name in expected}
     missing = sorted(expected - paths.keys())
     if missing:
-        sentence = f"{slide_folder}: {len(missing)} of {len(expected)} slides are missing ({_first(missing)})"
+        sentence = f"{slide_folder}: {len(missing)} of {len(expected)} slides are missing ({first_names(missing)})"
         if not allow_missing or not paths:
             raise PatchTableError(f"{sentence}; get them from {SOURCE}, or go on without them by allow_missing=True")
         warnings.warn(sentence, stacklevel=3)
     slides = sorted(paths)
-    _, class_index = CLASS_SETS[sampling.classes]
     for name, drawn in polygons.items():
-        strange = {polygon.class_name for polygon in drawn} - class_index.keys()
+        strange = {polygon.class_name for polygon in drawn} - sampling.class_index.keys()
         if name in paths and strange:
             raise PatchTableError(f"{annotation_file}, {name}: class {min(strange)!r} is none of CATCH's")
     outlined = [name for name in slides if polygons.get(name)]
@@ -162,133 +134,36 @@ def _plan(
             raise PatchTableError(f"{slide_folder}: no slide for {split}; get more slides or give another split_file")
     for name in sorted(masks - set(outlined)):
         raise PatchTableError(f"{annotation_file}: no polygons on {name}, which is in {splits[name]}")
-    return [_Job(paths[name], splits[name], polygons[name] if name in masks else None) for name in slides]
+    jobs = [SlideJob(paths[name], polygons[name] if name in masks else None, _columns(name)) for name in slides]
+    return jobs, splits
 
 
-def _count_outside(job: _Job) -> _Job:
-    """Count the polygons that leave their slide, and warn of them.
-
-    Raises:
-        PatchTableError: no polygon reaches the slide.
-    """
-    if job.polygons is None:
-        return job
-    with job.open() as slide:
-        outside = count_outside(job.polygons, slide.size)
-    n_polygons = len(job.polygons)
-    place = f"outside of the slide of {slide.size[0]}×{slide.size[1]} px"
-    if outside.wholly == n_polygons:
-        raise PatchTableError(
-            f"{job.path}: all of its {n_polygons} polygons lie {place}; were they drawn on another slide, or at "
-            "another resolution?"
-        )
-    if any(outside):
-        sentence = (
-            f"{job.path}: {outside.wholly} of {n_polygons} polygons lie wholly and {outside.partly} partly {place}"
-        )
-        warnings.warn(sentence, stacklevel=4)
-    return replace(job, outside=outside)
+def _columns(slide_name: str) -> dict[str, str]:
+    """Read what the name of a slide says of its patches."""
+    name = parse_slide_name(slide_name)
+    return {"group": name.patient, "tumour_type": name.tumour_type}
 
 
-def _survey(jobs: Sequence[_Job], sampling: Sampling) -> list[_Job]:
-    """Look for the tissue of each slide where it is needed, and cut one patch, before any table is begun."""
-    surveyed = []
-    for job in tqdm(jobs, desc="survey", unit="slide"):
-        with job.open() as slide:
-            job = replace(job, facts=str(slide))
-            if job.polygons is None or not sampling.unannotated_is_background:
-                tissue = find_tissue(slide, **sampling.tissue_settings)
-                job = replace(job, tissue=tissue, facts=f"{slide}; {tissue}")
-            next(_patches(job, slide, sampling, n=1))
-        tqdm.write(f"{job.path.name}: {job.facts}", file=sys.stderr)
-        surveyed.append(job)
-    return surveyed
-
-
-def _with_resolution(plan: Sequence[_Job], microns_per_pixel: float | None) -> list[_Job]:
-    """Check that the resolution of each slide is known, by its file or else as given."""
-    jobs = [replace(job, microns_per_pixel=microns_per_pixel) for job in plan]
-    unknown: dict[str, UnknownResolutionError] = {}
-    differing: list[str] = []
-    for job in tqdm(jobs, desc="resolution", unit="slide"):
-        try:
-            with job.open() as slide:
-                stated = slide.microns_per_pixel
-        except UnknownResolutionError as error:
-            unknown[job.path.name] = error
-        else:
-            if microns_per_pixel and not 1 / AGREEMENT < stated / microns_per_pixel < AGREEMENT:
-                differing.append(f"{job.path.name} {stated:g}")
-    if len(unknown) == 1:
-        raise next(iter(unknown.values()))
-    if unknown:
-        raise UnknownResolutionError(
-            f"{len(unknown)} of {len(jobs)} slides do not say how large their pixels are ({_first(unknown)}); give "
-            "microns_per_pixel of their finest level (--microns-per-pixel on the command line; CATCH's is "
-            f"{MICRONS_PER_PIXEL:g})"
-        )
-    if differing:
-        warnings.warn(
-            f"microns_per_pixel={microns_per_pixel:g} is not used for {len(differing)} of {len(jobs)} slides, whose "
-            f"files state another resolution ({_first(differing)})",
-            stacklevel=3,
-        )
-    return jobs
-
-
-def _first(names: Collection[str]) -> str:
-    """Name the first three, and say whether there are more."""
-    return ", ".join(list(names)[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _rows(jobs: Sequence[_Job], sampling: Sampling) -> Iterator[dict]:
-    """Cut one row after the other, so that never more than a few patches are in memory."""
-    with tqdm(total=len(jobs) * sampling.n_patches_per_slide, desc=jobs[0].split, unit="patch") as bar:
-        for job in jobs:
-            bar.set_postfix_str(job.path.name)
-            name = parse_slide_name(job.path.name)
-            with job.open() as slide:
-                for row in _patches(job, slide, sampling, sampling.n_patches_per_slide):
-                    yield {**row, "group": name.patient, "tumour_type": name.tumour_type}
-                    bar.update()
-
-
-def _patches(job: _Job, slide: Slide, sampling: Sampling, n: int) -> Iterator[dict]:
-    """Cut the first ``n`` patches of a slide."""
-    _, class_index = CLASS_SETS[sampling.classes]
-    return sample_patches(
-        slide,
-        n,
-        sampling.patch_size,
-        sampling.microns_per_pixel,
-        sampling.seed,
-        polygons=job.polygons,
-        class_index=class_index,
-        unannotated_is_background=sampling.unannotated_is_background,
-        tissue=job.tissue,
-    )
-
-
-def _notes(jobs: Sequence[_Job], sampling: Sampling, split_file: str | Path | None) -> list[str]:
+def _notes(
+    jobs_by_split: Mapping[str, Sequence[SlideJob]], sampling: Sampling, split_file: str | Path | None
+) -> list[str]:
     """Say how the tables were made, of which slides, and what these show."""
     names, _ = CLASS_SETS[sampling.classes]
     values = ", ".join(f"{value} {name}" for value, name in enumerate(names))
     bare = f"0 ({names[0]})" if sampling.unannotated_is_background else "0 on glass and 255 (unknown) elsewhere"
-    outside = [
-        f"{job.path.name} {job.outside.wholly} and {job.outside.partly}" for job in jobs if any(job.outside or ())
-    ]
+    jobs = sorted((job for of_split in jobs_by_split.values() for job in of_split), key=lambda job: job.path.name)
     notes = [
         f"{sampling.patch_size}×{sampling.patch_size} px of {sampling.microns_per_pixel:g} µm",
         f"Mask: {values}; ground that nobody outlined is {bare}.",
         "Columns: image, mask (null on style sources), group (patient), slide (file name), tumour_type, x_microns, "
         "y_microns (left top corner of the patch from that of the slide, µm), microns_per_pixel.",
-        f"Polygons wholly and partly outside of their slide: {', '.join(outside) or 'none'}.",
+        note_outside(jobs),
         f"Split: {'random by patient, stratified by tumour type' if split_file is None else Path(split_file).name}",
         f"Settings: {', '.join(f'{key}={value}' for key, value in asdict(sampling).items())}",
     ]
-    for split in SPLITS:
+    for split, of_split in jobs_by_split.items():
         for has_masks, words in ((True, "with masks"), (False, "without masks")):
-            slides = [job.path.name for job in jobs if job.split == split and (job.polygons is not None) == has_masks]
+            slides = [job.path.name for job in of_split if (job.polygons is not None) == has_masks]
             if slides:
                 n_patches = sampling.n_patches_per_slide * len(slides)
                 notes.append(f"{split}, {words}: {n_patches} patches of {len(slides)} slides: {', '.join(slides)}")

@@ -17,6 +17,7 @@ import torch
 from sedm.config import known_name
 from sedm.data.folders.spreadsheets import read_spreadsheet
 from sedm.data.patch_table import PatchTableError
+from sedm.data.slides.slide_settings import SlideSettings
 from sedm.runtime.seeds import seeded_generator
 
 CITATION = (
@@ -82,27 +83,18 @@ SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "va
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(SlideSettings):
     """Which patches are cut and how; the defaults follow the recipe of Öttl et al. where it is known."""
 
-    n_patches_per_slide: int = 32
-    patch_size: int = 512  # px a side
-    microns_per_pixel: float = 2.0  # eight of the finest pixels
     classes: str = "tumour"  # a name of CLASS_SETS
     annotated_per_type: int | None = 6  # training slides of each tumour type with masks; None = all
-    unannotated_is_background: bool = True  # else tissue that nobody outlined becomes UNKNOWN, and glass class 0
     test_fraction: float = 0.2  # of the patients of each tumour type
     validation_fraction: float = 0.1
-    seed: int = 0
-    min_density: float = 0.04  # of tissue, as the next four: see sections.find_tissue
-    min_colour: float = 0.012
-    min_area_mm2: float = 0.02
-    leave_out_pen: bool = True
-    glass: tuple[float, float, float] | None = None  # its colour, where slides do not show it clearly
 
     def __post_init__(self):
+        super().__post_init__()
         known_name("classes", self.classes, CLASS_SETS)
-        for name in ("n_patches_per_slide", "patch_size", "microns_per_pixel", "test_fraction", "validation_fraction"):
+        for name in ("test_fraction", "validation_fraction"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be greater than 0")
         if self.test_fraction + self.validation_fraction >= 1:
@@ -112,17 +104,11 @@ class Sampling:
             )
         if self.annotated_per_type is not None and self.annotated_per_type < 1:
             raise ValueError(f"annotated_per_type={self.annotated_per_type}; give 1 or more, or None for all")
-        for name in ("min_density", "min_colour", "min_area_mm2"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)}; it must be 0 or more")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}; it must be 0 or more")
 
     @property
-    def tissue_settings(self) -> dict[str, object]:
-        """Collect the arguments of :func:`sedm.data.slides.sections.find_tissue`."""
-        names = ("min_density", "min_colour", "min_area_mm2", "leave_out_pen", "glass")
-        return {name: getattr(self, name) for name in names}
+    def class_index(self) -> dict[str, int]:
+        """The mask value of each class of the annotations."""
+        return CLASS_SETS[self.classes][1]
 
 
 class SlideName(NamedTuple):

@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "polygons": ["Polygon", "rasterise"],
         "sections": ["Tissue", "find_tissue"],
         "slide": ["Slide"],
+        "slide_files": ["find_slides"],
     },
 )

@@ -7,6 +7,10 @@ An object is outlined in one of three ways, and all are read:
   what is inside;
 - a mask as run lengths ``{"size": [height, width], "counts": […]}``, which keeps its holes;
 - the same with the counts as compressed text.
+
+An object may have a box and no outline. Its mask is not known then, so it is refused, unless the box is said to be all
+of it. COCO's boxes are left, top, width and height; some files (MIDOG) write left, top, right and bottom instead, and
+give themselves away by boxes that would leave their images.
 """
 
 from __future__ import annotations
@@ -24,12 +28,15 @@ from sedm.data.slides.run_lengths import outline_runs
 MAX_SIDE = 1 << 20  # px of a mask: no slide is larger, and a false size must not fill the memory
 
 
-def read_coco(path: Path, content: Any) -> tuple[list[tuple[str, list[Polygon]]], Counter[str]]:
+def read_coco(
+    path: Path, content: Any, boxes_are_areas: bool = False
+) -> tuple[list[tuple[str, list[Polygon]]], Counter[str]]:
     """Read the polygons of every image, in the order of ``annotations``.
 
     Args:
         path: what the errors name.
         content: of the file, as ``json`` reads it.
+        boxes_are_areas: read the box of an object without outline as a rectangle that is all object.
 
     Returns:
         File name and polygons of each image, and how many annotations were left out for which reason.
@@ -56,11 +63,15 @@ def read_coco(path: Path, content: Any) -> tuple[list[tuple[str, list[Polygon]]]
     categories = _by_id(path, content["categories"], "categories", name="name")
     polygons: dict[Any, list[Polygon]] = {number: [] for number in images}
     left_out: Counter[str] = Counter()
+    has_corners = boxes_are_areas and _boxes_are_corners(content["annotations"], images)
     for row, annotation in enumerate(content["annotations"]):
         try:
             image = _look_up(annotation, "image_id", images)
             category = _look_up(annotation, "category_id", categories)
-            parts = list(_parts(annotation.get("segmentation"), image, category["name"]))
+            segmentation = annotation.get("segmentation")
+            if not segmentation and boxes_are_areas:
+                segmentation = _box_ring(annotation.get("bbox"), has_corners)
+            parts = list(_parts(segmentation, image, category["name"]))
         except ValueError as error:
             number = f" (id {annotation['id']})" if isinstance(annotation, dict) and "id" in annotation else ""
             raise PatchTableError(f"{path}: annotations[{row}]{number}: {error}") from error
@@ -103,7 +114,10 @@ def _parts(segmentation: Any, image: Mapping[str, Any], class_name: str) -> Iter
             yield Polygon(class_name, piece)
         return
     if not segmentation:
-        raise ValueError("has no segmentation, and a box is no outline; draw one, or take the annotation out")
+        raise ValueError(
+            "has no segmentation, and a box is no outline; draw one, take the annotation out, or read boxes "
+            "as areas (boxes_are_areas=True, --boxes-are-areas)"
+        )
     if not isinstance(segmentation, list):
         raise ValueError(f"segmentation is {str(segmentation)[:100]!r}; expected rings or run lengths")
     rings = segmentation if any(isinstance(part, list) for part in segmentation) else [segmentation]
@@ -121,6 +135,33 @@ def _parts(segmentation: Any, image: Mapping[str, Any], class_name: str) -> Iter
             raise ValueError(f"ring {number} of the segmentation: {error}") from error
         if part:
             yield part
+
+
+def _box_ring(box: Any, has_corners: bool) -> list[float]:
+    """Draw a box as a ring x, y, x, y, …"""
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+        raise ValueError(f"has no segmentation, and its bbox is {str(box)[:80]}; expected four numbers")
+    left, top, *rest = box
+    right, bottom = rest if has_corners else (left + rest[0], top + rest[1])
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def _boxes_are_corners(annotations: list, images: Mapping[Any, dict]) -> bool:
+    """Tell whether boxes hold right and bottom, since as width and height more of them would leave their images."""
+    n_leaving = Counter[bool]()
+    for annotation in annotations:
+        box = annotation.get("bbox") if isinstance(annotation, dict) else None
+        image = images.get(annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if image is None or not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            continue  # the reader names it
+        size = [image.get("width"), image.get("height")]
+        if not all(map(_is_number, size)):
+            continue
+        for axis in (0, 1):
+            start, end = box[axis], box[axis + 2]
+            n_leaving[False] += start + end > size[axis]
+            n_leaving[True] += end > size[axis] or end <= start
+    return n_leaving[True] < n_leaving[False]
 
 
 def _runs(mask: Mapping[str, Any], image: Mapping[str, Any]) -> tuple[list[int], int]:
@@ -148,3 +189,7 @@ def _runs(mask: Mapping[str, Any], image: Mapping[str, Any]) -> tuple[list[int],
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
 """Polygons on a slide: painted in order, turned into masks, and asked what they cover.
 
-Polygons are opaque and painted one after the other: where two overlap, the later one counts. A hole is a polygon of
-another class on top, or a ring that runs into itself.
+Polygons are opaque and painted one after the other: where two overlap, the later one counts. A hole is what its file
+calls a hole, a polygon of another class on top, or a ring that runs into itself.
 
 What a ring holds is decided by the even-odd rule: a point is inside when a ray from it crosses the ring an odd number
 of times. So the middle of a five-pointed star drawn in one stroke is outside, and a ring that goes round twice holds
@@ -24,6 +24,7 @@ with extra("slides"):
 
 LARGEST = 1e9  # px from the corner of the slide; no slide is so large
 BEYOND = 2.0  # px around a mask up to which polygons are kept, so that the cut itself is on no pixel
+ELLIPSE_CORNERS = 360
 OFF_CENTRE = (1e-6, 1e-9)  # px to the right of and below a pixel's centre: the point that decides about the pixel
 
 
@@ -31,12 +32,14 @@ class Polygon(NamedTuple):
     """One annotated area.
 
     Attributes:
-        class_name: what it shows.
+        class_name: what it shows; empty where its file does not say.
         shape: a valid polygon, with or without holes, or several; in pixels of the slide's finest level.
+        name: its own, where somebody gave it one.
     """
 
     class_name: str
     shape: shapely.Geometry
+    name: str = ""
 
 
 def as_points(corners: Sequence | np.ndarray) -> Float[np.ndarray, "n 2"]:
@@ -62,26 +65,49 @@ def as_points(corners: Sequence | np.ndarray) -> Float[np.ndarray, "n 2"]:
     return points.astype(float).reshape(-1, 2)
 
 
-def as_polygon(class_name: str, ring: Sequence | np.ndarray) -> Polygon | None:
-    """Make a polygon of what a ring holds by the even-odd rule.
+def as_polygon(
+    class_name: str,
+    ring: Sequence | np.ndarray,
+    holes: Sequence[Sequence | np.ndarray] = (),
+    name: str = "",
+) -> Polygon | None:
+    """Make a polygon of what a ring holds, by the even-odd rule, and of what its holes take away.
+
+    A hole is a hole wherever it lies: along the border, across it, or over another hole.
 
     Args:
         ring: corners (x, y), as :func:`as_points` takes them; the first may be repeated at the end.
+        holes: rings of the same kind.
+        name: of the polygon.
 
     Returns:
-        The polygon, or None where the ring holds no area.
+        The polygon, or None where no area is left.
 
     Raises:
         ValueError: a corner that is nowhere.
 
     >>> square, hole = [(0, 0), (6, 0), (6, 6), (0, 6), (0, 0)], [(1, 1), (3, 1), (3, 3), (1, 3), (1, 1)]
-    >>> as_polygon("Dermis", square + hole).shape.area
-    32.0
+    >>> as_polygon("Dermis", square + hole).shape.area, as_polygon("Dermis", square, [hole]).shape.area
+    (32.0, 32.0)
     >>> as_polygon("Dermis", [(0, 0), (4, 0), (2, 0)])
+    """
+    shape = fill_ring(ring)
+    taken = [fill_ring(hole) for hole in holes]
+    if taken:
+        # make_valid would fill holes that touch the border, unless told method="structure"
+        shape = shapely.difference(shape, shapely.union_all(taken))
+    return Polygon(class_name, shape, name) if shape.area else None
+
+
+def fill_ring(ring: Sequence | np.ndarray) -> shapely.Geometry:
+    """Make a valid shape of what a ring holds by the even-odd rule, empty where that is no area.
+
+    >>> fill_ring([(0, 0), (4, 4), (4, 0), (0, 4)]).area
+    8.0
     """
     points = as_points(ring)
     if len(points) < 3:
-        return None
+        return shapely.Polygon()
     shape = shapely.Polygon(points)
     if not shape.is_valid:
         # make_valid would fill a hole that the ring draws along its own border. Asked for a point, an invalid polygon
@@ -89,7 +115,29 @@ def as_polygon(class_name: str, ring: Sequence | np.ndarray) -> Polygon | None:
         faces = shapely.get_parts(shapely.polygonize([shapely.node(shape.exterior)]))
         probes = shapely.get_coordinates(shapely.point_on_surface(faces))
         shape = shapely.union_all(faces[shapely.contains_xy(shape, *probes.T)])
-    return Polygon(class_name, shape) if shape.area else None
+    return shape
+
+
+def rectangle_ring(corners: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "m 2"]:
+    """Draw the upright rectangle around some points; no corner without points.
+
+    >>> rectangle_ring(np.array([(4.0, 1.0), (0.0, 3.0)])).tolist()
+    [[0.0, 1.0], [4.0, 1.0], [4.0, 3.0], [0.0, 3.0]]
+    """
+    if not len(corners):
+        return corners
+    (left, top), (right, bottom) = corners.min(0), corners.max(0)
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def ellipse_ring(centre: Float[np.ndarray, " 2"], radii: Float[np.ndarray, " 2"]) -> Float[np.ndarray, "n 2"]:
+    """Draw an upright ellipse, or a circle, as a ring of many corners.
+
+    >>> ellipse_ring(np.array([5.0, 5.0]), np.array([4.0, 2.0]))[0].tolist()
+    [9.0, 5.0]
+    """
+    angles = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)
+    return centre + radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def shapes_of(polygons: Sequence[Polygon]) -> Shaped[np.ndarray, " n"]:

@@ -12,17 +12,13 @@ from numbers import Real
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Num, UInt8
+from jaxtyping import Bool, Float, Num, UInt8
 from PIL import Image
 
 from sedm.data.patch_table import PatchTableError
-from sedm.data.slides.colours import holds_ycbcr, ycbcr_to_rgb
-from sedm.data.slides.resolution import AGREEMENT, Resolution, UnknownResolutionError, stated_resolution
-from sedm.data.slides.stored_tiles import StoredTiles, level_regions
-from sedm.runtime.extras import extra
-
-with extra("slides"):
-    from tiffslide import TiffSlide
+from sedm.data.slides.pyramid import Window, describe_cause
+from sedm.data.slides.resolution import AGREEMENT, Resolution, UnknownResolutionError
+from sedm.data.slides.slide_files import open_pyramid
 
 TOLERANCE = 1.05  # a level up to 5 % too coarse will do: 1.013 µm for 1 µm saves reading 16 times the pixels
 MARGIN = 3  # result pixels read around a patch, what Lanczos looks at
@@ -37,7 +33,8 @@ class Slide:
     up. A tile that only a coarser level lacks is read from a finer one.
 
     Args:
-        path: anything tiffslide reads (Aperio SVS, tiled pyramidal TIFF, …).
+        path: anything tiffslide reads (Aperio SVS, tiled pyramidal TIFF, …), a slide in DICOM (its folder or one of its
+            files), or anything openslide reads, where that is installed.
         microns_per_pixel: of the finest level, where the file does not say; it also overrides what the file says, with
             a warning if that is another resolution.
 
@@ -61,42 +58,28 @@ class Slide:
         is_size = isinstance(microns_per_pixel, Real) and 0 < microns_per_pixel < math.inf
         if microns_per_pixel is not None and not is_size:
             raise ValueError(f"microns_per_pixel={microns_per_pixel!r}; it must be greater than 0, a number of microns")
-        if not self.path.is_file():
-            raise PatchTableError(f"{path}: no such file")
-        try:
-            self._file = TiffSlide(self.path)
-        except Exception as error:  # tifffile, zarr and the codecs raise many types
-            raise PatchTableError(f"{path}: not a readable slide ({_cause(error)})") from error
+        self._pyramid = open_pyramid(self.path)
         try:
             self._read_facts(microns_per_pixel)
         except BaseException:
-            self._file.close()
+            self._pyramid.close()
             raise
 
     def _read_facts(self, microns_per_pixel: float | None) -> None:
-        try:
-            self.size: tuple[int, int] = self._file.dimensions
-            self._downsamples = self._file.level_downsamples
-            regions = level_regions(self._file)
-            self._tiles = [
-                StoredTiles(level, size) for level, size in zip(regions, self._file.level_dimensions, strict=True)
-            ]
-        except Exception as error:
-            raise PatchTableError(f"{self.path}: not a readable slide ({_cause(error)})") from error
-        try:
-            self._holds_ycbcr = [holds_ycbcr(level) for level in regions]
-        except PatchTableError as error:
-            raise PatchTableError(f"{self.path}: {error}") from error
+        self.size: tuple[int, int] = self._pyramid.level_sizes[0]
+        width, height = self.size
+        self._downsamples = [(width / w + height / h) / 2 for w, h in self._pyramid.level_sizes]
+        self._tiles = self._pyramid.tiles
         self.microns_per_pixel, self.resolution_source = self._resolution(microns_per_pixel)
-        self.size_microns = (self.size[0] * self.microns_per_pixel, self.size[1] * self.microns_per_pixel)
+        self.size_microns = (width * self.microns_per_pixel, height * self.microns_per_pixel)
         self.n_tiles = tuple(tiles.n_tiles for tiles in self._tiles)
         self.n_tiles_left_out = tuple(tiles.n_left_out for tiles in self._tiles)
 
     def _resolution(self, microns_per_pixel: float | None) -> Resolution:
         if microns_per_pixel is None:
-            return stated_resolution(self._file, self.path)
+            return self._pyramid.stated_resolution()
         try:
-            stated = stated_resolution(self._file, self.path)
+            stated = self._pyramid.stated_resolution()
             if not 1 / AGREEMENT < stated.microns_per_pixel / microns_per_pixel < AGREEMENT:
                 sentence = f"{self.path}: {stated.source} states {stated.microns_per_pixel:g} µm/px"
                 warnings.warn(f"{sentence}; read as {microns_per_pixel:g}, as given", stacklevel=4)
@@ -110,7 +93,7 @@ class Slide:
         return self
 
     def __exit__(self, *_) -> None:
-        self._file.close()
+        self._pyramid.close()
 
     def __str__(self) -> str:
         width, height = self.size
@@ -186,7 +169,7 @@ class Slide:
         for level in range(fine_enough, -1, -1):
             scale = self._downsamples[level]
             step = downsample / scale  # level pixels per result pixel
-            level_width, level_height = self._file.level_dimensions[level]
+            level_width, level_height = self._pyramid.level_sizes[level]
             left, top = max(x / scale, 0), max(y / scale, 0)
             right, bottom = min(left + columns * step, level_width), min(top + rows * step, level_height)
             window = _pixels_around((left, top, right, bottom), MARGIN * max(step, 1), (level_width, level_height))
@@ -215,20 +198,31 @@ class Slide:
         left_out = ~self._tiles[0].hold(left * scale, top * scale, right * scale, bottom * scale)
         return ~self._tiles[level].hold(left, top, right, bottom) & ~left_out, left_out
 
-    def _read_level(self, level: int, window: tuple[int, int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
-        x, y, right, bottom = window
-        scale = self._downsamples[level]
-        # tiffslide takes places of the finest level and rounds down: step to the first that means this one
-        location = [math.ceil(place * scale) for place in (x, y)]
-        location = [at + (int(at / scale) < place) for at, place in zip(location, (x, y), strict=True)]
+    def _read_level(self, level: int, window: Window) -> UInt8[np.ndarray, "h w 3"]:
+        x, y, *_ = window
         try:
-            pixels = self._file.read_region(tuple(location), level, (right - x, bottom - y), as_array=True)
-        except Exception as error:
-            raise PatchTableError(f"{self.path}: broken at level {level}, ({x}, {y}) px ({_cause(error)})") from error
+            pixels = self._pyramid.read(level, window)
+        except Exception as error:  # the readers and the codecs raise many types
+            raise PatchTableError(
+                f"{self.path}: broken at level {level}, ({x}, {y}) px ({describe_cause(error)})"
+            ) from error
         if pixels.dtype != np.uint8 or pixels.shape[2] < 3:
             raise PatchTableError(f"{self.path}: {pixels.shape[2]} channels of {pixels.dtype}; expected RGB of uint8")
-        pixels = np.ascontiguousarray(pixels[..., :3])
-        return ycbcr_to_rgb(pixels) if self._holds_ycbcr[level] else pixels
+        return pixels
+
+    def pixels_of_nanometres(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Turn places in nanometres from the centre of the glass, as Hamamatsu counts, into pixels of the finest level.
+
+        Raises:
+            PatchTableError: the file does not say where on its glass it lies.
+        """
+        place = self._pyramid.glass_place
+        if place is None:
+            raise PatchTableError(
+                f"{self.path}: does not say where on its glass the scan lies; expected the .ndpi that was annotated"
+            )
+        sides = np.array([place.pixel_width, place.pixel_height])
+        return (points - (place.x_offset, place.y_offset)) / sides + np.array(self.size) / 2
 
 
 def _pixels_around(
@@ -242,7 +236,3 @@ def _pixels_around(
         min(math.ceil(right + margin), size[0]),
         min(math.ceil(bottom + margin), size[1]),
     )
-
-
-def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

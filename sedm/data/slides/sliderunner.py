@@ -18,15 +18,20 @@ import numpy as np
 from jaxtyping import Float
 
 from sedm.data.patch_table import PatchTableError
-from sedm.data.slides.polygons import Polygon, as_points, as_polygon, sort_outer_first
+from sedm.data.slides.polygons import (
+    Polygon,
+    as_points,
+    as_polygon,
+    ellipse_ring,
+    rectangle_ring,
+    sort_outer_first,
+)
 
 # values of Annotations.type
 RECTANGLE = 2
 POLYGON = 3
 CIRCLE = 5
 WITHOUT_OUTLINE = {1: "spot", 4: "special spot", 6: "whole image"}
-
-CIRCLE_CORNERS = 360
 
 
 def read_sliderunner(path: Path) -> tuple[list[tuple[str, list[Polygon]]], Counter[str]]:
@@ -66,7 +71,7 @@ def read_sliderunner(path: Path) -> tuple[list[tuple[str, list[Polygon]]], Count
                JOIN Classes ON Classes.uid = class WHERE name IS NOT NULL GROUP BY annoId"""
         )
         class_names = {number: str(name) for number, name, _ in labels}
-        outlined, left_out = _select(database, class_names, slides)
+        outlined, left_out = _select(database, slides)
         polygons: dict[int, list[Polygon]] = {slide: [] for slide in slides}
         corners = database.execute(
             "SELECT annoId, coordinateX, coordinateY FROM Annotations_coordinates ORDER BY annoId, orderIdx, uid"
@@ -81,17 +86,15 @@ def read_sliderunner(path: Path) -> tuple[list[tuple[str, list[Polygon]]], Count
                 raise PatchTableError(
                     f"{path}: annotation {number} on {slides[slide]}: {error}; mend or delete it in SlideRunner"
                 ) from error
-            polygon = as_polygon(class_names[number], _outline(points, kind))
+            polygon = as_polygon(class_names.get(number, ""), _outline(points, kind))
             if polygon:
                 polygons[slide].append(polygon)
     left_out["no area"] = len(outlined) - sum(map(len, polygons.values()))
     return [(str(name), sort_outer_first(polygons[slide])) for slide, name in slides.items()], left_out
 
 
-def _select(
-    database: sqlite3.Connection, class_names: Container[int], slides: Container[int]
-) -> tuple[dict[int, tuple[int, int]], Counter[str]]:
-    """Find slide and type of the annotations with an outline, a class and a slide, and count the others by reason."""
+def _select(database: sqlite3.Connection, slides: Container[int]) -> tuple[dict[int, tuple[int, int]], Counter[str]]:
+    """Find slide and type of the annotations with an outline and a slide, and count the others by reason."""
     columns = [column for _, column, *_ in database.execute("PRAGMA table_info(Annotations)")]
     # older data bases lack the column: there, what was deleted is gone
     condition = "WHERE COALESCE(deleted, 0) != 1" if "deleted" in columns else ""
@@ -100,8 +103,6 @@ def _select(
     for number, slide, kind in database.execute(f"SELECT uid, slide, type FROM Annotations {condition} ORDER BY uid"):
         if kind not in (RECTANGLE, POLYGON, CIRCLE):
             left_out[WITHOUT_OUTLINE.get(kind, f"unknown type {kind}")] += 1
-        elif number not in class_names:
-            left_out["no class"] += 1
         elif slide not in slides:
             left_out["unknown slide"] += 1
         else:
@@ -113,9 +114,8 @@ def _outline(points: Float[np.ndarray, "n 2"], kind: int) -> Float[np.ndarray, "
     """Draw the ring of an annotation; a rectangle and a circle are stored as two opposite corners of their box."""
     if kind == POLYGON or not len(points):
         return points
-    (left, top), (right, bottom) = points.min(0), points.max(0)
     if kind == RECTANGLE:
-        return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-    angles = np.linspace(0, 2 * np.pi, CIRCLE_CORNERS, endpoint=False)
-    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return np.array([left + right, top + bottom]) / 2 + (right - left) / 2 * directions  # SlideRunner's radius
+        return rectangle_ring(points)
+    first, last = points.min(0), points.max(0)
+    radius = (last - first)[0] / 2  # SlideRunner's
+    return ellipse_ring((first + last) / 2, np.full(2, radius))

@@ -6,12 +6,20 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Int, Num
 
 from sedm.runtime.extras import extra
 
 with extra("slides"):
     from tiffslide import TiffSlide
+
+
+class TileGrid(NamedTuple):
+    """Some ground of a level in tiles, and which of these the file holds."""
+
+    x_edges: Num[np.ndarray, " columns+1"]  # of the columns of tiles, in level pixels
+    y_edges: Num[np.ndarray, " rows+1"]
+    stored: Bool[np.ndarray, "rows columns"]
 
 
 class Region(NamedTuple):
@@ -57,6 +65,14 @@ class Region(NamedTuple):
             stored &= held.reshape(-1, *grid).all(axis=0)
         return stored
 
+    @property
+    def grid(self) -> TileGrid:
+        """The tiles at their place."""
+        height, width = self.tile_shape
+        x_edges = self.left + np.append(np.arange(0, self.width, width), self.width)
+        y_edges = self.top + np.append(np.arange(0, self.height, height), self.height)
+        return TileGrid(x_edges, y_edges, self.stored)
+
 
 def level_regions(file: TiffSlide) -> list[list[Region]]:
     """List the images that make up each level of a slide, finest level first."""
@@ -78,7 +94,7 @@ class StoredTiles:
     """Which ground of one level the file holds.
 
     Args:
-        regions: all of the level; ground outside of them counts as left out.
+        grids: all ground of the level that is in tiles; the rest counts as left out.
         size: width and height of the level in pixels.
 
     Attributes: ``n_tiles`` and, of these, ``n_left_out``; ``is_complete``, whether the file holds every pixel.
@@ -89,30 +105,24 @@ class StoredTiles:
     ...     options = {"shape": (64, 128, 3), "dtype": "uint8", "tile": (64, 64), "photometric": "rgb"}
     ...     tifffile.imwrite(f"{folder}/a.tif", iter(tiles), compression="deflate", **options)
     ...     with TiffSlide(f"{folder}/a.tif") as file:
-    ...         stored = StoredTiles(level_regions(file)[0], file.dimensions)
+    ...         stored = StoredTiles([region.grid for region in level_regions(file)[0]], file.dimensions)
     >>> stored.n_left_out, stored.hold(left=np.array([0, 60]), top=0, right=np.array([64, 70]), bottom=9).tolist()
     (1, [True, False])
     """
 
-    def __init__(self, regions: Sequence[Region], size: tuple[int, int]):
-        stored = [region.stored for region in regions]
-        self.n_tiles = sum(tiles.size for tiles in stored)
-        self.n_left_out = sum(int((~tiles).sum()) for tiles in stored)
+    def __init__(self, grids: Sequence[TileGrid], size: tuple[int, int]):
+        self.n_tiles = sum(grid.stored.size for grid in grids)
+        self.n_left_out = sum(int((~grid.stored).sum()) for grid in grids)
         # the edges of all tiles cut the level into cells, each wholly on a tile or off it
-        x_edges, y_edges = [0, size[0]], [0, size[1]]
-        for region, tiles in zip(regions, stored, strict=True):
-            height, width = region.tile_shape
-            x_edges += [*(region.left + width * np.arange(tiles.shape[1])), region.left + region.width]
-            y_edges += [*(region.top + height * np.arange(tiles.shape[0])), region.top + region.height]
-        self._x_edges = np.unique(np.clip(x_edges, 0, size[0]))
-        self._y_edges = np.unique(np.clip(y_edges, 0, size[1]))
+        self._x_edges, self._y_edges = (
+            np.unique(np.clip(np.concatenate([[0, side], *edges]), 0, side))
+            for side, edges in zip(size, ([grid[axis] for grid in grids] for axis in (0, 1)), strict=True)
+        )
         held = np.zeros((len(self._y_edges) - 1, len(self._x_edges) - 1), bool)
-        for region, tiles in zip(regions, stored, strict=True):
-            height, width = region.tile_shape
-            x, y = self._x_edges[:-1] - region.left, self._y_edges[:-1] - region.top
-            columns = np.flatnonzero((x >= 0) & (x < region.width))
-            rows = np.flatnonzero((y >= 0) & (y < region.height))
-            held[np.ix_(rows, columns)] |= tiles[np.ix_(y[rows] // height, x[columns] // width)]
+        for grid in grids:
+            row, rows = _tiles_at(self._y_edges, grid.y_edges)
+            column, columns = _tiles_at(self._x_edges, grid.x_edges)
+            held[np.ix_(rows, columns)] |= grid.stored[np.ix_(row, column)]
         self.is_complete = bool(held.all())
         # cells left out above and to the left of each crossing of edges
         self._n_missing = np.zeros((held.shape[0] + 1, held.shape[1] + 1), int)
@@ -142,3 +152,12 @@ class StoredTiles:
             + self._n_missing[first_row, first_column]
         )
         return np.asarray(n_missing == 0)
+
+
+def _tiles_at(
+    cells: Num[np.ndarray, " n"], edges: Num[np.ndarray, " m"]
+) -> tuple[Int[np.ndarray, " found"], Int[np.ndarray, " found"]]:
+    """Find the tiles that lie at cells, along one side, and these cells; both by their edges."""
+    tile = np.searchsorted(edges, cells[:-1], side="right") - 1
+    found = np.flatnonzero((tile >= 0) & (tile < len(edges) - 1))
+    return tile[found], found

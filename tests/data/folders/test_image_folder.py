@@ -382,8 +382,8 @@ def test_a_table_written_as_a_folder_comes_back_as_it_was(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["catch", "slides", "out"], "catch needs --annotations"),
-        (["catch", "slides", "out", "--annotations", "a.json", "--download"], "from The Cancer Imaging Archive"),
+        (["catch", "slides", "out"], "the following arguments are required: --annotations"),
+        (["catch", "slides", "out", "--annotations", "a.json", "--download"], "unrecognized arguments: --download"),
         (["pets", "photos", "out"], "invalid choice: 'pets'"),
     ],
 )

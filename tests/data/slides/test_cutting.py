@@ -12,7 +12,6 @@ from PIL import Image
 from scipy import ndimage
 from tiffslide import TiffSlide
 
-from sedm.data.archives import catch
 from sedm.data.archives.catch import make_catch
 from sedm.data.archives.catch_slides import (
     CLASS_SETS,
@@ -25,6 +24,7 @@ from sedm.data.archives.catch_slides import (
 )
 from sedm.data.patch_table import UNKNOWN, PatchTableError, check_patches, load_patches
 from sedm.data.patches import Patches
+from sedm.data.slides import slide_jobs
 from sedm.data.slides.annotations import read_polygons
 from sedm.data.slides.cutting import sample_patches, sample_positions
 from sedm.data.slides.polygons import as_polygon, rasterise, topmost
@@ -317,7 +317,7 @@ def test_holes_stay_open_by_another_class_on_top_and_by_a_ring_that_runs_into_it
 def test_faults_of_annotation_files_are_named(tmp_path):
     assert "nowhere.json: no such file" in fault(read_polygons, tmp_path / "nowhere.json")
     (tmp_path / "a.json").write_text("{")
-    assert "a.json: neither SQLite nor readable JSON" in fault(read_polygons, tmp_path / "a.json")
+    assert "a.json: neither SQLite, nor XML, nor readable JSON" in fault(read_polygons, tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"images": []}')
     assert "'categories'" in fault(read_polygons, tmp_path / "a.json")
     path = write_json(tmp_path / "b.json", {"a.svs": SHAPES[:1]})
@@ -349,12 +349,8 @@ def test_the_finest_level_is_read_unchanged(slide, picture):
 @pytest.mark.parametrize(("microns", "level"), [(2, 0), (4, 0), (6.6, 0), (7.7, 1), (8, 1), (12, 1)])
 def test_the_coarsest_level_that_is_fine_enough_is_read(slide, microns, level, monkeypatch):
     levels = []
-    read = slide._file.read_region
-    monkeypatch.setattr(
-        slide._file,
-        "read_region",
-        lambda at, level, size, **rest: levels.append(level) or read(at, level, size, **rest),
-    )
+    read = slide._pyramid.read
+    monkeypatch.setattr(slide._pyramid, "read", lambda level, window: levels.append(level) or read(level, window))
     assert slide.read(300, 300, (32, 32), microns).shape == (32, 32, 3)
     assert levels == [level]
 
@@ -936,9 +932,9 @@ def test_a_slide_that_no_polygon_reaches_is_refused_before_any_patch_is_cut(catc
 def test_patches_are_handed_on_one_by_one(catch_folder, monkeypatch):
     """The second slide is not opened before the first one's patches are out."""
     opened = []
-    monkeypatch.setattr(catch, "Slide", lambda path: opened.append(path.name) or Slide(path))
+    monkeypatch.setattr(slide_jobs, "Slide", lambda path: opened.append(path.name) or Slide(path))
     paths = sorted((catch_folder / "slides" / "MCT").glob("*.svs"))[:2]
-    rows = catch._rows([catch._Job(path, "train") for path in paths], SMALL)
+    rows = slide_jobs.cut([slide_jobs.SlideJob(path) for path in paths], SMALL, SMALL.class_index, "train")
     assert next(rows)["slide"] == "MCT_01_1.svs"
     assert opened == ["MCT_01_1.svs"]
     assert [row["slide"] for row in rows] == ["MCT_01_1.svs"] * 2 + ["MCT_02_1.svs"] * 3

@@ -117,6 +117,22 @@ def test_a_resolution_that_cannot_be_true_is_refused_until_one_is_given(tmp_path
         assert slide.resolution_source == "as given"
 
 
+@pytest.mark.parametrize(("second", "fits"), [(0, True), (0.5, True), (2, True), (2.1, True), (1, False), (4, False)])
+def test_a_level_that_contradicts_the_finest_is_refused_until_one_is_given(tmp_path, second, fits):
+    """Levels of 0.5 µm and of a quarter of its pixels, the second as stated, copied, rounded or wrong."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for level, microns in enumerate((0.5, second)):
+            said = {"resolution": (1e4 / microns,) * 2, **CENTIMETRE} if microns else {}
+            picture = PICTURE[: 512 // 4**level, : 512 // 4**level]
+            file.write(picture, tile=(64, 64), photometric="rgb", subfiletype=level, metadata=None, **said)
+    if not fits:
+        message = fault(Slide, path)
+        assert f"level 1 states {second} µm/px, but it is 4 times coarser than level 0 of 0.5 µm/px; give" in message
+    with Slide(path, microns_per_pixel=None if fits else 0.5) as slide:
+        assert (slide.microns_per_pixel, len(slide.n_tiles)) == (0.5, 2)
+
+
 def test_a_given_resolution_overrides_what_the_file_states_and_says_so(tmp_path):
     path = write_svs(tmp_path / "a.svs", aperio("128x128", 0.5))
     with pytest.warns(UserWarning, match="its description states 0.5 µm/px; read as 0.25, as given"):
