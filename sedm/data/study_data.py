@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -73,6 +73,26 @@ class StudyData:
     def checksum(self) -> str:
         """Twelve hexadecimal digits that change with any pixel, mask or group."""
         return data_checksum(*self.patches.values())
+
+    def settle(self, config: Config) -> Config:
+        """Return the settings with counts of annotated groups that these data have.
+
+        ``data.n_annotated_groups`` = 0 becomes the number of all of them, and arms with more labels are left out.
+
+        >>> from sedm.config import build_config
+        >>> config = build_config("tissue", "smoke")
+        >>> all_masks = replace(config, data=replace(config.data, n_annotated_groups=0))
+        >>> load_study(config).settle(all_masks).data.n_annotated_groups
+        4
+        """
+        n_groups = len(set(self.train.annotated().groups))
+        label_counts = tuple(n for n in config.arms.label_counts if n <= n_groups)
+        also_annotated = config.arms.also_annotated if config.arms.also_annotated <= n_groups else 0
+        return replace(
+            config,
+            data=replace(config.data, n_annotated_groups=config.data.n_annotated_groups or n_groups),
+            arms=replace(config.arms, label_counts=label_counts, also_annotated=also_annotated),
+        )
 
     def label_subset(self, n_annotated_groups: int, seed: int) -> Patches:
         """Return the training patches with the masks of ``n_annotated_groups`` groups, drawn by ``seed``; 0 = of all.

@@ -78,9 +78,7 @@ def compare_study(config: Config, data: StudyData, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     check_comparable(config, data)
-    if not config.data.n_annotated_groups:
-        n_annotated = len(set(data.train.annotated().groups))
-        config = replace(config, data=replace(config.data, n_annotated_groups=n_annotated))
+    config = data.settle(config)
     results = Results(config, folder, folder, folder=folder)
     subsets = [
         LabelSubset(config, data, draw, folder / "runs")
