@@ -106,6 +106,8 @@ def open_image_folder(
     ...     open_image_folder(folder, SourceFormat())["file_name"][:]
     ['case-7/a.png']
     """
+    if source_format.mask_kind == "run-lengths":
+        raise PatchTableError(f"{folder}: mask_kind='run-lengths' is for a table; masks in a folder are pictures")
     roots = find_roots(Path(folder).absolute(), source_format, split)
     return table_of_files(find_image_files(roots, source_format, report))
 
