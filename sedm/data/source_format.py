@@ -37,7 +37,8 @@ class SourceFormat:
             annotated. ``group_column=""``: every image is its own group (in a folder, too), which is right only for
             pictures that have nothing in common.
         classes: the value, or the list of values, that each class has in the masks; the first class gets the index 0. A
-            value is a whole number or a colour, such as "#ff0000". Empty: masks hold class indices.
+            value is a whole number or a colour, such as "#ff0000". Empty: masks hold class indices. With the values 0,
+            1, … they only name the classes, beside any other field that says what masks mean.
         unknown: beside ``classes``, the value or values of pixels that nobody knows.
         mask_values: in place of both, the class index of each value, such as {0: 0, 255: 1}, or of each colour, such as
             {(255, 0, 0): 1}; 255 as a class index means that nobody knows.
@@ -106,9 +107,7 @@ class SourceFormat:
         """The class index of each value or colour in the masks; None where they hold class indices already."""
         if self.mask_values is not None:
             return check_mask_values(self.mask_values)
-        coding = code_classes(self.classes, self.unknown)
-        is_plain = all(value == index for value, index in coding.items())
-        return None if is_plain else coding
+        return None if self._names_only else code_classes(self.classes, self.unknown)
 
     @property
     def levels(self) -> tuple[int, ...] | None:
@@ -150,8 +149,19 @@ class SourceFormat:
         width, height = (max(round(length * self.scale), 1) for length in size)
         return width, height
 
+    @property
+    def _names_only(self) -> bool:
+        """Whether the classes have their own indices as values, so that no value has to be translated."""
+        return all(value == index for value, index in code_classes(self.classes, self.unknown).items())
+
     def _check_masks(self) -> None:
-        codings = {"classes": self.classes or None, "mask_values": self.mask_values, "unknown": self.unknown or None}
+        # classes that are 0, 1, … already are names alone, and may stand beside any other way
+        is_coded = bool(code_classes(self.classes, self.unknown)) and not self._names_only
+        codings = {
+            "classes": self.classes if is_coded else None,
+            "mask_values": self.mask_values,
+            "unknown": self.unknown or None,
+        }
         codings |= {"mask_threshold": self.mask_threshold}
         given = {name: value for name, value in codings.items() if value is not None}
         if len(given) > 1 and set(given) != {"classes", "unknown"}:

@@ -13,7 +13,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import tables
+from . import tables
 
 FILES_PER_GROUP = 500
 

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
-from benchmarks import laboratory, measure, quality, reference, search, steps, texture
+from benchmarks import folders, laboratory, measure, quality, reference, search, steps, texture
 from sedm.config import SamplingConfig, build_config
 from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
@@ -289,3 +289,18 @@ def test_the_class_contrast_of_another_laboratory_is_summarised_over_images():
     summary = laboratory.contrast_of(Patches(images, masks, ["a", "b"], classes=("stroma", "gland")))
     assert summary["mean"] == [30, 0, 0]
     assert summary["sd"] == pytest.approx([200**0.5, 0, 0])
+
+
+def test_the_folders_of_the_benchmark_hold_what_it_says(tmp_path):
+    folders.make_folder(tmp_path, n_files=40)
+    table = folders.translate(tmp_path)
+    patches = Patches.from_table(table, ("ground", "disc"))
+    assert patches.images.shape == (40, 3, 64, 64)
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    for name, mask in zip(table["file_name"], patches.masks, strict=True):
+        radius = int(Path(name).stem) % 30
+        assert mask.equal(((x - 32) ** 2 + (y - 32) ** 2 < radius**2).byte())
+    folders.check_files(tmp_path)
+    (tmp_path / "masks" / "case-0" / "7.png").write_bytes(b"")
+    with pytest.raises(AssertionError):
+        folders.check_files(tmp_path)

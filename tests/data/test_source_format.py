@@ -46,6 +46,15 @@ def test_the_number_of_classes_follows_from_what_masks_mean(form, n_classes):
     assert SourceFormat(**form).n_classes == n_classes
 
 
+def test_classes_that_are_their_own_indices_are_names_beside_any_other_way():
+    names = {"a": 0, "b": 1}
+    for way in ({"mask_threshold": 127}, {"mask_kind": "instances"}, {"mask_values": {0: 0, 9: 1}}):
+        form = SourceFormat(classes=names, **way)
+        assert form.n_classes == 2
+        assert form.coding == way.get("mask_values")
+        assert form.changes_masks
+
+
 def test_classes_that_are_their_own_indices_need_no_translation():
     assert SourceFormat(classes={"a": 0, "b": 1}, unknown=255).coding is None
     assert SourceFormat(classes={"b": 1, "a": 0}).coding == {1: 0, 0: 1}
@@ -64,12 +73,12 @@ def test_classes_that_are_their_own_indices_need_no_translation():
         ({"classes": {"a": 0, "b": "red"}}, "give the class of each value, or of each colour"),
         ({"classes": ["a", "b"]}, "classes=['a', 'b']; name the value of each class"),
         ({"classes": {"a": 0}, "unknown": 0}, "0 is a value of 'a' and of 'unknown'"),
-        ({"classes": {"a": 0}, "mask_values": {0: 0}}, "classes={'a': 0} and mask_values={0: 0}; give one of them"),
-        ({"classes": {"a": 0}, "mask_threshold": 127}, "classes={'a': 0} and mask_threshold=127; give one of them"),
+        ({"classes": {"a": 9}, "mask_values": {0: 0}}, "classes={'a': 9} and mask_values={0: 0}; give one of them"),
+        ({"classes": {"a": 9}, "mask_threshold": 127}, "classes={'a': 9} and mask_threshold=127; give one of them"),
         ({"mask_values": {0: 0}, "unknown": 1}, "give one of them"),
         ({"mask_kind": "objects"}, "mask_kind='objects'; choose one of classes, instances, run-lengths"),
         (
-            {"mask_kind": "instances", "classes": {"a": 0}},
+            {"mask_kind": "instances", "classes": {"a": 9}},
             "classes with mask_kind='instances', which is 0 and 1 already",
         ),
         ({"mask_threshold": 255}, "mask_threshold=255; it lies in 0…254"),

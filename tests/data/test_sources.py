@@ -210,6 +210,15 @@ def test_what_is_no_source_says_what_is(tmp_path):
     put(tmp_path / "both" / "images" / "a" / "0.png", IMAGES[0])
     (tmp_path / "both" / "train.parquet").touch()
     assert "parquet files and a folder of images" in fault(load_table, tmp_path / "both")
+    folder = put_all(tmp_path / "mine", "images/{}.png", "masks/{}.png")
+    assert "mask_kind='run-lengths' is for a table" in fault(load_table, folder, RUNS)
+
+
+def test_without_network_a_data_set_of_the_hub_is_one_fault(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    (found,) = find_source_faults("nobody/no-such-data-set")
+    assert "no such folder, and the Hub cannot be reached (" in str(found)
+    assert list_splits("nobody/no-such-data-set") == ()
 
 
 # ------------------------------------------------------------------------------------- data sets and patch tables

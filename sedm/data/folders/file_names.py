@@ -43,8 +43,8 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 LONGEST = 60  # characters; most disks hold 255 bytes, of which a character takes up to 4
 
 
-def find_files(folder: Path) -> dict[str, Path]:
-    """Find the user's files below a folder, in order, by their names in it; none where there is no such folder.
+def find_files(folder: Path) -> dict[str, str]:
+    """Find the paths of the user's files below a folder, in order, by their names in it; none without such a folder.
 
     Links to folders are followed; what belongs to the system is passed over.
 
@@ -63,13 +63,14 @@ def find_files(folder: Path) -> dict[str, Path]:
     def refuse(error: OSError) -> None:
         raise PatchTableError(f"{error.filename}: this folder cannot be read ({error.strerror})") from error
 
-    files: list[tuple[str, ...]] = []
+    names_in_folder: list[str] = []
     if folder.is_dir():
         for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
             folders[:] = [name for name in folders if not is_system_name(name) and not _leads_up(Path(parent, name))]
             parts = Path(parent).relative_to(folder).parts
-            files += [(*parts, name) for name in names if not is_system_name(name)]
-    return {"/".join(parts): folder.joinpath(*parts) for parts in sorted(files)}
+            names_in_folder += ["/".join((*parts, name)) for name in names if not is_system_name(name)]
+    names_in_folder.sort(key=lambda name: name.split("/"))
+    return {name: os.path.join(folder, *name.split("/")) for name in names_in_folder}
 
 
 def is_system_name(name: str) -> bool:
@@ -117,10 +118,10 @@ def suffix(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
 
-def lossy_mask(path: Path) -> PatchTableError:
+def lossy_mask(path: str | Path) -> PatchTableError:
     """Say that a file is no mask, since its format would blur class indices.
 
-    >>> str(lossy_mask(Path("a.jpg")))
+    >>> str(lossy_mask("a.jpg"))
     'a.jpg: masks are .png, .tif, .tiff, .bmp; JPEG would blur class indices'
     """
     return PatchTableError(f"{path}: masks are {', '.join(MASK_SUFFIXES)}; JPEG would blur class indices", file=path)

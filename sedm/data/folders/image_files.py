@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sedm.data.errors import PatchTableError, Report, raise_fault
@@ -31,18 +31,18 @@ from sedm.data.source_format import SourceFormat
 UNREAD_SUFFIXES = (".webp", ".gif", ".jp2", ".heic", ".avif", ".npy", ".svs", ".ndpi", ".mrxs", ".dcm")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ods", ".parquet", ".tab", ".tsv", ".txt", ".xls", ".xlsx")
 
-Files = Mapping[str, Path]
+Files = Mapping[str, str]
 
 
 def find_image_files(
     roots: Roots, source_format: SourceFormat, report: Report = raise_fault
-) -> list[dict[str, str | None]]:
+) -> Iterator[dict[str, str | None]]:
     """Find the pictures of an image folder, in order, each with its group and its mask.
 
     Args:
         report: is told each fault (see ``load_image_folder``), and the picture is left out.
 
-    Returns:
+    Yields:
         The columns of each picture: ``image`` and ``mask`` (paths; None where nobody annotated), ``group``,
         ``file_name`` (its name), and the further ones of ``metadata.csv``.
 
@@ -71,27 +71,26 @@ def find_image_files(
         rows = _group_by_folders(pictures, source_format, report)
     if not any("mask" in row for row in rows.values()):
         mask_of = _match_masks(roots, pictures, masks, report)
-        rows = {name: {**row, "mask": mask_of.get(name)} for name, row in rows.items()}
+        for name, row in rows.items():
+            row["mask"] = mask_of.get(name)
     in_order = dict.fromkeys(("image", "mask", "group", "file_name"))
-    return [
-        in_order | rows[name] | {"image": str(path), "file_name": name}
-        for name, path in pictures.items()
-        if name in rows
-    ]
+    for name, path in pictures.items():
+        if name in rows:
+            yield in_order | rows[name] | {"image": path, "file_name": name}
 
 
 # ------------------------------------------------------------------------------------------------ pictures and masks
 
 
-def _part_masks(roots: Roots, report: Report) -> tuple[dict[str, Path], dict[str, Path]]:
+def _part_masks(roots: Roots, report: Report) -> tuple[dict[str, str], dict[str, str]]:
     """Part what lies among the images into pictures, and masks that lie beside the pictures of their names."""
     files = find_files(roots.images)
     stems = {posixpath.splitext(name)[0] for name in files if suffix(name) in IMAGE_SUFFIXES}
     has_own_masks = roots.masks.is_relative_to(roots.images)
-    pictures: dict[str, Path] = {}
-    masks: dict[str, Path] = {}
+    pictures: dict[str, str] = {}
+    masks: dict[str, str] = {}
     for name, path in files.items():
-        if has_own_masks and path.is_relative_to(roots.masks):
+        if has_own_masks and Path(path).is_relative_to(roots.masks):
             continue
         mask_folders = [parent for parent in name.split("/")[:-1] if is_mask_folder(parent)]
         if mask_folders:
@@ -124,17 +123,18 @@ def _unclear_masks(pictures: Files, has_masks: bool) -> list[str]:
     return [name for name in pictures if posixpath.splitext(name)[0] in unclear or (has_masks and masked_stem(name))]
 
 
-def _match_masks(roots: Roots, pictures: Files, masks: Sequence[tuple[str, Path]], report: Report) -> dict[str, str]:
+def _match_masks(roots: Roots, pictures: Files, masks: Sequence[tuple[str, str]], report: Report) -> dict[str, str]:
     """Find the mask of each picture that has one: the file of its name, perhaps with a word such as ``_mask``."""
-    names_of: dict[str, list[str]] = defaultdict(list)
+    names_of: dict[str, tuple[str, ...]] = {}
     for name in pictures:
-        names_of[comparable(posixpath.splitext(name)[0])].append(name)
+        stem = comparable(posixpath.splitext(name)[0])
+        names_of[stem] = (*names_of.get(stem, ()), name)
     mask_of: dict[str, str] = {}
     n_unmatched = 0
     # lossless files first: a preview beside a mask does no harm
     for mask_name, path in sorted(masks, key=lambda mask: suffix(mask[0]) not in MASK_SUFFIXES):
         spelling = comparable(mask_name)
-        names = names_of.get(posixpath.splitext(spelling)[0]) or names_of.get(masked_stem(spelling), [])
+        names = names_of.get(posixpath.splitext(spelling)[0]) or names_of.get(masked_stem(spelling), ())
         if suffix(mask_name) not in MASK_SUFFIXES and all(name in mask_of for name in names):
             continue  # or a list of class names, say
         n_unmatched += 1
@@ -148,7 +148,7 @@ def _match_masks(roots: Roots, pictures: Files, masks: Sequence[tuple[str, Path]
             report(PatchTableError(f"{path}: {message}", file=path))
         else:
             n_unmatched -= 1
-            mask_of[names[0]] = str(path)
+            mask_of[names[0]] = path
     beside = {path for path in roots.folder.glob("*") if not roots.masks.is_relative_to(path)} | {roots.masks}
     for path in sorted(beside) if not mask_of and not n_unmatched else ():
         if path.is_dir() and path != roots.images and has_mask_word(path.name) and find_files(path):
@@ -175,7 +175,7 @@ def _group_by_folders(pictures: Files, source_format: SourceFormat, report: Repo
     return rows
 
 
-def _group_of(path: Path, name: str, levels: tuple[int, ...] | None) -> str:
+def _group_of(path: str, name: str, levels: tuple[int, ...] | None) -> str:
     """Read the group of a picture off the folders between ``images/`` and the file."""
     folders = unicodedata.normalize("NFC", name).split("/")[:-1]  # some disks store accents as characters of their own
     depth = len(folders)

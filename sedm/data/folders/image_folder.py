@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -106,11 +106,13 @@ def open_image_folder(
     ...     open_image_folder(folder, SourceFormat())["file_name"][:]
     ['case-7/a.png']
     """
+    if source_format.mask_kind == "run-lengths":
+        raise PatchTableError(f"{folder}: mask_kind='run-lengths' is for a table; masks in a folder are pictures")
     roots = find_roots(Path(folder).absolute(), source_format, split)
     return table_of_files(find_image_files(roots, source_format, report))
 
 
-def table_of_files(rows: Sequence[Mapping[str, str | None]], text_columns: Collection[str] = ()) -> datasets.Dataset:
+def table_of_files(rows: Iterable[Mapping[str, str | None]], text_columns: Collection[str] = ()) -> datasets.Dataset:
     """Make a table of rows whose ``image`` and ``mask`` are paths, and whose other columns are text.
 
     Args:
@@ -119,12 +121,16 @@ def table_of_files(rows: Sequence[Mapping[str, str | None]], text_columns: Colle
     >>> table_of_files([{"image": "a.png", "mask": None, "group": "a"}]).features["mask"]
     Image(mode=None, decode=True)
     """
-    columns = rows[0] if rows else ("image", "mask", "group")
+    columns: dict[str, list[str | None]] = {}
+    for row in rows:
+        for column, value in row.items():
+            columns.setdefault(column, []).append(value)
+    columns = columns or {column: [] for column in ("image", "mask", "group")}
     features = {
         column: datasets.Image() if column in ("image", "mask") and column not in text_columns else TEXT
         for column in columns
     }
-    return datasets.Dataset.from_list(list(rows), features=datasets.Features(features))
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def save_image_folder(table: datasets.Dataset, folder: str | Path) -> Path:

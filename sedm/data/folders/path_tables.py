@@ -79,8 +79,8 @@ def read_path_table(path: Path, source_format: SourceFormat, report: Report = ra
 
 def read_metadata(
     roots: Roots,
-    pictures: Mapping[str, Path],
-    masks: Sequence[tuple[str, Path]],
+    pictures: Mapping[str, str],
+    masks: Sequence[tuple[str, str]],
     source_format: SourceFormat,
     report: Report = raise_fault,
 ) -> dict[str, dict]:
@@ -121,7 +121,7 @@ def read_metadata(
         elif mask_name and mask is None:
             message = f"the mask of {name!r} is not there, {roots.masks / mask_name}"
             fault = PatchTableError(f"{where}: {message}", column="mask_file_name", value=mask_name)
-        elif mask is not None and suffix(mask.name) not in MASK_SUFFIXES:
+        elif mask is not None and suffix(mask) not in MASK_SUFFIXES:
             fault = lossy_mask(mask)
         if fault is not None:
             report(fault.at(metadata, line))
@@ -129,7 +129,7 @@ def read_metadata(
             continue
         row["group"] = row.pop(group_column) if group_column else name
         if names_masks:
-            row["mask"] = mask and str(mask)  # an empty name: nobody annotated it
+            row["mask"] = mask  # an empty name: nobody annotated it
         rows[name] = row
     used = {row.get("mask") for row in rows.values()}
     for name in names.values():
@@ -137,7 +137,7 @@ def read_metadata(
             message = f"no group; {metadata.name} has no row for {name!r}"
             report(PatchTableError(f"{pictures[name]}: {message}", file=pictures[name], column="group"))
     for name, path in masks if names_masks else ():
-        if suffix(name) in MASK_SUFFIXES and str(path) not in used:
+        if suffix(name) in MASK_SUFFIXES and path not in used:
             report(PatchTableError(f"{path}: {metadata.name} names no image for this mask", file=path))
     return rows
 
