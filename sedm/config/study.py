@@ -33,6 +33,7 @@ from typing import Any
 from sedm.config.checks import known_name
 
 FILE = "study.toml"
+RESULTS = "sedm-results"  # the folder beside the file for what comes of the study
 QUESTIONS = ("segmentation", "styles")
 BUILT_IN = ("tissue", "flowers", "ebhi", "pets", "flowers102", "catch")
 
