@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from sedm.config import known_name
 from sedm.runtime.extras import MissingExtraError
 
 COMMANDS = {
@@ -37,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=f"{purposes}\n\nexample: sedm check my_images",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below; sedm COMMAND --help says more")
+    parser.add_argument("command", metavar="COMMAND", help="see below; sedm COMMAND --help says more")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="of the command")
     options = parser.parse_args(arguments)
-    module, _ = COMMANDS[options.command]
     try:
+        module, _ = COMMANDS[known_name("command", options.command, COMMANDS)]
         return import_module(module).main(options.arguments) or 0
     except (ValueError, OSError, MissingExtraError) as error:
         # of several processes the first reports it, but a file may be missing on a single machine

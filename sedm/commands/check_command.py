@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sedm.commands.words import Parser
+from sedm.commands.words import Parser, new_picture
+from sedm.config import PRESETS, build_config
 from sedm.config.study import FILE, RESULTS
 
 
@@ -18,7 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help=f"folder of images, table of paths, parquet, or a {FILE}")
     parser.add_argument("--write", action="store_true", help=f"write a first {FILE} where there is none")
     parser.add_argument(
-        "--sheet", type=Path, metavar="PNG", help=f"picture sheet; {RESULTS}/check.png beside the data when left out"
+        "--sheet",
+        type=new_picture,
+        metavar="PNG",
+        help=f"picture sheet; {RESULTS}/check.png beside the data if left out",
     )
     options = parser.parse_args(arguments)
     from sedm.data.study_check import check_source, draw_sheet, find_source
@@ -27,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sedm.runtime.files import replacing
 
     study, draft = find_source(options.data)
+    for preset in PRESETS:
+        build_config(study, preset)  # refuses settings that there are not
     source = StudySource(study)
     summary, faults = check_source(source)
     for line in summary.lines():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sedm.commands.words import STUDY, Parser, new_folder
+from sedm.commands.words import STUDY, Parser, new_folder, refuse_among_images
 from sedm.config import build_config
+from sedm.config.study import check_segmentation
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     config = build_config(options.study, options.preset, options.seed)
+    check_segmentation(config.study)
     from sedm.data.study_data import load_study
     from sedm.experiments.study_report import check_comparable, compare_study, results_folder
 
+    refuse_among_images(options.out, config.study)
     data = load_study(config, options.data)
     check_comparable(config, data)
     out = options.out or results_folder(config)

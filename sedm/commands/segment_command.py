@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sedm.commands.words import STUDY, Parser, new_folder, whole_number
+from sedm.commands.words import STUDY, Parser, new_folder, refuse_among_images, whole_number
 from sedm.config import COMPARED, build_config
+from sedm.config.study import check_segmentation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     baseline = build_config(options.study, options.preset)
     study = baseline.study
-    if study.question != "segmentation":
-        raise ValueError(f"the study {study.name!r} asks for {study.question}, not for segmentation")
+    check_segmentation(study)
     from sedm.data.study_data import load_study
     from sedm.experiments.arm_runs import IGNORED, train_arms
     from sedm.experiments.arms import SWEEPS, list_arm_runs
     from sedm.experiments.runs import is_finished
 
+    refuse_among_images(options.out, study)
     arms = [name for asked in options.arms for name in SWEEPS.get(asked, {0: asked}).values()]
     folder = options.runs or Path("data/runs", study.name, options.preset, "arms")
     out = options.out or folder / "units"
@@ -51,4 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in runs:
             print(f"{run.name:44} {'finished' if is_finished(run, out, IGNORED) else 'waiting'}")
         return 0
-    return 1 if train_arms(baseline, runs, load_study(baseline, options.data), folder, out) else 0
+    data = load_study(baseline, options.data)
+    for n_annotated in {run.config.data.n_annotated_groups for run in runs}:
+        data.label_subset(n_annotated, seed=0)  # refuses more groups than there are
+    return 1 if train_arms(baseline, runs, data, folder, out) else 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sedm.commands.words import STUDY, Parser, new_folder, whole_number
+from sedm.commands.words import STUDY, Parser, new_folder, refuse_among_images, whole_number
 from sedm.config import build_config
 
 
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         saved = SEDMPipeline.from_pretrained(options.initial, torch.float32)
         goes_on = {"initial": saved.as_model(), "autoencoder": saved.autoencoder}
         check_initial(goes_on["initial"], config, len(config.study.classes))  # before data are drawn
+    refuse_among_images(options.out, config.study)
     data = load_study(config, options.data)
     patches = data.label_subset(config.data.n_annotated_groups, config.seed)
     pipeline = train_generator(config, patches, options.out, data.held_out_groups, **goes_on)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from sedm.config import PRESETS
+from sedm.config import PRESETS, Study
+from sedm.config.study import RESULTS
 
 STUDY = "its name, the path of its study.toml, or the folder that holds it"
 
@@ -101,3 +102,34 @@ def new_folder(text: str) -> Path:
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise argparse.ArgumentTypeError(f"{folder}: nothing may be written to {nearest}; choose another folder")
     return folder
+
+
+def new_picture(text: str) -> Path:
+    """Parse the name of a PNG file that there is, or that can be made.
+
+    >>> new_picture("sheet.docx")
+    Traceback (most recent call last):
+    ...
+    argparse.ArgumentTypeError: sheet.docx: give a name that ends in .png
+    """
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: a folder; give a name that ends in .png")
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{path}: give a name that ends in .png")
+    new_folder(str(path.parent))
+    return path
+
+
+def refuse_among_images(folder: Path | None, study: Study) -> None:
+    """Refuse a folder for results in which the images of a study would be looked for.
+
+    >>> refuse_among_images(Path("out"), find_study("tissue"))
+    """
+    from sedm.data.study_source import StudySource
+
+    if folder is None or study.file is None:
+        return
+    source, results = StudySource(study).path.resolve(), folder.resolve()
+    if results.is_relative_to(source) and RESULTS not in results.relative_to(source).parts:
+        raise ValueError(f"--out {folder}: lies among the images of {source}; choose a folder elsewhere")

@@ -139,6 +139,20 @@ or give the path of a study.toml
         raise ValueError(f"{error} or give the path of a {FILE}") from None
 
 
+def check_segmentation(study: Study) -> None:
+    """Refuse a study that does not ask for segmentation, or has nothing to segment.
+
+    >>> check_segmentation(STUDIES["flowers"])
+    Traceback (most recent call last):
+    ...
+    ValueError: the study 'flowers' asks for styles, not for segmentation
+    """
+    if study.question != "segmentation":
+        raise ValueError(f"the study {study.name!r} asks for {study.question}, not for segmentation")
+    if len(study.classes) < 2:
+        raise ValueError(f"the study {study.name!r} has the class {study.classes[0]!r} alone; name a background, too")
+
+
 def _as_name(folder: str) -> str:
     """Make a name for folders of what a folder is called.
 

@@ -11,6 +11,7 @@ from sedm.config import Study, read_study
 from sedm.config.study import FILE
 from sedm.data.errors import PatchTableError
 from sedm.data.patches import Patches
+from sedm.data.reduce import FITS
 from sedm.data.source_summary import SourceSummary
 from sedm.data.sources import find_source_faults, list_splits, load_table
 from sedm.data.study_draft import draft_study
@@ -42,9 +43,13 @@ def check_source(source: StudySource) -> tuple[SourceSummary, list[PatchTableErr
     n_classes = len(source.study.classes)
     for split in list_splits(source.path, source.format) or ("",):
         faults += find_source_faults(source.path, source.format, split, n_classes, summary.add)
+    size = next((size for size in summary.sizes if size[0] != size[1]), None)
+    if size and not source.study.fit and not source.format.tile_size:
+        message = f'{source.path}: images of {size[0]}×{size[1]} px are no squares; say fit = "{FITS[0]}" in {FILE}, or'
+        faults.append(PatchTableError(f"{message} {', '.join(map(repr, FITS[1:]))}"))
     if not faults:
         try:
-            source.check_splits(summary)
+            source.check_splits()
         except PatchTableError as fault:
             faults.append(fault)
     return summary, faults

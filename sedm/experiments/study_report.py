@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sedm.config import Config
-from sedm.config.study import RESULTS
+from sedm.config.study import RESULTS, check_segmentation
 from sedm.data.study_data import StudyData
 from sedm.experiments.arm_runs import train_arms
 from sedm.experiments.arms import ARMS, list_arm_runs
@@ -121,10 +121,7 @@ def check_comparable(config: Config, data: StudyData) -> None:
         ValueError: see `compare_study`.
     """
     study = data.study
-    if study.question != "segmentation":
-        raise ValueError(f"the study {study.name!r} asks for {study.question}, not for segmentation")
-    if len(study.classes) < 2:
-        raise ValueError(f"the study {study.name!r} has the class {study.classes[0]!r} alone; name a background, too")
+    check_segmentation(study)
     train = data.label_subset(config.data.n_annotated_groups, config.seed)
     if not len(train.unannotated()):
         raise ValueError(
@@ -150,10 +147,15 @@ def warnings_of(data: StudyData, table: pd.DataFrame) -> list[str]:
 
 
 def measure_trust(subset: LabelSubset) -> pd.DataFrame | None:
-    """Measure what the generator of a subset draws for unseen groups; None where they are too few."""
+    """Measure what the generator of a subset draws for unseen groups.
+
+    Returns:
+        The measures; None where such groups are too few, or all their masks the same.
+    """
     config, data = subset.config, subset.data
-    sizes = [len(rows) for rows in data.test.annotated().by_group().values()]
-    if sum(size > 1 for size in sizes) < 2:
+    tested = data.test.annotated()
+    sizes = [len(rows) for rows in tested.by_group().values()]
+    if sum(size > 1 for size in sizes) < 2 or (tested.masks == tested.masks[:1]).all():
         return None
     judge = kept_segmenter(subset.shared_folder, "judge", data.validation, config.segmentation, seed=0)
     segmenter = kept_segmenter(subset.folder, "segmenter", subset.train, config.segmentation, seed=subset.number)

@@ -42,14 +42,16 @@ def pack_run(
     run, figures, out = Path(run), Path(figures), Path(out)
     if not (figures / "values_training.json").is_file():
         raise ValueError(f"{figures}: no values_training.json; run notebook 03 of this study first")
+    if out.exists():
+        raise ValueError(f"{out}: exists already; delete it first")
+    if not run.is_dir():
+        raise ValueError(f"{run}: no such folder; expected that of a run, with model/, layout prior and style bank")
     pretrained = load_pretrained(run)
     if pretrained.layouts.kind == "empirical" and not study.redistributable:
         raise ValueError(
             f"{run}: its layout prior holds masks of {study.name}, which may not be redistributed; "
             "fit a 'random_field' or 'learned' one"
         )
-    if out.exists():
-        raise ValueError(f"{out}: exists already; delete it first")
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

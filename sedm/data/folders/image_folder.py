@@ -124,7 +124,8 @@ def table_of_files(rows: Sequence[Mapping[str, str | None]], text_columns: Colle
         column: datasets.Image() if column in ("image", "mask") and column not in text_columns else TEXT
         for column in columns
     }
-    return datasets.Dataset.from_list(list(rows), features=datasets.Features(features))
+    values = {column: [row[column] for row in rows] for column in columns}
+    return datasets.Dataset.from_dict(values, features=datasets.Features(features))
 
 
 def save_image_folder(table: datasets.Dataset, folder: str | Path) -> Path:
