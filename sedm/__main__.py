@@ -1,28 +1,26 @@
-"""The command ``sedm``, also ``python -m sedm``: its sub-commands, and how all of them end on bad input.
-
-A sub-command is the function ``main`` of a module, which parses its own arguments: ``sedm train --help``.
-"""
+"""The command ``sedm``, also ``python -m sedm``: its sub-commands, and how all of them end on bad input."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from sedm.data.archives.download import DownloadError
+from sedm.config import known_name
 from sedm.runtime.extras import MissingExtraError
 
 COMMANDS = {
-    "check": ("sedm.data.study_check", "say what is in a data set, and what is wrong with it"),
+    "check": ("sedm.commands.check_command", "say what is in a data set, and what is wrong with it"),
     "data": ("sedm.data.archives.prepare", "make patch tables of public data sets"),
-    "train": ("sedm.generator.training", "train the generator of a study"),
-    "ablate": ("sedm.experiments.variant_runs", "train and measure variants of the generator"),
-    "generate": ("sedm.generation.generate", "make a table of synthetic images"),
-    "compare": ("sedm.experiments.study_report", "find out whether synthetic images help, and report it"),
-    "segment": ("sedm.experiments.arm_runs", "train and score segmentation networks, arm by arm"),
-    "pack": ("sedm.sharing.packing", "pack a finished run for others"),
-    "demo": ("sedm.demo.server", "serve style mixing as a page, for this computer alone"),
+    "train": ("sedm.commands.train_command", "train the generator of a study"),
+    "ablate": ("sedm.commands.ablate_command", "train and measure variants of the generator"),
+    "generate": ("sedm.commands.generate_command", "make a table of synthetic images"),
+    "compare": ("sedm.commands.compare_command", "find out whether synthetic images help, and report it"),
+    "segment": ("sedm.commands.segment_command", "train and score segmentation networks, arm by arm"),
+    "pack": ("sedm.commands.pack_command", "pack a finished run for others"),
+    "demo": ("sedm.commands.demo_command", "serve style mixing as a page, for this computer alone"),
 }
 """Module and purpose of each sub-command."""
 
@@ -30,32 +28,27 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return its exit status: 2 on bad input, which ends in one sentence.
 
-    >>> main(["train", "--study", "ebhi", "--out", "unused"])
+    >>> main(["train", "--study", "tissue", "--seed", "-1", "--out", "unused"])
     2
     """
+    purposes = "\n".join(f"  {name:9} {purpose}" for name, (_, purpose) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="sedm",
         description="Style-Extracting Diffusion Models, from the shell.",
-        epilog="\n".join(f"  {name:9} {purpose}" for name, (_, purpose) in COMMANDS.items()),
+        epilog=f"{purposes}\n\nexample: sedm check my_images",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below; sedm COMMAND --help says more")
+    parser.add_argument("command", metavar="COMMAND", help="see below; sedm COMMAND --help says more")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="of the command")
     options = parser.parse_args(arguments)
-    module, _ = COMMANDS[options.command]
     try:
+        module, _ = COMMANDS[known_name("command", options.command, COMMANDS)]
         return import_module(module).main(options.arguments) or 0
-    except (ValueError, OSError, DownloadError, MissingExtraError) as error:
-        if _speaks(error):
+    except (ValueError, OSError, MissingExtraError) as error:
+        # of several processes the first reports it, but a file may be missing on a single machine
+        if isinstance(error, OSError) or os.environ.get("RANK", "0") == "0":
             print(f"sedm {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-
-
-def _speaks(error: Exception) -> bool:
-    """Tell whether this process reports an error: one of several, but a file may be missing on a single machine."""
-    from accelerate import PartialState
-
-    return isinstance(error, OSError) or PartialState().is_main_process
 
 
 if __name__ == "__main__":

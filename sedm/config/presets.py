@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from sedm.config.arm_settings import (
     COMPARED,
@@ -229,9 +230,11 @@ def _changes_of(study: Study) -> dict[str, Mapping]:
     return {preset: study.presets.get(preset, {}) for preset in PRESETS}
 
 
-def _changed(settings, changes: Mapping, where: str):
+def _changed(settings, changes: Any, where: str):
     """Replace settings by those of a file, whose lists are tuples here."""
     values = {}
+    if not isinstance(changes, Mapping):
+        raise ValueError(f"{where}': {changes!r}; give settings, as n_steps = 2000")
     for name, value in changes.items():
         try:
             before = getattr(settings, known_name("setting", name, [one.name for one in fields(settings)]))

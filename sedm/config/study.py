@@ -33,6 +33,7 @@ from typing import Any
 from sedm.config.checks import known_name
 
 FILE = "study.toml"
+RESULTS = "sedm-results"  # the folder beside the file for what comes of the study
 QUESTIONS = ("segmentation", "styles")
 BUILT_IN = ("tissue", "flowers", "ebhi", "pets", "flowers102", "catch")
 
@@ -136,6 +137,20 @@ or give the path of a study.toml
         known_name("study", study, STUDIES)
     except ValueError as error:
         raise ValueError(f"{error} or give the path of a {FILE}") from None
+
+
+def check_segmentation(study: Study) -> None:
+    """Refuse a study that does not ask for segmentation, or has nothing to segment.
+
+    >>> check_segmentation(STUDIES["flowers"])
+    Traceback (most recent call last):
+    ...
+    ValueError: the study 'flowers' asks for styles, not for segmentation
+    """
+    if study.question != "segmentation":
+        raise ValueError(f"the study {study.name!r} asks for {study.question}, not for segmentation")
+    if len(study.classes) < 2:
+        raise ValueError(f"the study {study.name!r} has the class {study.classes[0]!r} alone; name a background, too")
 
 
 def _as_name(folder: str) -> str:

@@ -49,10 +49,7 @@ def convert_table(table: datasets.Dataset, name: str, source_format: SourceForma
     >>> np.asarray(patches[0]["mask"])
     array([[0, 1]], dtype=uint8)
     """
-    groups = table["group"][:]
-    names = name_groups(groups, name, source_format.group_column or "group", labels_of(table.features["group"]))
-    if names != groups:
-        table = replace_column(table, "group", names, TEXT)
+    table = with_named_groups(table, name, source_format)
     converter = _Converter(table, name, source_format)
     if not (converter.makes_images or converter.makes_masks):
         return table
@@ -72,6 +69,21 @@ def convert_table(table: datasets.Dataset, name: str, source_format: SourceForma
     )
     converter.reader.refuse_threshold(name)
     return converted
+
+
+def with_named_groups(table: datasets.Dataset, name: str | Path, source_format: SourceFormat) -> datasets.Dataset:
+    """Replace groups that are numbers or class labels by their names.
+
+    Raises:
+        PatchTableError: a row without a group.
+
+    >>> table = datasets.Dataset.from_dict({"group": [7, 8]})
+    >>> with_named_groups(table, "mine", SourceFormat())["group"][:]
+    ['7', '8']
+    """
+    groups = table["group"][:]
+    names = name_groups(groups, str(name), source_format.group_column or "group", labels_of(table.features["group"]))
+    return table if names == groups else replace_column(table, "group", names, TEXT)
 
 
 def undecoded(table: datasets.Dataset) -> datasets.Dataset:

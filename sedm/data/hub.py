@@ -134,6 +134,8 @@ def _load(name: str, path: Path, split: str, options: dict) -> datasets.Dataset:
         loader = "parquet"
         options = {**options, "data_files": {key: [as_pattern(file) for file in files[key]] for key in files}}
     try:
+        if path.is_file():
+            check_labels([path])
         if path.is_dir():  # ``datasets`` gives all splits the labels of the first file
             splits = datasets.load_dataset_builder(loader, **options).config.data_files or {}
             check_labels([Path(file) for part in splits.values() for file in part if Path(file).suffix == ".parquet"])

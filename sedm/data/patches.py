@@ -264,7 +264,8 @@ class Patches:
             (group for group, source in zip(self.groups, self.mask_source, strict=True) if source == "annotated"), seed
         )
         if not 0 <= n_annotated_groups <= len(groups):
-            raise ValueError(f"n_annotated_groups={n_annotated_groups}, but {len(groups)} groups are annotated")
+            annotated = "1 group is" if len(groups) == 1 else f"{len(groups)} groups are"
+            raise ValueError(f"n_annotated_groups={n_annotated_groups}, but {annotated} annotated")
         kept_groups = set(groups[:n_annotated_groups])
         is_kept = torch.tensor([group in kept_groups for group in self.groups], dtype=torch.bool)
         parts = zip(

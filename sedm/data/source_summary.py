@@ -111,8 +111,6 @@ class SourceSummary:
             warnings.append(f"{total[UNKNOWN] / total.sum():.0%} of the pixels of masks are unknown")
         if len(self.sizes) > 1:
             warnings.append(f"images of {len(self.sizes)} sizes: each is resized on its own, so scales may differ")
-        if any(width != height for width, height in self.sizes):
-            warnings.append('images that are no squares: say fit = "crop", "pad", "squeeze" or "tile"')
         return warnings
 
 

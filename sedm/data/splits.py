@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -84,18 +85,18 @@ class Splits:
         validation_fraction: … to validation; at least one, where three or more groups are annotated.
         seed: of the draw.
         column: the column of the table that names the split of each row, in place of a draw.
-        validation, test: names of groups, in place of a draw.
+        validation, test: lists of names of groups, in place of a draw.
 
     Raises:
-        ValueError: fractions that leave nothing to train on, or a column beside named groups.
+        ValueError: a value of another kind, fractions that leave nothing to train on, or a column beside named groups.
     """
 
-    test_fraction: float = 0.4
-    validation_fraction: float = 0.2
-    seed: int = 0
-    column: str = ""
-    validation: Sequence[str] = ()
-    test: Sequence[str] = ()
+    test_fraction: Any = 0.4
+    validation_fraction: Any = 0.2
+    seed: Any = 0
+    column: Any = ""
+    validation: Any = ()
+    test: Any = ()
 
     def __post_init__(self):
         for name in ("test_fraction", "validation_fraction"):
@@ -107,6 +108,14 @@ class Splits:
                 f"test_fraction={self.test_fraction}, validation_fraction={self.validation_fraction}; the first must "
                 "be above 0, their sum below 1"
             )
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise ValueError(f"seed={self.seed!r}; give a whole number of 0 or more")
+        if not isinstance(self.column, str):
+            raise ValueError(f"column={self.column!r}; give the name of a column as text")
+        for name in ("validation", "test"):
+            groups = getattr(self, name)
+            if not isinstance(groups, (list, tuple)) or not all(isinstance(group, str) for group in groups):
+                raise ValueError(f"{name}={groups!r}; give a list of groups, each as text")
         if self.column and (self.validation or self.test):
             raise ValueError(f"column={self.column!r} beside names of groups; give one of them")
 
@@ -166,8 +175,9 @@ def draw_splits(annotated_groups: set[str], splits: Splits, name: str = "the tab
     free = [group for group in draw_groups(annotated_groups, splits.seed) if group not in split_of]
     n_annotated = len(annotated_groups)
     if n_annotated < 2:
+        groups = "1 group" if n_annotated == 1 else f"{n_annotated} groups"
         raise PatchTableError(
-            f"{name}: people annotated {n_annotated} group; at least two are needed, one to train and one to test on"
+            f"{name}: people annotated {groups}; at least two are needed, one to train and one to test on"
         )
     for split, fraction, least in (
         ("test", splits.test_fraction, 1),
@@ -177,6 +187,9 @@ def draw_splits(annotated_groups: set[str], splits: Splits, name: str = "the tab
             n = min(max(round(fraction * n_annotated), least), len(free) - 1)
             split_of |= {group: split for group in free[:n]}
             free = free[n:]
+    for split, is_empty in (("train", not free), ("test", "test" not in split_of.values())):
+        if is_empty:
+            raise PatchTableError(f"{name}: of {n_annotated} annotated groups none is left to {split} on; name fewer")
     return split_of
 
 

@@ -1,13 +1,7 @@
-"""What is in a data set, every fault of it at once, and what will hurt: before anything is trained.
-
-sedm check my_images            # a folder of images, a table, or a study.toml
-sedm check my_images --write    # and a first study.toml for it
-"""
+"""What is in a data set, every fault of it at once, and what will hurt: before anything is trained."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,15 +11,14 @@ from sedm.config import Study, read_study
 from sedm.config.study import FILE
 from sedm.data.errors import PatchTableError
 from sedm.data.patches import Patches
+from sedm.data.reduce import FITS
 from sedm.data.source_summary import SourceSummary
 from sedm.data.sources import find_source_faults, list_splits, load_table
 from sedm.data.study_draft import draft_study
 from sedm.data.study_source import StudySource
-from sedm.figures import colour_layout, image_grid, set_plot_style
-from sedm.runtime.files import replacing
+from sedm.figures import colour_layout, image_grid
 
 N_COLUMNS, SHEET_SIDE = 8, 96  # groups on the sheet, and px a side of their pictures
-RESULTS = "sedm-results"
 
 
 def check_source(source: StudySource) -> tuple[SourceSummary, list[PatchTableError]]:
@@ -50,9 +43,13 @@ def check_source(source: StudySource) -> tuple[SourceSummary, list[PatchTableErr
     n_classes = len(source.study.classes)
     for split in list_splits(source.path, source.format) or ("",):
         faults += find_source_faults(source.path, source.format, split, n_classes, summary.add)
+    size = next((size for size in summary.sizes if size[0] != size[1]), None)
+    if size and not source.study.fit and not source.format.tile_size:
+        message = f'{source.path}: images of {size[0]}×{size[1]} px are no squares; say fit = "{FITS[0]}" in {FILE}, or'
+        faults.append(PatchTableError(f"{message} {', '.join(map(repr, FITS[1:]))}"))
     if not faults:
         try:
-            source.check_splits(summary)
+            source.check_splits()
         except PatchTableError as fault:
             faults.append(fault)
     return summary, faults
@@ -99,38 +96,3 @@ def find_source(path: Path) -> tuple[Study, str]:
         raise PatchTableError(f"{path}: no such file or folder")
     draft = draft_study(path)
     return read_study(folder / FILE, text=draft), draft
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Say what is in a data set, list every fault at once, warn of what will hurt, and draw a sheet of pictures."""
-    parser = argparse.ArgumentParser(
-        "sedm check", description=main.__doc__, epilog="example: sedm check my_images --write"
-    )
-    parser.add_argument("data", type=Path, help="folder of images, table of paths, parquet, or a study.toml")
-    parser.add_argument("--write", action="store_true", help=f"write a first {FILE} where there is none")
-    parser.add_argument("--sheet", type=Path, help=f"picture sheet; {RESULTS}/check.png beside the data when left out")
-    options = parser.parse_args(arguments)
-    study, draft = find_source(options.data)
-    source = StudySource(study)
-    summary, faults = check_source(source)
-    for line in summary.lines():
-        print(line)
-    for fault in faults:
-        print(f"fault: {' '.join(str(fault).split())}")
-    for warning in summary.warnings():
-        print(f"warning: {warning}")
-    if draft:
-        print(f"\nNo {FILE} describes these images; it may look like this:\n\n{draft}")
-    if faults:
-        print(f"{len(faults):,} fault{'s' if len(faults) > 1 else ''}; nothing was written")
-        return 2
-    if draft and options.write:
-        with replacing(study.file) as temporary:
-            temporary.write_text(draft, encoding="utf-8")
-        print(f"written: {study.file}; read it, and correct what it cannot know")
-    set_plot_style()
-    sheet = options.sheet or study.file.parent / RESULTS / "check.png"
-    with replacing(sheet) as temporary:
-        draw_sheet(source).savefig(temporary, format="png")
-    print(f"picture sheet: {sheet}")
-    return 0

@@ -124,13 +124,17 @@ def load_study(config: Config, folder: str | Path = "") -> StudyData:
         raise ValueError(f"data={folder!r}; give the folder as text, in quotes (papermill: -r data …)")
     if study.file is not None:
         if folder:
-            raise ValueError(f"DATA={str(folder)!r}, but {study.file} says where its data lie: leave DATA out")
+            raise ValueError(
+                f"data {str(folder)!r}, but {study.file} says where its data lie: leave --data or DATA out"
+            )
         tables = StudySource(study).load()
         names = {split: f"{study.name} {split}" for split in tables}
     elif study.embedded and folder:
-        raise ValueError(f"DATA={str(folder)!r}, but the study {study.name!r} is embedded: leave DATA out")
+        raise ValueError(f"data {str(folder)!r}, but the study {study.name!r} is embedded: leave --data or DATA out")
     elif not study.embedded and not folder:
-        raise ValueError(f"the study {study.name!r} needs DATA=<folder of its parquet files> (see data/README.md)")
+        raise ValueError(
+            f"the study {study.name!r} needs the folder of its parquet files, by --data or DATA (see data/README.md)"
+        )
     elif study.embedded:
         tables = _draw(config)
         names = {split: f"{study.name} {split}" for split in SPLITS}
@@ -170,7 +174,7 @@ def _draw(config: Config) -> dict[str, datasets.Dataset]:
 def _read(folder: Path, group_column: str) -> tuple[dict[str, datasets.Dataset], dict[str, str]]:
     """Read the tables of a folder, and what to call each in messages."""
     if not folder.is_dir():
-        raise PatchTableError(f"DATA={folder}: no such folder; expected train.parquet and test.parquet in it")
+        raise PatchTableError(f"{folder}: no such folder; expected train.parquet and test.parquet in it")
     files_of_splits = find_splits(folder)
     for split in ("train", "test"):
         if split not in files_of_splits:

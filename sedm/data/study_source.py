@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import datasets
 
 from sedm.config import Study, known_name
+from sedm.data.conversion import with_named_groups
 from sedm.data.errors import PatchTableError
 from sedm.data.reduce import FITS
 from sedm.data.source_format import SourceFormat
-from sedm.data.source_summary import SourceSummary
-from sedm.data.sources import list_splits, load_table
-from sedm.data.splits import SPLIT_WORDS, Splits, check_splits, draw_splits, split_annotated
+from sedm.data.sources import list_splits, load_table, open_table
+from sedm.data.splits import SPLIT_WORDS, Splits, check_splits, split_annotated
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class StudySource:
     study: Study
 
     def __post_init__(self):
+        source = self.study.data.get("source", "")
+        if not isinstance(source, str):
+            raise ValueError(f"{self.study}, key 'data': source={source!r}; give the name of a folder or table as text")
         _ = self.format, self.splits
         if self.study.fit and self.study.fit not in FITS:
             raise ValueError(f"{self.study}, key 'fit': {self.study.fit!r}; choose one of {', '.join(FITS)}")
@@ -62,14 +66,13 @@ class StudySource:
         """How the groups are split, where the source has no splits of its own."""
         return _made(Splits, self.study.splits, f"{self.study}, key 'splits'")
 
-    def check_splits(self, summary: SourceSummary) -> None:
-        """Refuse, by what a first look found, groups that cannot be split.
+    def check_splits(self) -> None:
+        """Refuse groups that cannot be split, without opening a picture.
 
         Raises:
             PatchTableError: as `load`.
         """
-        if not self.splits.column and not list_splits(self.path, self.format):
-            draw_splits(set(summary.n_annotated), self.splits, str(self.path))
+        self._split(lambda split: with_named_groups(open_table(self.path, self.format, split), self.path, self.format))
 
     def load(self) -> dict[str, datasets.Dataset]:
         """Load the patch table of each split.
@@ -77,9 +80,13 @@ class StudySource:
         Raises:
             PatchTableError: the first fault of files, names, groups or splits.
         """
+        return self._split(lambda split: load_table(self.path, self.format, split))
+
+    def _split(self, read: Callable[[str], datasets.Dataset]) -> dict[str, datasets.Dataset]:
+        """Read the table of each split, or the one table and split it."""
         names = list_splits(self.path, self.format)
         if not names:
-            return split_annotated(load_table(self.path, self.format), self.splits, str(self.path))
+            return split_annotated(read(""), self.splits, str(self.path))
         if self.study.splits:
             raise PatchTableError(
                 f"{self.study}, key 'splits': {self.path} has the splits {', '.join(names)} already; leave the key out"
@@ -89,7 +96,7 @@ class StudySource:
             split = SPLIT_WORDS.get(name.lower(), name)
             if split in tables:
                 raise PatchTableError(f"{self.path}: two splits {split!r}, one of them called {name!r}; join them")
-            tables[split] = load_table(self.path, self.format, name)
+            tables[split] = read(name)
         for split in ("train", "test"):
             if split not in tables:
                 raise PatchTableError(f"{self.path}: no split {split!r}; it has {', '.join(names)}")

@@ -162,11 +162,14 @@ def check_labels(files: Sequence[Path]) -> None:
     The numbers in a column are names only by the head of its own file, and a table has the head of the first one.
 
     Raises:
-        PatchTableError: names the file and the column.
+        PatchTableError: names the file, and the column where it is not the whole file.
     """
     reference: dict[str, list[str]] = {}
     for number, path in enumerate(files):
-        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+        try:
+            features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+        except pyarrow.ArrowInvalid as error:
+            raise PatchTableError(f"{path}: not a readable parquet file ({error})", file=path) from error
         labels = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
         if number == 0:
             reference = labels

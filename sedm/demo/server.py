@@ -1,14 +1,9 @@
-"""The style mixing of notebook 06 as a page, for this computer alone.
-
-sedm demo [--port 8866] [--no-browser]
-"""
+"""The style mixing of notebook 06 as a page, for this computer alone."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 from sedm.runtime.extras import extra
@@ -18,12 +13,13 @@ LARGEST_UPLOAD = 64 * 2**20  # bytes of a message from the page: a photo from a 
 TEMPLATES = Path(__file__).parent / "share"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve the page with Voilà until it is interrupted, and print its address, which holds a token."""
-    parser = argparse.ArgumentParser("sedm demo", description=main.__doc__)
-    parser.add_argument("--port", type=int, default=8866, help="the next free one is taken where it is in use")
-    parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
-    choices = parser.parse_args(arguments)
+def serve(port: int, no_browser: bool) -> None:
+    """Serve the page with Voilà at ``port`` until it is interrupted, and print its address, which holds a token.
+
+    Raises:
+        FileNotFoundError: no checkout of the repository.
+        MissingExtraError: Voilà is not installed.
+    """
     if not NOTEBOOK.is_file():
         raise FileNotFoundError(f"{NOTEBOOK} is not there; run it from a checkout of the repository")
     # Voilà answers SIGTERM between two tasks
@@ -33,12 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(TEMPLATES), os.environ.get("JUPYTER_PATH")]))
     options = [
         "--Voila.ip=127.0.0.1",
-        f"--port={choices.port}",
+        f"--port={port}",
         "--token",  # a new one each time
         "--template=sedm",
         "--preheat_kernel=True",  # a kernel with the model loaded waits for the next page
         "--pool_size=1",
         f"--Voila.tornado_settings={{'websocket_max_message_size': {LARGEST_UPLOAD}}}",
-        *(["--no-browser"] if choices.no_browser else []),
+        *(["--no-browser"] if no_browser else []),
     ]
     Voila.launch_instance([str(NOTEBOOK), *options])

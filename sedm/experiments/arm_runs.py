@@ -8,7 +8,6 @@ Processes started with the same folders share the work::
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +18,11 @@ from jaxtyping import UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sedm.config import PRESETS, Config, build_config
+from sedm.config import Config
 from sedm.data.patches import Patches
-from sedm.data.study_data import StudyData, load_study
-from sedm.experiments.arms import ARMS, EVERY_ARM, SWEEPS, Arm, ArmRun, list_arm_runs
-from sedm.experiments.runs import claim, finish_runs, is_finished
+from sedm.data.study_data import StudyData
+from sedm.experiments.arms import EVERY_ARM, Arm, ArmRun
+from sedm.experiments.runs import claim, finish_runs
 from sedm.experiments.subsets import STYLES, TRANSFERS, LabelSubset, subset_name
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen, measure_generator
@@ -197,32 +196,3 @@ def save_measures(subset: LabelSubset, out: Path) -> None:
         unseen = draw_unseen(data.test, judge, segmenter_extractor(observer, trained_on))
         measures = measure_generator(subset.generator, subset.config, unseen)
         results.save_values(name, measures | {"generator": generator_hash})
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Train and score segmentation networks of a study, one file for each arm, label subset and seed."""
-    parser = argparse.ArgumentParser("sedm segment", description=main.__doc__)
-    parser.add_argument("study", help="its name, or the path of its study.toml")
-    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
-    names = ", ".join([*ARMS, *(f"{name} (all of a sweep)" for name in SWEEPS)])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help=f"of {names}")
-    parser.add_argument("--annotated", type=int, nargs="+", metavar="N", help="groups; the preset's when left out")
-    parser.add_argument("--draws", type=int, nargs="+", help="which label subsets")
-    parser.add_argument("--seeds", type=int, nargs="+", help="of the networks")
-    parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
-    parser.add_argument("--runs", type=Path, help="for generators; data/runs/<study>/<preset>/arms when left out")
-    parser.add_argument("--out", type=Path, help="for the scores; in the folder of runs when left out")
-    parser.add_argument("--dry-run", action="store_true", help="only list the runs")
-    options = parser.parse_args(arguments)
-    arms = [name for asked in options.arms for name in SWEEPS.get(asked, {0: asked}).values()]
-    baseline = build_config(options.study, options.preset)
-    if baseline.study.question != "segmentation":
-        raise ValueError(f"the study {baseline.study.name!r} asks for {baseline.study.question}, not for segmentation")
-    folder = options.runs or Path("data/runs", baseline.study.name, options.preset, "arms")
-    out = options.out or folder / "units"
-    runs = list_arm_runs(baseline, arms, options.annotated, options.draws, options.seeds)
-    if options.dry_run:
-        for run in runs:
-            print(f"{run.name:44} {'finished' if is_finished(run, out, IGNORED) else 'waiting'}")
-        return 0
-    return 1 if train_arms(baseline, runs, load_study(baseline, options.data), folder, out) else 0

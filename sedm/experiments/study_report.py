@@ -9,7 +9,6 @@ finished is kept, so that the command goes on where it was stopped.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import math
@@ -20,9 +19,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sedm.config import PRESETS, Config, build_config
-from sedm.data.study_check import RESULTS
-from sedm.data.study_data import StudyData, load_study
+from sedm.config import Config
+from sedm.config.study import RESULTS, check_segmentation
+from sedm.data.study_data import StudyData
 from sedm.experiments.arm_runs import train_arms
 from sedm.experiments.arms import ARMS, list_arm_runs
 from sedm.experiments.comparison import (
@@ -120,10 +119,7 @@ def check_comparable(config: Config, data: StudyData) -> None:
         ValueError: see `compare_study`.
     """
     study = data.study
-    if study.question != "segmentation":
-        raise ValueError(f"the study {study.name!r} asks for {study.question}, not for segmentation")
-    if len(study.classes) < 2:
-        raise ValueError(f"the study {study.name!r} has the class {study.classes[0]!r} alone; name a background, too")
+    check_segmentation(study)
     train = data.label_subset(config.data.n_annotated_groups, config.seed)
     if not len(train.unannotated()):
         raise ValueError(
@@ -149,10 +145,15 @@ def warnings_of(data: StudyData, table: pd.DataFrame) -> list[str]:
 
 
 def measure_trust(subset: LabelSubset) -> pd.DataFrame | None:
-    """Measure what the generator of a subset draws for unseen groups; None where they are too few."""
+    """Measure what the generator of a subset draws for unseen groups.
+
+    Returns:
+        The measures; None where such groups are too few, or all their masks the same.
+    """
     config, data = subset.config, subset.data
-    sizes = [len(rows) for rows in data.test.annotated().by_group().values()]
-    if sum(size > 1 for size in sizes) < 2:
+    tested = data.test.annotated()
+    sizes = [len(rows) for rows in tested.by_group().values()]
+    if sum(size > 1 for size in sizes) < 2 or (tested.masks == tested.masks[:1]).all():
         return None
     judge = kept_segmenter(subset.shared_folder, "judge", data.validation, config.segmentation, seed=0)
     segmenter = kept_segmenter(subset.folder, "segmenter", subset.train, config.segmentation, seed=subset.number)
@@ -264,26 +265,6 @@ def _embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Find out whether synthetic images help: train with and without them, and write a report."""
-    parser = argparse.ArgumentParser(
-        "sedm compare",
-        description=main.__doc__,
-        epilog="example: sedm compare my_images --preset quick    (my_images holds study.toml; sedm check writes one)",
-    )
-    parser.add_argument("study", help="its name, the path of its study.toml, or the folder that holds it")
-    parser.add_argument("--preset", choices=list(PRESETS), default="quick", help="the size of the experiment")
-    parser.add_argument("--data", default="", help="folder of parquet files, for a built-in study on real images")
-    parser.add_argument("--seed", type=int, default=0, help="of the splits' first label subset and its generator")
-    parser.add_argument("--out", type=Path, help="folder for the report and all that is trained")
-    options = parser.parse_args(arguments)
-    config = build_config(options.study, options.preset, options.seed)
-    out = options.out or results_folder(config)
-    print(f"{config.study.title or config.study.name}: everything goes to {out}", flush=True)
-    page = compare_study(config, load_study(config, options.data), out)
-    print(f"the report: {page}")
 
 
 def results_folder(config: Config) -> Path:

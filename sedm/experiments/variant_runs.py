@@ -10,14 +10,13 @@ started with the same folders share the work::
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sedm.config import PRESETS, Config, build_config, flatten, known_name
+from sedm.config import Config, flatten, known_name
 from sedm.data.patches import Patches, data_checksum
 from sedm.data.study_data import load_study
 from sedm.experiments.runs import claim, finish_runs, is_finished
@@ -144,39 +143,6 @@ def train_variant(run: VariantRun, material: Material, folder: Path, out: Path) 
     for checkpoint in folder.glob("checkpoint-*.pt"):  # a finished run does not go on
         checkpoint.unlink()
     return record["measures"]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Train and measure variants of the generator of a study, one file for each variant and seed."""
-    parser = argparse.ArgumentParser("sedm ablate", description=main.__doc__)
-    parser.add_argument("study", help="its name, or the path of its study.toml")
-    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument(
-        "--variants", nargs="+", default=list(QUESTIONS), metavar="VARIANT", help=f"of {', '.join(QUESTIONS)}"
-    )
-    parser.add_argument("--n-steps", type=int, help="of training, for every variant; the preset's when left out")
-    parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
-    parser.add_argument("--runs", type=Path, default=Path("data/runs/variants"), help="for checkpoints and metrics")
-    parser.add_argument(
-        "--out", type=Path, help="for the results; figures/<study>/variants/<preset>_<n>_images when left out"
-    )
-    parser.add_argument(
-        "--split", choices=["validation", "test"], default="validation", help="whose groups lend their styles"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only list the runs and what they change")
-    options = parser.parse_args(arguments)
-    baseline = build_config(options.study, options.preset)
-    if options.n_steps is not None:
-        baseline = replace(baseline, training=replace(baseline.training, n_steps=options.n_steps))
-    n_images = baseline.training.n_steps * baseline.training.batch_size
-    out = options.out or Path("figures") / baseline.study.name / "variants" / f"{options.preset}_{n_images}_images"
-    runs = list_variant_runs(baseline, options.variants, options.seeds)
-    if options.dry_run:
-        print("\n".join(describe_run(run, baseline, out) for run in runs))
-        return 0
-    folder = options.runs / baseline.study.name
-    return 1 if train_variants(runs, options.data, folder, out, options.split) else 0
 
 
 def describe_run(run: VariantRun, baseline: Config, out: Path) -> str:

@@ -1,28 +1,23 @@
-"""Synthetic patch tables: layouts, styles, and images of which each can be made again on its own.
-
-sedm generate --model DIR --layouts DIR|FILE --styles FILE|DIR --n-images 2000 --seed 0 --out DIR
-"""
+"""Synthetic patch tables: layouts, styles, and images of which each can be made again on its own."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 from accelerate import PartialState
 from tqdm import tqdm
 
-from sedm.config import PRESETS, SamplingConfig, build_config
+from sedm.config import SamplingConfig
 from sedm.config.study import find_study
 from sedm.data.patch_table import load_patches
 from sedm.data.patches import Patches
-from sedm.generation.dataset_card import push_to_hub, write_card
-from sedm.generation.pairing import GivenLayouts, Pairing, mean_shares
+from sedm.generation.dataset_card import write_card
+from sedm.generation.pairing import GivenLayouts, Pairing
 from sedm.generation.shards import (
     SPLIT,
     claim_folder,
@@ -34,7 +29,7 @@ from sedm.generation.shards import (
     weights_hash,
 )
 from sedm.generator.pipeline import SEDMPipeline
-from sedm.layouts import LayoutPrior, load_prior
+from sedm.layouts import LayoutPrior
 from sedm.runtime.fingerprints import hash_of
 from sedm.runtime.hardware import pick_device
 from sedm.styles.bank import StyleBank
@@ -175,94 +170,6 @@ def _decisive(layouts, styles: StyleBank, config: SamplingConfig, pairing: Pairi
     }
 
 
-class _Source(NamedTuple):
-    """A patch table named on the command line."""
-
-    patches: Patches
-    ids: list[str]  # of its rows
-    image_classes: list[str] | None  # of whole images, where the study has any
-
-
-def _read_table(path: Path, options: argparse.Namespace, pipeline: SEDMPipeline) -> _Source:
-    study, of_model = find_study(options.study) if options.study else None, pipeline.denoiser.config
-    classes = study.classes if study else [f"class {k}" for k in range(of_model.n_classes)]
-    table = load_patches(path, options.split, study.group_column if study else "group")
-    patches = Patches.from_table(table, classes, of_model.image_size, name=str(path))
-    column = study.image_class if study else ""
-    image_classes = list(map(str, table[column])) if column in table.column_names else None
-    return _Source(patches, [f"{path.stem}/{row}" for row in range(len(patches))], image_classes)
-
-
-def _read_layouts(
-    options: argparse.Namespace, pipeline: SEDMPipeline
-) -> tuple[LayoutPrior | GivenLayouts, dict[str, str] | None]:
-    """Read a fitted prior, or the masks of a patch table and the image classes of their rows by id."""
-    if (options.layouts / "layout_prior.safetensors").exists():
-        return load_prior(options.layouts), None
-    source = _read_table(options.layouts, options, pipeline)
-    rows = source.patches.has_mask.nonzero().flatten().tolist()
-    ids = [source.ids[row] for row in rows]
-    image_classes = source.image_classes and {source.ids[row]: source.image_classes[row] for row in rows}
-    return GivenLayouts(source.patches.masks[rows], ids), image_classes
-
-
-def _read_styles(options: argparse.Namespace, pipeline: SEDMPipeline, config: SamplingConfig) -> tuple[StyleBank, dict]:
-    """Read a stored style bank, or embed a patch table and list what it tells a ``Pairing`` of its groups."""
-    if options.styles.suffix == ".safetensors":
-        return StyleBank.load(options.styles), {}
-    source = _read_table(options.styles, options, pipeline)
-    patches, of_groups = source.patches, None
-    if config.pairing == "composition":
-        of_groups = mean_shares(patches)
-    if config.pairing == "class" and source.image_classes:
-        of_groups = {name: set() for name in patches.groups}
-        for name, image_class in zip(patches.groups, source.image_classes, strict=True):
-            of_groups[name].add(image_class)
-    annotated_groups = set(patches.annotated().groups)
-    return embed_bank(pipeline, patches, source.ids), {"of_groups": of_groups, "annotated_groups": annotated_groups}
-
-
 def _settings() -> list[dataclasses.Field]:
     """List the settings that decide the images; filtering comes after them."""
     return [field for field in dataclasses.fields(SamplingConfig) if field.name != "filter_percentile"]
-
-
-def _generate(options: argparse.Namespace) -> datasets.Dataset:
-    preset = options.preset
-    settings = build_config(options.study, preset).sampling if options.study else PRESETS[preset]["sampling"]
-    changes = {field.name: getattr(options, field.name) for field in _settings()}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    config = dataclasses.replace(settings, **changes)
-    pipeline = SEDMPipeline.from_pretrained(options.model)
-    pipeline.to(PartialState(cpu=pick_device().type == "cpu", timeout=LONGEST_WAIT).device)
-    layouts, of_layouts = _read_layouts(options, pipeline)
-    styles, facts = _read_styles(options, pipeline, config)
-    pairing = Pairing(styles, config, of_layouts=of_layouts, **facts)
-    return generate_patches(
-        pipeline, layouts, styles, config, options.seed, options.out, pairing=pairing, study=options.study
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Make a synthetic patch table; under a launcher, on several processes. Goes on where it was stopped."""
-    parser = argparse.ArgumentParser("sedm generate", description=main.__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder that SEDMPipeline.save_pretrained wrote")
-    parser.add_argument("--layouts", type=Path, required=True, help="folder of a fitted prior, or a patch table")
-    parser.add_argument("--styles", type=Path, required=True, help="a style bank (.safetensors), or a patch table")
-    # torchrun takes "--n" for one of its own options
-    parser.add_argument(
-        "--n-images", "--n", type=int, required=True, help="in the table; write it in full for torchrun"
-    )
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the table; all processes must see it")
-    parser.add_argument("--study", default="", help="for the attribution, and its settings")
-    parser.add_argument("--preset", choices=list(PRESETS), default="quick", help="whose settings hold")
-    parser.add_argument("--split", help="of patch tables that have several")
-    parser.add_argument("--push-to", metavar="REPO", help="afterwards, to this private data set of the Hub")
-    for field in _settings():  # instead of those of the preset
-        if field.name != "n_images":
-            parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default))
-    options = parser.parse_args(arguments)
-    print(f"{options.out}: {len(_generate(options))} images")
-    if options.push_to and PartialState().is_main_process:
-        print(push_to_hub(options.out, options.push_to))

@@ -11,22 +11,18 @@ From the shell, on one process or several: ``sedm train --help``.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from sedm.config import Config, build_config
+from sedm.config import Config
 from sedm.data.patches import Patches
-from sedm.data.study_data import load_study
 from sedm.generator.autoencoder import encode_images, latent_shape, make_autoencoder
 from sedm.generator.denoiser import StyleDiffusion, build_model, one_hot_layout
 from sedm.generator.pipeline import SEDMPipeline
@@ -241,34 +237,3 @@ def train_generator(
     labelled = with_predicted_masks(patches, config, segmenter_folder or folder)
     model = train_model(config, labelled, folder, held_out, autoencoder=autoencoder, initial=initial, progress=progress)
     return SEDMPipeline.from_model(model, autoencoder).to(pick_device())
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Train the generator of a study and save its pipeline; under a launcher, on several processes."""
-    from sedm.config import PRESETS
-
-    parser = argparse.ArgumentParser("sedm train", description=main.__doc__)
-    parser.add_argument("--study", required=True, help="its name, or the path of its study.toml")
-    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
-    parser.add_argument("--data", default="", help="folder of parquet files, for a study that is not embedded")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained pipeline")
-    parser.add_argument("--n-steps", type=int, help="of training; the preset's when left out")
-    parser.add_argument("--initial", type=Path, help="a saved pipeline of the same architecture, to go on from")
-    options = parser.parse_args(arguments)
-    accelerator = make_accelerator()  # a precision that it does not know is refused before data are drawn
-    config = build_config(options.study, options.preset, options.seed)
-    if options.n_steps is not None:
-        config = replace(config, training=replace(config.training, n_steps=options.n_steps))
-    goes_on = {}
-    if options.initial is not None:
-        if options.out.resolve() in options.initial.resolve().parents:
-            raise ValueError(f"--initial {options.initial} lies in --out, which it would change; choose another --out")
-        saved = SEDMPipeline.from_pretrained(options.initial, torch.float32)
-        goes_on = {"initial": saved.as_model(), "autoencoder": saved.autoencoder}
-        check_initial(goes_on["initial"], config, len(config.study.classes))  # before data are drawn
-    data = load_study(config, options.data)
-    patches = data.label_subset(config.data.n_annotated_groups, config.seed)
-    pipeline = train_generator(config, patches, options.out, data.held_out_groups, **goes_on)
-    if accelerator.is_main_process:
-        pipeline.save_pretrained(options.out / "model")

@@ -1,15 +1,10 @@
-"""Packing of a finished run into a folder that can be shipped: weights, layout prior, style bank and model card.
-
-sedm pack tissue --run data/runs/tissue/quick --figures figures/tissue --out data/models/tissue
-"""
+"""Packing of a finished run into a folder that can be shipped: weights, layout prior, style bank and model card."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -47,14 +42,16 @@ def pack_run(
     run, figures, out = Path(run), Path(figures), Path(out)
     if not (figures / "values_training.json").is_file():
         raise ValueError(f"{figures}: no values_training.json; run notebook 03 of this study first")
+    if out.exists():
+        raise ValueError(f"{out}: exists already; delete it first")
+    if not run.is_dir():
+        raise ValueError(f"{run}: no such folder; expected that of a run, with model/, layout prior and style bank")
     pretrained = load_pretrained(run)
     if pretrained.layouts.kind == "empirical" and not study.redistributable:
         raise ValueError(
             f"{run}: its layout prior holds masks of {study.name}, which may not be redistributed; "
             "fit a 'random_field' or 'learned' one"
         )
-    if out.exists():
-        raise ValueError(f"{out}: exists already; delete it first")
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -118,18 +115,3 @@ def _check_sizes(folder: Path, half: bool) -> None:
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Pack a finished run."""
-    parser = argparse.ArgumentParser("sedm pack", description=main.__doc__)
-    parser.add_argument("study", help="its name, or the path of its study.toml")
-    parser.add_argument("--run", type=Path, required=True, help="folder with model/, layout prior and style bank")
-    parser.add_argument("--figures", type=Path, required=True, help="folder with values_training.json")
-    parser.add_argument("--out", type=Path, required=True, help="folder to be made")
-    parser.add_argument("--half", action="store_true", help="half precision, if the pictures stay the same")
-    options = parser.parse_args(arguments)
-    out = pack_run(options.study, options.run, options.figures, options.out, options.half)
-    for path in sorted(out.rglob("*")):
-        if path.is_file():
-            print(f"{path.stat().st_size / 2**20:6.2f} MiB  {path}")

@@ -454,9 +454,9 @@ def test_a_study_may_have_pixels_that_nobody_knows(table, tmp_path):
 
 
 def test_a_study_on_real_images_needs_its_folder_and_an_embedded_one_none(tmp_path):
-    with pytest.raises(ValueError, match="'ebhi' needs DATA"):
+    with pytest.raises(ValueError, match="'ebhi' needs the folder of its parquet files"):
         load_study(build_config("ebhi", "smoke"))
-    with pytest.raises(ValueError, match="'tissue' is embedded: leave DATA out"):
+    with pytest.raises(ValueError, match="'tissue' is embedded: leave --data or DATA out"):
         load_study(build_config("tissue", "smoke"), tmp_path)
     assert f"{tmp_path}: no train.parquet" in fault(load_study, build_config("ebhi", "smoke"), tmp_path)
     assert str(tmp_path / "no") in fault(load_study, build_config("ebhi", "smoke"), tmp_path / "no")

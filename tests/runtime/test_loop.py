@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.testing import assert_close
 
+from sedm.commands.train_command import main
 from sedm.config import SegmentationConfig, TrainingConfig, build_config
 from sedm.generator.pipeline import SEDMPipeline
-from sedm.generator.training import main
 from sedm.runtime.checkpoints import Checkpoints, load_raw_weights
 from sedm.runtime.loop import WINDOW, OneProcess, learning_rate_share, make_accelerator, optimise
 from sedm.runtime.notebook import mark_ready

@@ -20,7 +20,7 @@ ATTEMPTS = 5  # connections to one file that may break before a person has to lo
 WAIT = 2.0  # s between them
 
 
-class DownloadError(RuntimeError):
+class DownloadError(OSError):
     """A file could not be fetched; the message says which, why, and what to do."""
 
 
@@ -154,6 +154,8 @@ class _ResumingDownloader:
                 self._receive(url)
                 self.part.replace(output_file)
                 return
+            except DownloadError:  # there is no room
+                raise
             except requests.HTTPError as error:
                 raise DownloadError(f"{url}: {_reason(error)}; {by_hand}") from error
             except requests.RequestException as error:  # no network, or a connection that broke

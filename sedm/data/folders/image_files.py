@@ -141,7 +141,11 @@ def _match_masks(roots: Roots, pictures: Files, masks: Sequence[tuple[str, str]]
         if suffix(mask_name) not in MASK_SUFFIXES:
             report(lossy_mask(path))
         elif len(names) != 1:
-            found = f"a mask of {len(names)} images ({', '.join(names) or 'none of its name'})"
+            found = (
+                f"a mask of {len(names)} images ({', '.join(names)})"
+                if names
+                else "a mask without an image of its name"
+            )
             report(PatchTableError(f"{path}: {found}", file=path))
         elif names[0] in mask_of:
             message = f"a second mask of {names[0]!r}, besides {Path(mask_of[names[0]]).name}"

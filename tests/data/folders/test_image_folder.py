@@ -234,7 +234,7 @@ def test_deep_or_float_files_are_named(masked, kind, array, suffix):
 def test_a_mask_that_belongs_to_no_image_or_to_two_is_named(masked):
     folder, path = masked
     orphan = put(path.with_name("1.png"), TRUTH)
-    assert fault(load_image_folder, folder) == f"{orphan}: a mask of 0 images (none of its name)"
+    assert fault(load_image_folder, folder) == f"{orphan}: a mask without an image of its name"
     orphan.unlink()
     put(path, TRUTH)
     second = put(path.with_name("0.tif"), TRUTH)

@@ -1,0 +1,58 @@
+"""``sedm check my_images``: what is in a data set, every fault of it at once, and what will hurt.
+
+``--write`` makes a first study.toml for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sedm.commands.words import Parser, new_picture
+from sedm.config import PRESETS, build_config
+from sedm.config.study import FILE, RESULTS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Say what is in a data set, list every fault at once, warn of what will hurt, and draw a sheet of pictures."""
+    parser = Parser("check", main, "my_images --write")
+    parser.add_argument("data", type=Path, help=f"folder of images, table of paths, parquet, or a {FILE}")
+    parser.add_argument("--write", action="store_true", help=f"write a first {FILE} where there is none")
+    parser.add_argument(
+        "--sheet",
+        type=new_picture,
+        metavar="PNG",
+        help=f"picture sheet; {RESULTS}/check.png beside the data if left out",
+    )
+    options = parser.parse_args(arguments)
+    from sedm.data.study_check import check_source, draw_sheet, find_source
+    from sedm.data.study_source import StudySource
+    from sedm.figures import set_plot_style
+    from sedm.runtime.files import replacing
+
+    study, draft = find_source(options.data)
+    for preset in PRESETS:
+        build_config(study, preset)  # refuses settings that there are not
+    source = StudySource(study)
+    summary, faults = check_source(source)
+    for line in summary.lines():
+        print(line)
+    for fault in faults:
+        print(f"fault: {' '.join(str(fault).split())}")
+    for warning in summary.warnings():
+        print(f"warning: {warning}")
+    if draft:
+        print(f"\nNo {FILE} describes these images; it may look like this:\n\n{draft}")
+    if faults:
+        print(f"{len(faults):,} fault{'s' if len(faults) > 1 else ''}; nothing was written")
+        return 2
+    if draft and options.write:
+        with replacing(study.file) as temporary:
+            temporary.write_text(draft, encoding="utf-8")
+        print(f"written: {study.file}; read it, and correct what it cannot know")
+    set_plot_style()
+    sheet = options.sheet or study.file.parent / RESULTS / "check.png"
+    with replacing(sheet) as temporary:
+        draw_sheet(source).savefig(temporary, format="png")
+    print(f"picture sheet: {sheet}")
+    return 0
