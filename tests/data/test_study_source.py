@@ -224,3 +224,13 @@ def test_a_group_annotated_in_part_is_tested_on_its_annotated_images():
     parts = split_annotated(from_arrays(pixels, masks, list("aabbcc")), Splits(test=["a"], validation=["b"]))
     assert {split: len(part) for split, part in parts.items()} == {"train": 2, "validation": 1, "test": 1}
     assert parts["test"]["mask"][0] is not None
+
+
+def test_a_split_of_another_population_is_read_beside_the_others(tmp_path):
+    """``datasets`` passes over a file shifted.parquet beside train.parquet, and calls val.parquet "validation"."""
+    for number, split in enumerate(("train", "val", "test", "shifted")):
+        pixels = np.full((1, SIZE, SIZE, 3), number, np.uint8)
+        save_patches(from_arrays(pixels, pixels[..., 0] * 0, [split]), tmp_path / "tables" / f"{split}.parquet")
+    tables = source(tmp_path, f'{CLASSES}[data]\nsource = "tables"\n').load()
+    firsts = {split: np.asarray(table[0]["image"])[0, 0, 0] for split, table in tables.items()}
+    assert firsts == {"train": 0, "validation": 1, "test": 2, "shifted": 3}
