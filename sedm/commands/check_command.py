@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sedm.runtime.files import replacing
 
     study, draft = find_source(options.data)
+    if draft and options.write and study.file.exists():
+        raise ValueError(f"{study.file}: exists already, for other images; --write never replaces it")
     for preset in PRESETS:
         build_config(study, preset)  # refuses settings that there are not
     source = StudySource(study)

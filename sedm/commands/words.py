@@ -124,6 +124,7 @@ def new_picture(text: str) -> Path:
 def refuse_among_images(folder: Path | None, study: Study) -> None:
     """Refuse a folder for results in which the images of a study would be looked for.
 
+    >>> from sedm.config import find_study
     >>> refuse_among_images(Path("out"), find_study("tissue"))
     """
     from sedm.data.study_source import StudySource

@@ -77,7 +77,7 @@ def with_named_groups(table: datasets.Dataset, name: str | Path, source_format: 
     Raises:
         PatchTableError: a row without a group.
 
-    >>> table = datasets.Dataset.from_dict({"group": [7, 8]})
+    >>> table = datasets.Dataset.from_dict({"image": [[[0]]] * 2, "group": [7, 8]})
     >>> with_named_groups(table, "mine", SourceFormat())["group"][:]
     ['7', '8']
     """

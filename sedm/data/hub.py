@@ -13,8 +13,9 @@ from sedm.data.mask_values import MaskCoding
 from sedm.data.patch_table import TEXT, replace_column, stored_path
 from sedm.data.pictures import check_file, locate
 from sedm.data.source_format import SourceFormat
-from sedm.data.table_files import as_pattern, check_labels, find_splits, picture_form
+from sedm.data.table_files import as_pattern, check_labels, files_of_split, find_splits, picture_form
 
+KEPT = ("train", "validation", "test")  # names of splits; ``datasets`` would rename "val" and pass over "shifted"
 ADVICE = {
     "image": "",
     "mask": "; mask_column='' is for images that nobody annotated",
@@ -126,6 +127,8 @@ def _load(name: str, path: Path, split: str, options: dict) -> datasets.Dataset:
     if path.is_file():
         first = re.match(r"\w*", str(split))[0]  # "train" of "train[:100]"
         files = {"train" if first == "all" else first: [path]}
+    elif path.is_dir() and split not in KEPT and split in find_splits(path):
+        files, split = {"train": files_of_split(path, split)}, "train"
     elif path.is_dir() and as_pattern(path) != str(path.absolute()):  # datasets would read what the pattern finds
         files = find_splits(path)
         if not files:

@@ -89,7 +89,7 @@ def _describe_masks(masks: Iterable[Image.Image]) -> tuple[list[str] | dict[str,
             by_colour = by_colour or bool((pixels != pixels[:, :1]).any())
             codes = pixels @ np.array([65536, 256, 1])
         else:
-            codes = np.asarray(mask.convert("L") if mask.mode in ("1", "LA") else mask).astype(np.int64).ravel()
+            codes = np.asarray(mask.convert("L") if mask.mode == "LA" else mask).astype(np.int64).ravel()
         values, n = np.unique(codes, return_counts=True)
         counts.update(dict(zip(values.tolist(), n.tolist(), strict=True)))
     if by_colour:

@@ -1,10 +1,13 @@
 """The report: one call from a study to a page that needs no other file and says what was found."""
 
+import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from sedm.__main__ import main
 from sedm.config import build_config
@@ -67,3 +70,49 @@ def test_one_command_ends_in_a_page_and_a_second_one_trains_nothing(tmp_path, ca
     assert main(arguments) == 0
     assert "4 runs, 4 of them finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in units} == units
+
+
+@pytest.mark.slow
+def test_a_folder_of_pictures_ends_in_a_page_with_nothing_but_a_file(tmp_path, capsys):
+    """Ten groups of self-made PNG files, six of them annotated: check writes the study, compare the page beside it."""
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        for row in range(3):
+            mask = np.zeros((40, 40), np.uint8)
+            top, left = rng.integers(0, 20, 2)
+            mask[top : top + 16, left : left + 16] = 255
+            pixels = rng.integers(0, 60, (40, 40, 3)) + 15 * number + (mask[..., None] // 4)
+            for kind, picture in (("images", pixels.astype(np.uint8)), ("masks", mask)):
+                path = tmp_path / "mine" / kind / f"case {number}" / f"{row}.png"
+                if kind == "images" or number < 6:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(picture).save(path)
+    assert main(["check", str(tmp_path / "mine"), "--write"]) == 0
+    assert main(["compare", str(tmp_path / "mine"), "--preset", "smoke"]) == 0
+    folder = tmp_path / "mine" / "sedm-results" / "smoke"
+    assert f"the report: {folder / 'report.html'}" in capsys.readouterr().out
+    values = json.loads((folder / "values_report.json").read_text())["values"]
+    assert set(values["arms"]) == set(WORDS)
+    assert values["n_annotated"] == 3  # of six annotated groups, two are tested on and one validates
+    assert len(values["groups"]["real"]) == 2
+    assert sum(1 for _ in (tmp_path / "mine").rglob("masks/*/*.png")) == 18  # nothing was written among the images
+    assert main(["check", str(tmp_path / "mine")]) == 0
+    assert "30 images of 10 groups: 18 images of 6 groups are annotated" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_test_masks_that_are_all_alike_end_in_a_page_without_measures(tmp_path):
+    """They tell nothing of how far generated images can be trusted, which was found out after all training."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 8:20] = 1
+    for group in "abcdef":
+        for row in range(2):
+            for kind, picture in (("images", rng.integers(0, 255, (32, 32, 3)).astype(np.uint8)), ("masks", mask)):
+                path = tmp_path / kind / group / f"{row}.png"
+                if kind == "images" or group < "f":
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(picture).save(path)
+    (tmp_path / "study.toml").write_text('classes = ["glass", "gland"]\n')
+    assert main(["compare", str(tmp_path), "--preset", "smoke"]) == 0
+    assert "fidelity" not in json.loads((tmp_path / "sedm-results/smoke/values_report.json").read_text())["values"]

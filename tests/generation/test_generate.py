@@ -894,10 +894,10 @@ def test_the_command_line_pairs_by_the_image_class_of_the_study(command):
     [
         ({"model": "prior"}, "no model_index.json"),
         ({"layouts": "nowhere"}, "nowhere: no such file or folder"),
-        ({"styles": "nowhere.safetensors"}, "nowhere.safetensors: not a readable safetensors file"),
+        ({"styles": "nowhere.safetensors"}, "nowhere.safetensors: no such file or folder"),
         ({"styles": "nowhere"}, "nowhere: no such file or folder"),
         ({"n": 0}, "n_images=0; it must be a whole number of 1 or more"),
-        ({"seed": -1}, "seed=-1"),
+        ({"seed": -1}, "--seed: '-1'; give a whole number of 0 or more"),
         ({"n-mixed-groups": 5}, "n_mixed_groups=5, but only 4 groups"),
         ({"pairing": "composition"}, "pairing='composition' needs of_groups"),
         ({"pairing": "class"}, "pairing='class' needs of_layouts and of_groups"),
