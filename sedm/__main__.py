@@ -13,7 +13,7 @@ from sedm.runtime.extras import MissingExtraError
 
 COMMANDS = {
     "check": ("sedm.commands.check_command", "say what is in a data set, and what is wrong with it"),
-    "data": ("sedm.data.archives.prepare", "make patch tables of public data sets"),
+    "data": ("sedm.commands.data_command", "make patch tables of public data sets, or of own slides"),
     "train": ("sedm.commands.train_command", "train the generator of a study"),
     "ablate": ("sedm.commands.ablate_command", "train and measure variants of the generator"),
     "generate": ("sedm.commands.generate_command", "make a table of synthetic images"),
@@ -28,7 +28,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return its exit status: 2 on bad input, which ends in one sentence.
 
-    >>> main(["train", "--study", "tissue", "--seed", "-1", "--out", "unused"])
+    >>> main(["train", "tissue", "--seed", "-1", "--out", "unused"])
     2
     """
     purposes = "\n".join(f"  {name:9} {purpose}" for name, (_, purpose) in COMMANDS.items())

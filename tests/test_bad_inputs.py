@@ -293,7 +293,6 @@ def end(tmp_path, monkeypatch, capsys):
             sentences = [line.removeprefix("fault: ") for line in said.out.splitlines() if line.startswith("fault: ")]
         else:
             sentences = [line for line in said.err.splitlines() if line and "%|" not in line]  # no bars of progress
-            sentences = sentences[-1:] if words[0] == "data" else sentences  # after the usage
             assert not said.out
             assert sentences[-1].startswith(f"sedm {words[0]}: ")
         assert len(sentences) == 1, sentences
@@ -331,7 +330,7 @@ def test_check_lists_every_fault_at_once(tmp_path, capsys, monkeypatch):
     assert all(place in line for place, line in zip(places, said, strict=True))
 
 
-TRAIN = ("train", "--study", "tissue", "--preset", "smoke", "--out", "out")
+TRAIN = ("train", "tissue", "--preset", "smoke", "--out", "out")
 COMPARE = ("compare", "mine", "--preset", "smoke")
 SEGMENT = ("segment", "mine", "--preset", "smoke", "--out", "out", "--runs", "runs")
 ABLATE = ("ablate", "tissue", "--preset", "smoke", "--out", "out", "--runs", "runs")
@@ -370,8 +369,8 @@ COMMANDS = {  # a wrong word after those of a sound command, and the sentence
     "train: steps below 0": ((*TRAIN, "--n-steps", "-5"), "argument --n-steps: '-5'; give a whole number of 1"),
     "train: steps of text": ((*TRAIN, "--n-steps", "nan"), "argument --n-steps: 'nan'; give a whole number of 1"),
     "train: a seed": ((*TRAIN, "--seed", "-1"), "argument --seed: '-1'; give a whole number of 0 or more"),
-    "train: a study": (("train", "--study", "tisue", "--out", "out"), "study='tisue'; .*did you mean 'tissue'"),
-    "train: no study": (("train", "--out", "out"), "required: --study"),
+    "train: a study": (("train", "tisue", "--out", "out"), "study='tisue'; .*did you mean 'tissue'"),
+    "train: no study": (("train", "--out", "out"), "required: study"),
     "train: a file for a folder": ((*TRAIN[:-1], "file"), "argument --out: file: a file, but a folder is needed"),
     "train: no model to go on from": ((*TRAIN, "--initial", "nowhere"), "nowhere: no such folder"),
     "train: no model in the folder": ((*TRAIN, "--initial", "empty"), "empty: no model_index.json"),
@@ -471,7 +470,7 @@ def test_a_wrong_part_to_generate_from(place, end, tmp_path, pipeline, patches, 
     assert re.search(words, said), said
 
 
-@pytest.mark.parametrize("command", sorted({*COMMAND_NAMES} - {"data"}))
+@pytest.mark.parametrize("command", sorted(COMMAND_NAMES))
 def test_help_explains_every_option_and_ends_in_an_example(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -485,7 +484,7 @@ def test_help_explains_every_option_and_ends_in_an_example(command, capsys):
 
 
 def test_usage_is_told_before_torch_is_imported():
-    code = "import sys; from sedm.__main__ import main; status = main(['train', '--study', 'tisue', '--out', 'x'])"
+    code = "import sys; from sedm.__main__ import main; status = main(['train', 'tisue', '--out', 'x'])"
     code += "; print(status, *({'torch', 'datasets', 'diffusers', 'pandas'} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "2"

@@ -12,8 +12,8 @@ from sedm.config import build_config
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the generator of a study and save its pipeline; under a launcher, on several processes."""
-    parser = Parser("train", main, "--study tissue --preset smoke --out data/runs/tissue/smoke/training")
-    parser.add_argument("--study", required=True, help=STUDY)
+    parser = Parser("train", main, "tissue --preset smoke --out data/runs/tissue/smoke/training")
+    parser.add_argument("study", help=STUDY)
     parser.add_preset()
     parser.add_data()
     parser.add_seed("of weights, batches and noise; 0 when left out", default=0)

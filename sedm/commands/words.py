@@ -15,8 +15,16 @@ from sedm.config.study import RESULTS
 STUDY = "its name, the path of its study.toml, or the folder that holds it"
 
 
-class Parser(argparse.ArgumentParser):
-    """Parse the words of a sub-command; refuse a wrong one in one sentence.
+class SentenceParser(argparse.ArgumentParser):
+    """Parse words, and refuse a wrong one in one sentence, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a word."""
+        raise ValueError(f"{message} ({self.prog} --help says what there is)")
+
+
+class Parser(SentenceParser):
+    """Parse the words of a sub-command.
 
     Args:
         name: of the sub-command.
@@ -34,10 +42,6 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, name: str, main: Callable, example: str):
         description = (main.__doc__ or "").partition("\n\n")[0]
         super().__init__(f"sedm {name}", description=description, epilog=f"example: sedm {name} {example}")
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse a word."""
-        raise ValueError(f"{message} ({self.prog} --help says what there is)")
 
     def add_preset(self, help: str = "the size: smoke proves that it runs, quick takes minutes, full hours") -> None:
         """Add the option that chooses the size."""

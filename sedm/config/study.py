@@ -129,7 +129,7 @@ or give the path of a study.toml
     """
     if isinstance(study, Study):
         return study
-    if study in STUDIES:
+    if study in list(STUDIES):  # in a dictionary, a list could not be looked up
         return STUDIES[study]
     if isinstance(study, Path) or "/" in str(study) or str(study).endswith(".toml") or Path(str(study)).is_dir():
         return read_study(study)

@@ -48,6 +48,7 @@ def list_variant_runs(baseline: Config, variants: Sequence[str], seeds: Sequence
     Raises:
         ValueError: an unknown variant.
 
+    >>> from sedm.config import build_config
     >>> runs = list_variant_runs(build_config("tissue", "smoke"), ["baseline", "no_style"], [0, 1])
     >>> [run.name for run in runs], runs[1].config.training.style_sampling
     (['baseline-seed0', 'no_style-seed0', 'baseline-seed1', 'no_style-seed1'], 'none')
@@ -148,6 +149,7 @@ def train_variant(run: VariantRun, material: Material, folder: Path, out: Path) 
 def describe_run(run: VariantRun, baseline: Config, out: Path) -> str:
     """Describe a run in one line: its name, whether it is finished, and the settings it changes.
 
+    >>> from sedm.config import build_config
     >>> baseline = build_config("tissue", "smoke")
     >>> describe_run(list_variant_runs(baseline, ["v_objective"], [1])[0], baseline, Path("no/such/folder"))
     'v_objective-seed1          waiting   seed=1 model.objective=v'

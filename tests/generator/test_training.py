@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+import sedm.data.study_data
 import sedm.generator.training
 import sedm.runtime.loop
 from sedm.__main__ import main as cli
@@ -803,7 +804,7 @@ def test_a_model_can_be_pretrained_without_any_mask_and_gone_on_from(config, pat
 
 @pytest.mark.slow
 def test_the_command_goes_on_from_a_saved_model(tmp_path):
-    command = ["train", "--study", "tissue", "--preset", "smoke", "--n-steps", "3"]
+    command = ["train", "tissue", "--preset", "smoke", "--n-steps", "3"]
     assert cli([*command, "--out", str(tmp_path / "first")]) == 0
     saved = str(tmp_path / "first" / "model")
     first = SEDMPipeline.from_pretrained(saved)
@@ -842,9 +843,9 @@ def test_an_initial_model_of_another_size_or_without_finite_weights_is_refused(c
 
 
 def test_a_sitting_must_not_change_the_model_that_it_goes_on_from(config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sedm.generator.training, "load_study", lambda *_: pytest.fail("data were drawn"))
+    monkeypatch.setattr(sedm.data.study_data, "load_study", lambda *_: pytest.fail("data were drawn"))
     SEDMPipeline.from_model(build_model(config.model, 2, 16, seed=0)).save_pretrained(tmp_path / "model")
-    command = ["train", "--study", "tissue", "--preset", "smoke", "--initial", str(tmp_path / "model")]
+    command = ["train", "tissue", "--preset", "smoke", "--initial", str(tmp_path / "model")]
     assert cli([*command, "--out", str(tmp_path)]) == 2
     assert "lies in --out" in capsys.readouterr().err
     assert cli([*command, "--out", str(tmp_path / "other")]) == 2  # 16 px, two classes

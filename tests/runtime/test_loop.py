@@ -330,7 +330,7 @@ def test_what_one_process_began_two_refuse_in_one_sentence_and_one_finishes(tmp_
     """By the command; the sentence comes from the main process alone, and nothing in the folder changes."""
 
     def train(folder):
-        main(["--study", "tissue", "--preset", "smoke", "--out", str(folder)])
+        main(["tissue", "--preset", "smoke", "--out", str(folder)])
 
     def save_and_stop(self, losses):
         save(self, losses)
@@ -343,7 +343,7 @@ def test_what_one_process_began_two_refuse_in_one_sentence_and_one_finishes(tmp_
         train(tmp_path / "cut")
     monkeypatch.setattr(Checkpoints, "save", save)
     before = {path.name: path.read_bytes() for path in (tmp_path / "cut").iterdir() if path.is_file()}
-    options = ("--study", "tissue", "--preset", "smoke", "--out", tmp_path / "cut")
+    options = ("tissue", "--preset", "smoke", "--out", tmp_path / "cut")
     process = start("-m", 2, "sedm", "train", *options)
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
@@ -365,7 +365,7 @@ def test_what_two_processes_trained_by_hand_is_what_the_notebook_finds(tmp_path,
     """The cells of notebook 03, or 01, that lead to the trained model; a step of training would end them."""
     (name,) = (root / "notebooks").glob({"tissue": "03*", "flowers": "01*"}[study])
     folder = tmp_path / study / "smoke"
-    finish(start("-m", 2, "sedm", "train", "--study", study, "--preset", "smoke", "--out", folder / "training"))
+    finish(start("-m", 2, "sedm", "train", study, "--preset", "smoke", "--out", folder / "training"))
     trained = {path: path.read_bytes() for path in (folder / "training").glob("checkpoint-*")}
     assert trained
     if study == "tissue":  # as notebook 02 leaves them

@@ -26,10 +26,10 @@ import scipy.io
 from huggingface_hub import DatasetCard
 from PIL import Image
 
+from sedm.commands.data_command import main as make_tables
 from sedm.config import build_config
 from sedm.data.archives import download, ebhi, flowers102
 from sedm.data.archives.download import DownloadError, RemoteFile, fetch, figshare_files
-from sedm.data.archives.prepare import main as make_tables
 from sedm.data.patch_table import PatchTableError, check_patches, load_patches
 from sedm.data.reduce import reduce_mask
 from sedm.data.splits import check_splits

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from drawn_slides import write_pyramid
 
+from sedm.commands.data_command import main
 from sedm.config.study import STUDIES
 from sedm.data.archives import catch
 from sedm.data.archives.catch import make_catch
 from sedm.data.archives.catch_slides import TUMOURS, Sampling
-from sedm.data.archives.prepare import main
 from sedm.data.archives.public_tables import PublicTables
 from sedm.data.patch_table import PatchTableError, load_patches
 from sedm.data.patches import Patches

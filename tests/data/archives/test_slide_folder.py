@@ -10,7 +10,7 @@ import pytest
 from drawn_slides import write_pyramid
 from PIL import Image
 
-from sedm.data.archives.prepare import main
+from sedm.commands.data_command import main
 from sedm.data.patch_table import PatchTableError, check_patches, load_patches
 from sedm.data.patches import Patches
 from sedm.data.places import PLACE_COLUMNS

@@ -1,4 +1,4 @@
-"""Patch tables of public data sets, and of own slides, from the command line.
+"""``sedm data``: patch tables of public data sets, and of own slides.
 
 ``sedm data flowers102 downloads tables --download`` fetches the archives that are missing in ``downloads``
 and writes the tables, with a card that says whose data they are, to ``tables``.
@@ -10,13 +10,13 @@ import argparse
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sedm.data.archives import ebhi, flowers102
-from sedm.data.archives.catch_slides import Sampling
-from sedm.data.archives.download import fetch, figshare_files
-from sedm.data.archives.public_tables import PublicTables
-from sedm.data.slides.slide_classes import SlideClasses
+from sedm.commands.words import SentenceParser, new_folder
 from sedm.data.slides.slide_settings import SlideSettings
+
+if TYPE_CHECKING:
+    from sedm.data.archives.public_tables import PublicTables
 
 OUT = "the folder for train.parquet, validation.parquet and test.parquet"
 
@@ -32,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ...
     sedm.data.errors.PatchTableError: no/such/folder: no such file or folder
     """
-    parser = argparse.ArgumentParser(
-        prog="sedm data",
+    parser = SentenceParser(
+        "sedm data",
         description="Make patch tables of public data, or of your own slides.",
-        epilog="sedm data SOURCE --help says more, with an example",
+        epilog="example: sedm data slides my_slides tables    (sedm data SOURCE --help says more)",
     )
-    sources = parser.add_subparsers(dest="name", required=True, metavar="SOURCE")
+    sources = parser.add_subparsers(dest="name", required=True, metavar="SOURCE", parser_class=SentenceParser)
     for add in (_add_slides, _add_flowers102, _add_ebhi, _add_catch):
         add(sources)
     options = parser.parse_args(arguments)
@@ -66,7 +66,7 @@ def _add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", type=Path, help=source)
-    parser.add_argument("out", type=Path, help=out)
+    parser.add_argument("out", type=new_folder, help=out)
     parser.set_defaults(make=make)
     return parser
 
@@ -87,6 +87,9 @@ def _add_flowers102(sources: argparse._SubParsersAction) -> None:
 
 
 def _make_flowers102(options: argparse.Namespace, cache_folder: Path) -> PublicTables:
+    from sedm.data.archives import flowers102
+    from sedm.data.archives.download import fetch
+
     if options.download:
         fetch(flowers102.FILES, options.source)
     return flowers102.make_flowers102(
@@ -113,6 +116,9 @@ def _add_ebhi(sources: argparse._SubParsersAction) -> None:
 
 
 def _make_ebhi(options: argparse.Namespace, cache_folder: Path) -> PublicTables:
+    from sedm.data.archives import ebhi
+    from sedm.data.archives.download import fetch, figshare_files
+
     if options.download:
         fetch(figshare_files(ebhi.ARTICLE), options.source)
     cases = ebhi.COMMITTED_CASES if options.seed is None else None
@@ -135,7 +141,8 @@ def _add_catch(sources: argparse._SubParsersAction) -> None:
 
 
 def _make_catch(options: argparse.Namespace, cache_folder: Path) -> PublicTables:
-    from sedm.data.archives import catch  # the others need no reader of slides
+    from sedm.data.archives import catch
+    from sedm.data.archives.catch_slides import Sampling
 
     return catch.make_catch(
         options.source,
@@ -207,7 +214,8 @@ def _add_slides(sources: argparse._SubParsersAction) -> None:
 
 
 def _make_slides(options: argparse.Namespace, cache_folder: Path) -> PublicTables:
-    from sedm.data.archives.slide_folder import make_slides  # the others need no reader of slides
+    from sedm.data.archives.slide_folder import make_slides
+    from sedm.data.slides.slide_classes import SlideClasses
 
     if options.override_resolution and options.microns_per_pixel is None:
         raise ValueError("--override-resolution needs --microns-per-pixel")
