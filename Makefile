@@ -1,6 +1,6 @@
 # make reproduce   every notebook of the embedded studies, with its figures and values, and the paper
 # make test        unit tests, doctests and every notebook at the smallest size
-# make check       the linter and the fast tests, in less than a minute
+# make check       the linter and the fast tests, in a few minutes
 # make check-figures   run the embedded studies once more and compare the values with the committed ones
 # make bench       how fast training, sampling and generation are, against the reference's recipe: figures/benchmarks/
 # make paper       paper/main.pdf from the committed values and figures, in seconds, without training anything
