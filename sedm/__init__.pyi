@@ -14,7 +14,7 @@ from .data.study_data import load_study as load_study
 from .data.study_source import StudySource as StudySource
 from .demo import render_mix as render_mix
 from .demo import style_mixing as style_mixing
-from .experiments.study_report import compare_study as compare_study
+from .experiments.study_comparison import compare_study as compare_study
 from .fidelity.table import fidelity_table as fidelity_table
 from .generation.filtering import filter_patches as filter_patches
 from .generation.generate import embed_bank as embed_bank

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = build_config(options.study, options.preset, options.seed)
     check_segmentation(config.study)
     from sedm.data.study_data import load_study
-    from sedm.experiments.study_report import check_comparable, compare_study, results_folder
+    from sedm.experiments.study_comparison import check_comparable, compare_study, results_folder
 
     refuse_among_images(options.out, config.study)
     data = load_study(config, options.data)

@@ -12,7 +12,8 @@ from PIL import Image
 from sedm.__main__ import main
 from sedm.config import build_config
 from sedm.data.study_data import load_study
-from sedm.experiments.study_report import WORDS, answer, check_comparable
+from sedm.experiments.report_page import OURS, WORDS, answer
+from sedm.experiments.study_comparison import check_comparable
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,10 @@ def row(difference, low, high, p):
 )
 def test_the_answer_follows_interval_and_test(numbers, words):
     assert answer(row(*numbers), "real").startswith(words)
+
+
+def test_where_the_method_diverged_nothing_is_claimed():
+    assert answer(row(0.1, 0.1, 0.1, 0.0).rename({OURS: "real"}), "real").startswith("It cannot be told: ")
 
 
 def test_a_study_without_a_style_to_borrow_is_refused_before_anything_is_trained(tissue):
