@@ -273,7 +273,7 @@ def drawn(monkeypatch, study):
     """The data of the study are drawn once; every run asks for those of seed 0."""
 
     def load(config, folder):
-        assert (config.study, config.preset, config.seed, folder) == ("tissue", "smoke", 0, "")
+        assert (config.study.name, config.preset, config.seed, folder) == ("tissue", "smoke", 0, "")
         return study
 
     monkeypatch.setattr(sedm.experiments.variant_runs, "load_study", load)

@@ -220,7 +220,7 @@ def finished(run, root, tmp_path):
     for folder in ("sedm", "notebooks", "paper", "figures"):
         shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     results = tmp_path / "data" / "runs" / "tissue" / "quick"
-    done = [results / f"{name}.done" for name in run.NOTEBOOKS["tissue"]]
+    done = [results / f"{name}.done" for name in run.NOTEBOOKS["segmentation"]]
     for path in (*done, tmp_path / "paper" / "main.pdf"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -290,7 +290,7 @@ def edit(folder, name, old, new):
 
 @pytest.mark.processes
 def test_a_sentence_runs_its_own_notebook_again_and_code_also_what_comes_after(run, remembered):
-    everything = [*run.NOTEBOOKS["tissue"], "the paper"]
+    everything = [*run.NOTEBOOKS["segmentation"], "the paper"]
     assert would_run(remembered) == []
     edit(remembered, "02_layout_priors", "**Question.**", "**Question.** Indeed:")
     assert would_run(remembered) == ["02_layout_priors", "the paper"]
@@ -303,7 +303,7 @@ def test_a_sentence_runs_its_own_notebook_again_and_code_also_what_comes_after(r
 
 @pytest.mark.processes
 def test_code_and_parameters_run_again_what_comes_after(run, remembered):
-    everything = [*run.NOTEBOOKS["tissue"], "the paper"]
+    everything = [*run.NOTEBOOKS["segmentation"], "the paper"]
     assert would_run(remembered, "SEED=1") == everything
     edit(remembered, "02_layout_priors", "import load_study", "import  load_study")
     assert would_run(remembered) == everything
