@@ -19,7 +19,7 @@ from run import FIGURES, ROOT, parse_request, reproduce
 ABSOLUTE, RELATIVE = 0.05, 0.15
 RUNS = "data/runs/check"
 NOT_COMPARED = {"low", "high", "ci_low", "ci_high", "mean_low", "mean_high", "sd_ratio_low", "sd_ratio_high"}
-NOT_COMPARED |= {"wilcoxon_p", "p_adjusted", "worst_group", "finding", "control", "units", "data"}
+NOT_COMPARED |= {"p", "p_adjusted", "worst_group", "finding", "control", "units", "data"}
 
 
 def differences(committed, new, where: str = "") -> Iterator[tuple[str, object, object]]:

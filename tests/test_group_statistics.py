@@ -1,6 +1,5 @@
 """Intervals and tests against hand-written ones and known truth."""
 
-import itertools
 import math
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sedm.group_statistics import compare_groups, holm, jackknife_groups, summarise_groups
+from sedm.group_statistics import compare_crossed, estimate_crossed, holm, jackknife_groups, summarise_groups
 
 
 def named(values):
@@ -73,88 +72,102 @@ def test_groups_without_a_score_are_left_out():
         summarise_groups(pd.Series([0.1, 0.2], index=["a", "a"]), seed=0)
 
 
-def signed_rank_p(differences):
-    """The exact two-sided p value, from all 2ⁿ signs."""
-    ranks = np.argsort(np.argsort(np.abs(differences))) + 1
-    observed = abs(sum(ranks * np.sign(differences)))
-    sums = [abs(sum(ranks * np.array(signs))) for signs in itertools.product([-1, 1], repeat=len(ranks))]
-    return np.mean([total >= observed for total in sums])
+# ---------------------------------------------------------------------- groups and repetitions, both left to chance
 
 
-def test_the_comparison_is_the_textbook_one():
-    rng = np.random.default_rng(1)
-    control = rng.normal(0.7, 0.1, 9)
-    scores = 0.4 + 0.5 * control + rng.normal(0, 0.05, 9)
-    shuffled = dict(sorted(named(control).items(), key=lambda item: item[1]))  # pairs are found by name
-    comparison = compare_groups(named(scores), shuffled, seed=0)
-    assert comparison["n_groups"] == 9
-    assert comparison["mean_difference"] == pytest.approx((scores - control).mean())
-    assert comparison["wilcoxon_p"] == pytest.approx(signed_rank_p(scores - control))
-    assert comparison["sd_ratio"] == pytest.approx(np.std(scores) / np.std(control))
-    expected = percentile_bootstrap(scores - control, seed=1)
-    tolerance = 0.04 * (expected[1] - expected[0])
-    np.testing.assert_allclose([comparison["ci_low"], comparison["ci_high"]], expected, atol=tolerance)
+def draw_scores(rng, n_cells, n_groups, of_cells, of_groups, rest, mean=0.0):
+    """Scores with components of variance of known size."""
+    cells, groups = rng.normal(0, of_cells, (n_cells, 1)), rng.normal(0, of_groups, (1, n_groups))
+    return mean + cells + groups + rng.normal(0, rest, (n_cells, n_groups))
 
 
-@pytest.mark.slow
-def test_a_planted_difference_is_found_and_a_planted_null_is_not():
-    rng = np.random.default_rng(0)
-    found = {0.0: [], 0.05: []}
-    for effect in found:
-        for i in range(100):
-            control = rng.normal(0.7, 0.2, 20)  # groups differ far more than the arms
-            comparison = compare_groups(named(control + rng.normal(effect, 0.05, 20)), named(control), seed=i)
-            found[effect].append((comparison["wilcoxon_p"] < 0.05, comparison["ci_low"] > 0))
-    null, planted = np.mean(found[0.0], axis=0), np.mean(found[0.05], axis=0)
-    assert null[0] <= 0.12
-    assert null[1] <= 0.09
-    assert (planted >= 0.9).all()
+def test_the_interval_of_a_mean_is_the_one_written_out():
+    """Mean squares by sums over all scores, as a textbook's table of the analysis of variance has them."""
+    scores = draw_scores(np.random.default_rng(0), 4, 9, 0.02, 0.03, 0.02, mean=0.05)
+    frame = pd.DataFrame([(i, j, scores[i, j]) for i in range(4) for j in range(9)], columns=["cell", "group", "y"])
+    total = frame["y"].sum() ** 2 / 36
+    ss_cells = (frame.groupby("cell")["y"].sum() ** 2).sum() / 9 - total
+    ss_groups = (frame.groupby("group")["y"].sum() ** 2).sum() / 4 - total
+    ss_rest = (frame["y"] ** 2).sum() - total - ss_cells - ss_groups
+    m_cells, m_groups, m_rest = ss_cells / 3, ss_groups / 8, ss_rest / 24
+    t_cells, t_groups = stats.t.ppf(0.975, 3) ** 2, stats.t.ppf(0.975, 8) ** 2
+    margin = math.sqrt(max(t_cells * max(m_cells - m_rest, 0) + t_groups * m_groups, t_cells * m_cells) / 36)
+    found = estimate_crossed(scores[None])
+    assert found.value == pytest.approx(scores.mean())
+    assert (found.low, found.high) == pytest.approx((scores.mean() - margin, scores.mean() + margin))
 
 
-def test_comparisons_of_equal_few_or_unlike_groups():
-    equal = compare_groups(named([0.5, 0.6, 0.7]), named([0.5, 0.6, 0.7]), seed=0)
-    assert (equal["mean_difference"], equal["wilcoxon_p"], equal["sd_ratio"]) == (0, 1, 1)
-    one = compare_groups({"a": 0.6}, {"a": 0.5}, seed=0)
-    assert one["mean_difference"] == pytest.approx(0.1)
-    assert math.isnan(one["ci_low"])
-    assert math.isnan(one["sd_ratio"])
-    assert math.isnan(one["sd_ratio_low"])
-    missing = compare_groups({"a": 0.6, "b": math.nan, "c": 0.9}, {"a": 0.5, "b": 0.1, "c": 0.7}, seed=0)
-    assert missing["n_groups"] == 2
-    assert missing["mean_difference"] == pytest.approx(0.15)
-    assert math.isnan(compare_groups({"a": 0.5, "b": 0.6}, {"a": 0.5, "b": 0.5}, seed=0)["sd_ratio"])
-    with pytest.raises(ValueError, match="'b' is on one side only"):
-        compare_groups({"a": 0.6, "b": 0.5}, {"a": 0.5}, seed=0)
-    with pytest.raises(ValueError, match="nothing to compare"):
-        compare_groups({"a": 0.6}, {"a": math.nan}, seed=0)
+def test_p_is_the_level_at_which_the_interval_ends_at_the_null():
+    scores = draw_scores(np.random.default_rng(1), 5, 12, 0.01, 0.03, 0.02, mean=0.02)
+    found = estimate_crossed(scores[None])
+    end = found.low if abs(found.low) < abs(found.high) else found.high
+    assert estimate_crossed(scores[None], null=end).p == pytest.approx(0.05, abs=1e-6)
+    assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+    assert estimate_crossed(scores[None], null=scores.mean()).p == 1
 
 
-@pytest.mark.slow
-def test_the_interval_of_the_sd_ratio_is_the_one_of_a_loop_over_resamples():
+def test_where_groups_are_all_alike_cells_count_alone_and_the_other_way_round():
     rng = np.random.default_rng(2)
-    control = rng.normal(0.7, 0.1, 30)
-    scores = 0.3 + 0.5 * control + rng.normal(0, 0.03, 30)
-    comparison = compare_groups(named(scores), named(control), seed=0)
-    ratios = []
-    for _ in range(20_000):
-        rows = rng.integers(30, size=30)
-        ratios.append(np.std(scores[rows]) / np.std(control[rows]))
-    expected = np.percentile(ratios, [2.5, 97.5])
-    found = [comparison["sd_ratio_low"], comparison["sd_ratio_high"]]
-    np.testing.assert_allclose(found, expected, atol=0.04 * (expected[1] - expected[0]))
-    few = compare_groups(named([0.1, 0.5, 0.6]), named([0.2, 0.5, 0.7]), seed=0)  # resamples of one group only occur
-    assert 0 <= few["sd_ratio_low"] <= few["sd_ratio"] <= few["sd_ratio_high"] < math.inf
+    cells = rng.normal(0.03, 0.02, (5, 1)) * np.ones((5, 8))
+    for scores, values in ((cells, cells[:, 0]), (cells.T, cells.T[0])):
+        found = estimate_crossed(scores[None])
+        low, high = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
+        assert (found.low, found.high) == pytest.approx((low, high))
+        assert found.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=1e-5)
 
 
-@pytest.mark.slow
-def test_the_interval_of_the_sd_ratio_covers_the_truth_as_often_as_the_other():
-    rng, covered = np.random.default_rng(0), []
-    for i in range(150):
+@pytest.mark.parametrize("components", [(0.0106, 0.02, 0.03), (0.025, 0.02, 0.03), (0.003, 0.05, 0.03)])
+@pytest.mark.parametrize("n_cells", [2, 6])
+def test_arms_that_are_alike_are_told_apart_as_seldom_as_the_interval_says(components, n_cells):
+    """Components as seen between networks, patients and the rest, on biopsies, and with either of them ruling."""
+    rng, missed, missed_by_groups = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        scores = draw_scores(rng, n_cells, 24, *components)
+        found = estimate_crossed(scores[None])
+        missed += found.low > 0 or found.high < 0
+        missed_by_groups += stats.ttest_1samp(scores.mean(axis=0), 0).pvalue < 0.05
+    assert missed / 400 <= 0.08
+    assert n_cells == 2 or missed / 400 >= 0.02  # two cells may be wider than they need
+    if components[0] > 0.01:
+        assert missed_by_groups / 400 > 0.1  # groups alone
+
+
+def test_a_ratio_of_spreads_is_held_as_often_as_it_says():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(200):
         shared = rng.normal(0, 0.08, 25)
-        control, scores = 0.7 + shared + rng.normal(0, 0.06, 25), 0.7 + shared / 2 + rng.normal(0, 0.03, 25)
-        comparison = compare_groups(named(scores), named(control), seed=i)
-        covered.append(comparison["sd_ratio_low"] <= 0.5 <= comparison["sd_ratio_high"])
-    assert 0.87 <= np.mean(covered) <= 0.99
+        control = 0.7 + shared + rng.normal(0, 0.06, 25) + rng.normal(0, 0.01, (4, 25))
+        scores = 0.7 + (shared + rng.normal(0, 0.06, 25)) / 2 + rng.normal(0, 0.005, (4, 25))
+        found = compare_crossed(scores, control)
+        held += found["sd_ratio_low"] <= 0.5 <= found["sd_ratio_high"]
+    assert 0.9 <= held / 200 <= 1
+
+
+def test_a_comparison_does_not_care_for_order_unit_or_a_constant():
+    rng = np.random.default_rng(3)
+    scores, control = (draw_scores(rng, 4, 10, 0.01, 0.05, 0.02, mean=0.7) for _ in range(2))
+    found = compare_crossed(scores, control)
+    cells, groups = rng.permutation(4), rng.permutation(10)
+    moved = compare_crossed(100 * scores[cells][:, groups] + 5, 100 * control[cells][:, groups] + 5)
+    for key in ("mean_difference", "ci_low", "ci_high"):
+        assert moved[key] == pytest.approx(100 * found[key])
+    for key in ("p", "sd_ratio", "sd_ratio_low", "sd_ratio_high"):
+        assert moved[key] == pytest.approx(found[key], abs=1e-6)
+    swapped = compare_crossed(control, scores)
+    assert swapped["ci_low"] == pytest.approx(-found["ci_high"])
+    assert swapped["sd_ratio_low"] == pytest.approx(1 / found["sd_ratio_high"])
+
+
+def test_one_network_or_one_group_has_no_interval_and_equal_arms_no_difference():
+    scores = draw_scores(np.random.default_rng(4), 3, 5, 0.01, 0.05, 0.02, mean=0.7)
+    for few in (scores[:1], scores[:, :1]):
+        found = compare_crossed(few, few - 0.1)
+        assert found["mean_difference"] == pytest.approx(0.1)
+        assert all(math.isnan(found[key]) for key in ("ci_low", "ci_high", "p", "sd_ratio_low"))
+    equal = compare_crossed(scores, scores)
+    assert (equal["mean_difference"], equal["ci_low"], equal["ci_high"], equal["p"]) == (0, 0, 0, 1)
+    assert equal["sd_ratio"] == 1
+    assert math.isnan(compare_crossed(scores, np.full_like(scores, 0.5))["sd_ratio"])  # the control does not vary
 
 
 def test_holm_rejects_what_the_step_down_procedure_rejects():

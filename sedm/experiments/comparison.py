@@ -1,11 +1,14 @@
 """What the runs of `arm_runs` say together: the scores of arms by group, and their differences from a control.
 
-A group's score in an arm is the mean over label subsets and seeds. Intervals and tests run over groups; how much
-subsets and seeds matter is told apart from them.
+A group's score in an arm is the mean over label subsets and seeds. A comparison of two arms counts all that is left
+to chance: the groups that are tested, the label subsets that are annotated, and the seeds of the training
+(`sedm.group_statistics.estimate_crossed`). An interval over groups alone compares two *networks*: between two of the
+same arm, which differ in their seed only, it finds a difference in half of all pairs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pandas as pd
 
 from sedm.config import CONTROLS
 from sedm.experiments.runs import read_runs
-from sedm.group_statistics import compare_groups, holm, summarise_groups
+from sedm.group_statistics import compare_crossed, estimate_crossed, holm, summarise_groups
 
 COMMAND = "sedm segment"  # writes the runs
 COLUMNS = ["arm", "n_annotated", "draw", "seed", "split", "group", "iou", "dice"]
@@ -64,6 +67,25 @@ def strongest_control(scores: pd.DataFrame, n_annotated: int, among: Sequence[st
     return str(means.idxmax())
 
 
+def cells_of(
+    scores: pd.DataFrame, arm: str, n_annotated: int, split: str = "test", measure: str = "iou"
+) -> pd.DataFrame:
+    """Tabulate the scores of an arm: one row a (draw, seed), one column a group.
+
+    >>> rows = [("real", 8, 0, seed, "test", "a", iou, iou) for seed, iou in enumerate((0.5, 0.7))]
+    >>> cells_of(pd.DataFrame(rows, columns=COLUMNS), "real", n_annotated=8)["a"].to_dict()
+    {(0, 0): 0.5, (0, 1): 0.7}
+    """
+    chosen = _choose(scores, n_annotated, split)
+    chosen = chosen[chosen["arm"] == arm]
+    return chosen.pivot_table(index=["draw", "seed"], columns="group", values=measure, sort=False, dropna=False)
+
+
+def average_seeds(cells: pd.DataFrame) -> pd.DataFrame:
+    """Average the seeds of each draw, which share its luck; of a single draw, its seeds are the repetitions."""
+    return cells if cells.index.unique("draw").size < 2 else cells.groupby("draw", sort=False).mean()
+
+
 def compare_arms(
     scores: pd.DataFrame,
     control: str,
@@ -72,58 +94,75 @@ def compare_arms(
     split: str = "test",
     measure: str = "iou",
     untested: Sequence[str] = (BOUND,),
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare arms with a control: one row an arm, the best first.
 
-    Columns are those of `summarise_groups`, those of `compare_groups` with the control, and more.
+    Columns are ``mean`` with its interval ``mean_low, mean_high``; ``sd`` between groups, ``tenth_percentile, worst,
+    worst_group`` of the groups' means; those of `compare_crossed` with the control; and more.
 
-    An arm is compared with the control on the draws and seeds that both have, `BOUND` on all of the control's.
-    ``ci_low`` and ``ci_high`` belong to ``mean_difference``, ``mean_low`` and ``mean_high`` to ``mean``: intervals over
-    groups, for these draws and seeds. How much other ones matter is told by ``smallest_difference`` and
-    ``largest_difference``, of one draw and seed; by ``seed_sd``, the standard deviation of the mean score over seeds of
-    the same draw (root mean square over draws), and ``draw_sd``, that over draws of their means over seeds; ``n_units``
-    counts them. ``p_adjusted`` is ``wilcoxon_p`` after Holm's correction for all arms in the table, but the control and
-    those ``untested``.
+    An arm is compared with the control on the draws and seeds that both have, `BOUND`, which has no draws, by the mean
+    of its seeds. Intervals count groups and repetitions: the draws, each the mean over its seeds, or the seeds of a
+    single draw; with a single network an arm there are none. ``smallest_difference`` and ``largest_difference`` are
+    those of one draw and seed; ``seed_sd`` is the standard deviation of the mean score over seeds of the same draw
+    (root mean square over draws), and ``draw_sd`` that over draws of their means over seeds; ``n_units`` counts
+    networks. ``p_adjusted`` is ``p`` after Holm's correction for all arms in the table, but the control and those
+    ``untested``.
 
     Args:
         control: the arm that others are compared with.
         untested: arms that see more than others may.
-        seed: of the bootstraps.
 
     Raises:
         ValueError: no run of the control, or none of the draws and seeds of another arm.
     """
-    by_group, chosen = group_scores(scores, n_annotated, split, measure), _choose(scores, n_annotated, split)
+    by_group = group_scores(scores, n_annotated, split, measure)
     if control not in by_group:
         raise ValueError(f"no run of the control {control!r} with {n_annotated} annotated groups")
-    rows, reference = {}, chosen[chosen["arm"] == control].set_index(["draw", "seed"])
+    groups = by_group.index[by_group.notna().all(axis=1)]
+    if groups.empty:
+        raise ValueError(f"no group of the {split} split has a score in every arm; nothing to compare")
+    rows, reference = {}, cells_of(scores, control, n_annotated, split, measure)[groups]
     for arm in by_group:
-        own = chosen[chosen["arm"] == arm].set_index(["draw", "seed"])
-        means = own.groupby(["draw", "seed"])[measure].mean()
-        spread = {
+        own = cells_of(scores, arm, n_annotated, split, measure)[groups]
+        means, mean = own.mean(axis=1), estimate_crossed(average_seeds(own).to_numpy()[None])
+        if arm == BOUND:
+            own = pd.DataFrame({cell: own.mean() for cell in reference.index}).T.rename_axis(reference.index.names)
+        shared = own.index.intersection(reference.index, sort=False)
+        if shared.empty:
+            raise ValueError(f"no run of {arm!r} has the draw and the seed of one of the control {control!r}")
+        ours, theirs = (average_seeds(table.loc[shared]) for table in (own, reference))
+        compared = compare_crossed(ours.to_numpy(), theirs.to_numpy())
+        differences = (own - reference).loc[shared].mean(axis=1)
+        compared |= {"smallest_difference": differences.min(), "largest_difference": differences.max()}
+        if arm == control:  # no difference, but the same columns, also when it is the only arm
+            compared |= {key: math.nan for key in compared if not key.startswith("n_")}
+        of_groups = by_group.loc[groups, arm]
+        rows[arm] = {
+            "mean": of_groups.mean(),
+            "mean_low": mean.low,
+            "mean_high": mean.high,
+            "sd": of_groups.std(),
+            "tenth_percentile": of_groups.quantile(0.1),
+            "worst": of_groups.min(),
+            "worst_group": of_groups.idxmin(),
             "seed_sd": float(means.groupby("draw").var().mean() ** 0.5),
             "draw_sd": float(means.groupby("draw").mean().std()),
             "n_units": len(means),
-        }
-        differences = (means - reference.groupby(["draw", "seed"])[measure].mean()).dropna()
-        if differences.empty:
-            raise ValueError(f"no run of {arm!r} has the draw and the seed of one of the control {control!r}")
-        pair = own, reference
-        if arm != BOUND:
-            pair = [table[table.index.isin(differences.index)] for table in pair]
-        pair = [table.groupby("group")[measure].mean().reindex(by_group.index) for table in pair]
-        compared = compare_groups(*pair, seed)
-        compared |= {"smallest_difference": differences.min(), "largest_difference": differences.max()}
-        summary = summarise_groups(by_group[arm], seed)
-        summary |= {"mean_low": summary.pop("ci_low"), "mean_high": summary.pop("ci_high")}
-        if arm == control:  # no difference, but the same columns, also when it is the only arm
-            compared = {key: float("nan") for key in compared if key not in summary}
-        rows[arm] = summary | compared | spread
+        } | compared
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
-    tested = table.drop(index=[control, *untested], errors="ignore")
-    table["p_adjusted"] = pd.Series(holm(tested["wilcoxon_p"].to_dict()) if len(tested) else {}, dtype=float)
+    tested = table.drop(index=[control, *untested], errors="ignore")["p"].dropna()
+    table["p_adjusted"] = pd.Series(holm(tested.to_dict()), dtype=float)
     return table.rename_axis("arm")
+
+
+def is_found(row: Mapping[str, float] | pd.Series) -> bool:
+    """Tell whether a row of `compare_arms` is a difference: its p after correction, or its own where it is untested.
+
+    >>> is_found({"p": 0.03, "p_adjusted": 0.06}), is_found({"p": 0.03, "p_adjusted": float("nan")})
+    (False, True)
+    """
+    p = row["p"] if math.isnan(row["p_adjusted"]) else row["p_adjusted"]
+    return bool(p < SIGNIFICANT)
 
 
 def curve(
@@ -151,36 +190,41 @@ def curve(
 def describe_finding(table: pd.DataFrame, control: str, arm: str, called: str = "the strongest control") -> str:
     """Describe what `compare_arms` found of ``arm``: mean, difference, spread between groups, and a verdict.
 
-    The verdict is that of the interval, where the adjusted p agrees at 0.05.
-
     Args:
         called: the control, in words.
     """
     ours, theirs = table.loc[arm], table.loc[control]
     verdict = "cannot be told from"
-    if ours["p_adjusted"] < SIGNIFICANT and ours["ci_low"] > 0:
-        verdict = "is better than"
-    elif ours["p_adjusted"] < SIGNIFICANT and ours["ci_high"] < 0:
-        verdict = "is worse than"
-    return (
+    if is_found(ours):
+        verdict = "is better than" if ours["mean_difference"] > 0 else "is worse than"
+    told = (
         f"Over {ours['n_groups']:.0f} test groups, `{arm}` {verdict} {called}, `{control}`: a mean IoU of "
-        f"{ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of "
-        f"{ours['mean_difference']:+.3f} [{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], p = {ours['p_adjusted']:.2g} "
-        f"after Holm's correction; of one draw and seed, from {ours['smallest_difference']:+.3f} to "
-        f"{ours['largest_difference']:+.3f}. "
-        + (
+        f"{ours['mean']:.3f} against {theirs['mean']:.3f}, a difference of {ours['mean_difference']:+.3f}"
+    )
+    if math.isnan(ours["ci_low"]):
+        told += "; one network an arm or one group tells nothing of methods. "
+    else:
+        told += (
+            f" [{ours['ci_low']:+.3f}, {ours['ci_high']:+.3f}], an interval that counts groups and "
+            f"{ours['n_cells']:.0f} repetitions{_corrected(ours)}; of one draw and seed, from "
+            f"{ours['smallest_difference']:+.3f} to {ours['largest_difference']:+.3f}. "
+        )
+    if math.isnan(ours["sd_ratio_low"]):
+        told += f"The worst group scores {ours['worst']:.3f} against {theirs['worst']:.3f}."
+    else:
+        told += (
             f"The spread between groups is {ours['sd_ratio']:.2f} times that of the control "
             f"[{ours['sd_ratio_low']:.2f}, {ours['sd_ratio_high']:.2f}], the worst group {ours['worst']:.3f} "
             f"against {theirs['worst']:.3f}."
-            if theirs["sd"] > 0
-            else f"The worst group scores {ours['worst']:.3f} against {theirs['worst']:.3f}."
         )
-        + "".join(
-            f" Another {what} of this arm moves its mean by {ours[f'{what}_sd']:.3f} (standard deviation)."
-            for what in ("seed", "draw")
-            if ours[f"{what}_sd"] == ours[f"{what}_sd"]  # NaN where there is one only
-        )
-    )
+    for what in ("seed", "draw"):
+        if not math.isnan(ours[f"{what}_sd"]):  # where there are several
+            told += f" Another {what} of this arm moves its mean by {ours[f'{what}_sd']:.3f} (standard deviation)."
+    return told
+
+
+def _corrected(row: pd.Series) -> str:
+    return "" if math.isnan(row["p_adjusted"]) else f"; p = {row['p_adjusted']:.2g} after Holm's correction"
 
 
 def run_facts(folder: str | Path, names: Sequence[str] | None = None) -> list[dict]:

@@ -63,7 +63,7 @@ def compare_study(config: Config, data: StudyData, folder: str | Path) -> Path:
     controls = [arm for arm in WORDS if ARMS[arm].kind == "control"]
     has_validation = "validation" in data.patches
     control = strongest_control(scores, n_annotated, controls) if has_validation else "colour_augmentation"
-    table = compare_arms(scores, control, n_annotated, seed=config.seed)
+    table = compare_arms(scores, control, n_annotated)
     by_group = group_scores(scores, n_annotated)
     by_group = by_group[[arm for arm in WORDS if arm in by_group]]
     fidelity = measure_trust(subsets[0]) if has_validation else None
@@ -73,7 +73,7 @@ def compare_study(config: Config, data: StudyData, folder: str | Path) -> Path:
         "groups": arms_strip_plot(by_group.rename(columns=WORDS), ylabel="foreground IoU"),
         "samples": draw_samples(subsets[0]),
     }
-    warnings = [f"{run.name} diverged and is left out." for run in diverged] + warnings_of(data, table)
+    warnings = [f"{run.name} diverged and is left out." for run in diverged] + warnings_of(data, table, config.preset)
     values = {"arms": table.to_dict("index"), "control": control, "groups": by_group.to_dict(), "warnings": warnings}
     if fidelity is not None:
         values["fidelity"] = {
