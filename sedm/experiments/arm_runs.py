@@ -130,7 +130,7 @@ def train_arm(run: ArmRun, subset: LabelSubset, out: Path) -> dict[str, float]:
         config.arms,
         config.seed,
         synthetic=synthetic,
-        unannotated=subset.train.unannotated().images if arm.unannotated else None,
+        unannotated=subset.lenders.images if arm.unannotated else None,
         progress=sys.stderr.isatty(),
     )
     scores, means = {}, {}
@@ -144,7 +144,7 @@ def train_arm(run: ArmRun, subset: LabelSubset, out: Path) -> dict[str, float]:
                 save_file({"predictions": predictions}, temporary)
     values = {"arm": run.arm, "n_annotated": config.data.n_annotated_groups, "draw": run.draw, "seed": config.seed}
     values |= {"data": subset.data.checksum, "n_real": len(real), "scores": scores}
-    values |= {"generator": weights_hash(subset.generator)} if arm.synthetic in STYLES else {}
+    values |= {"generator": weights_hash(subset.generator_of(arm.synthetic))} if arm.synthetic in STYLES else {}
     results.save_values(run.name, values | {"n_synthetic": 0 if synthetic is None else len(synthetic)})
     return means
 

@@ -42,6 +42,7 @@ ARMS = {
     "sedm": Arm("SEDM", "unannotated"),
     "sedm_filtered": Arm("SEDM", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
     "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
+    "sedm_zero_shot": Arm("SEDM", "zero_shot", augmented=True),
     "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),
     "sedm_pseudo_layouts": Arm("SEDM", "unannotated", augmented=True, changes={"arms": {"layouts": "predicted_masks"}}),
     "sedm_pseudo_labels": Arm("SEDM", "unannotated", pseudo_labels=True, augmented=True),

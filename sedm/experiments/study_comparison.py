@@ -121,7 +121,7 @@ def measure_trust(subset: LabelSubset) -> pd.DataFrame | None:
 
 def draw_samples(subset: LabelSubset, n: int = 6) -> Figure:
     """Draw layouts in the styles of the largest unannotated groups, beside an image of each."""
-    lenders, config = subset.train.unannotated(), subset.config
+    lenders, config = subset.lenders, subset.config
     sizes = {name: len(rows) for name, rows in lenders.by_group().items()}
     names = sorted(sizes, key=lambda name: -sizes[name])[:n]
     rows = first_rows(lenders.groups, names, config.sampling.n_style_images)
