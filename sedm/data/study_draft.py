@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,9 @@ def _describe_masks(masks: Iterable[Image.Image]) -> tuple[list[str] | dict[str,
         values, n = np.unique(codes, return_counts=True)
         counts.update(dict(zip(values.tolist(), n.tolist(), strict=True)))
     if by_colour:
-        colours = [f"#{code:06x}" for code, _ in counts.most_common(MOST_CLASSES)]
-        names = ["background", *(f"class_{index}" for index in range(1, len(colours)))]
-        return dict(zip(names, colours, strict=True)), {}
+        codes = [code for code, _ in counts.most_common(MOST_CLASSES)]
+        codes.sort(key=bool)  # black is the background, wherever it is a colour of masks
+        return dict(zip(_names(codes), [f"#{code:06x}" for code in codes], strict=True)), {}
     grey = {code & 255 if code > 65535 else code: n for code, n in counts.items()}
     values, total = sorted(grey), sum(grey.values())
     ends = grey.get(0, 0) + grey.get(255, 0)
@@ -108,11 +108,17 @@ def _describe_masks(masks: Iterable[Image.Image]) -> tuple[list[str] | dict[str,
     if set(values) <= {0, 255}:
         return {"background": 0, "foreground": 255}, {}
     known = [value for value in values if value != UNKNOWN]
-    names = ["background", *(f"class_{index}" for index in range(1, max(len(known), 2)))]
     data = {"unknown": UNKNOWN} if UNKNOWN in values else {}
     if len(known) < 2:
         known = [*known, known[0] + 1]
-    return dict(zip(names, known, strict=True)), data
+    return dict(zip(_names(known), known, strict=True)), data
+
+
+def _names(values: Sequence[int]) -> list[str]:
+    """Name the classes of these values; what stands out from 0 alone is the foreground."""
+    if len(values) == 2 and values[0] == 0:
+        return ["background", "foreground"]
+    return ["background", *(f"class_{index}" for index in range(1, len(values)))]
 
 
 def _describe_images(stored: Iterable[dict]) -> dict[str, Any]:

@@ -150,6 +150,7 @@ PALETTE = Image.fromarray(MASK).convert("P")
 PALETTE.putpalette([0, 0, 0, 255, 0, 0] + [0] * 762)
 SMOOTH = Image.fromarray(MASK * 255).resize((96, 96)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
 COLOURS = np.where(MASK[..., None], (200, 30, 30), (240, 240, 240)).astype(np.uint8)
+RED = np.where(MASK[..., None], (0, 0, 0), (255, 0, 0)).astype(np.uint8)  # most of it
 OBJECTS = np.zeros((SIZE, SIZE), np.uint16)
 for number in range(64):
     OBJECTS[4 * (number // 8) + 1 : 4 * (number // 8) + 3, 4 * (number % 8) + 1 : 4 * (number % 8) + 3] = number + 1
@@ -158,14 +159,17 @@ UNKNOWN[:2] = 255
 THREE = MASK + (np.arange(SIZE) > 20)
 DRAFTS = {  # masks as they are stored → values of the classes, keys of [data], and what is read
     "black and white": (MASK * 255, {"background": 0, "foreground": 255}, {}, MASK),
-    "indices": (MASK, {"background": 0, "class_1": 1}, {}, MASK),
+    "indices": (MASK, {"background": 0, "foreground": 1}, {}, MASK),
     "three indices": (THREE.astype(np.uint8), {"background": 0, "class_1": 1, "class_2": 2}, {}, THREE),
-    "a palette": (PALETTE, {"background": 0, "class_1": 1}, {}, MASK),
-    "one bit": (Image.fromarray(MASK.astype(bool)), {"background": 0, "class_1": 1}, {}, MASK),
+    "a palette": (PALETTE, {"background": 0, "foreground": 1}, {}, MASK),
+    "one bit": (Image.fromarray(MASK.astype(bool)), {"background": 0, "foreground": 1}, {}, MASK),
     "colours": (COLOURS, {"background": "#f0f0f0", "class_1": "#c81e1e"}, {}, MASK),
+    "a colour on little black": (RED, {"background": "#000000", "foreground": "#ff0000"}, {}, 1 - MASK),
+    "another value than 255": (7 * MASK, {"background": 0, "foreground": 7}, {}, MASK),
+    "no 0": (MASK + 1, {"background": 1, "class_1": 2}, {}, MASK),
     "smoothed": (SMOOTH, None, {"mask_threshold": 127}, np.asarray(SMOOTH) > 127),
     "objects": (OBJECTS, None, {"mask_kind": "instances"}, OBJECTS > 0),
-    "unknown": (UNKNOWN, {"background": 0, "class_1": 1}, {"unknown": 255}, UNKNOWN),
+    "unknown": (UNKNOWN, {"background": 0, "foreground": 1}, {"unknown": 255}, UNKNOWN),
     "all alike": (0 * MASK, {"background": 0, "foreground": 255}, {}, 0 * MASK),
     "no masks": (None, None, {}, None),
 }
