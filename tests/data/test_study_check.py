@@ -3,6 +3,7 @@
 import tracemalloc
 from collections import Counter
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -205,6 +206,42 @@ def test_a_draft_of_a_spreadsheet_names_it(tmp_path):
     assert sum(map(len, tables.values())) == 2 * len(GROUPS)
 
 
+def test_a_draft_of_run_lengths_says_so(tmp_path):
+    put_all(tmp_path, mask=None)
+    runs = " ".join(f"{SIZE * x + 5} 16" for x in range(6, 30))  # down the columns, from 1
+    rows = [[f"images/{g}/{i}.png", runs if g != "d" else "", g] for g in GROUPS for i in range(2)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,mask,group", *map(",".join, rows)]))
+    names = ("image", "mask", "group")
+    columns = dict(zip(names, zip(*([path, mask or None, g] for path, mask, g in rows), strict=True), strict=True))
+    datasets.Dataset.from_dict({name: list(values) for name, values in columns.items()}).to_parquet(
+        tmp_path / "table.parquet"
+    )
+    for name in ("table.csv", "table.parquet"):
+        study = read_study(tmp_path / "study.toml", text=draft_study(tmp_path / name))
+        assert study.data == {"source": name, "mask_kind": "run-lengths"}
+        assert study.classes == ("background", "foreground")
+        summary, faults = check_source(StudySource(study))
+        assert faults == []
+        assert summary.shares == {"background": 1 - MASK.mean(), "foreground": MASK.mean()}
+
+
+def test_a_draft_holds_what_nobody_can_guess(tmp_path):
+    for group in GROUPS:
+        for row in range(2):
+            put(tmp_path / "images" / "site" / group / f"{row}.png", np.zeros((SIZE, SIZE, 3), np.uint8))
+            put(tmp_path / "masks" / "site" / group / f"{row}.png", MASK)
+    for level, groups in ((2, dict.fromkeys(GROUPS, 2)), ([1, 2], {f"site/{group}": 2 for group in GROUPS})):
+        study = read_study(tmp_path / "study.toml", text=draft_study(tmp_path, {"group_level": level}))
+        assert study.data == {"group_level": level}
+        assert check_source(StudySource(study))[0].n_images == groups
+    lines = [f"images/site/{g}/{i}.png,masks/site/{g}/{i}.png,{g}" for g in GROUPS for i in range(2)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,mask,Prüfling", *lines]), encoding="utf-8")
+    text = draft_study(tmp_path / "table.csv", {"group_column": "Prüfling"})
+    study = read_study(tmp_path / "study.toml", text=text)
+    assert study.group == "Prüfling"
+    assert check_source(StudySource(study))[0].n_images == dict.fromkeys(GROUPS, 2)
+
+
 def test_a_draft_tells_what_images_need(tmp_path):
     put_all(tmp_path, size=(SIZE, 2 * SIZE), mask=np.tile(MASK, 2))
     assert read_study(tmp_path / "study.toml", text=draft_study(tmp_path)).fit == "crop"
@@ -230,6 +267,21 @@ def test_the_command_writes_a_sheet_and_a_study_only_where_asked(tmp_path, capsy
     text = (tmp_path / "study.toml").read_text()
     assert text == draft_study(tmp_path)
     assert "10 images of 5 groups: 8 images of 4 groups are annotated" in capsys.readouterr().out
+
+
+def test_the_command_takes_what_cannot_be_guessed(tmp_path, capsys):
+    for group in "abcde":
+        put(tmp_path / "images" / "site" / group / "0.png", np.zeros((SIZE, SIZE, 3), np.uint8))
+        put(tmp_path / "masks" / "site" / group / "0.png", MASK)
+    assert main(["check", str(tmp_path), "--write"]) == 2
+    error = capsys.readouterr().err
+    assert "say group_level=1 for 'site', 2 for 'a' or [1, 2] for 'site/a'" in error
+    assert error.rstrip().endswith("(here by --set, or in [data] of a study.toml)")
+    assert main(["check", str(tmp_path), "--write", "--set", "group_level=2"]) == 0
+    assert "group_level = 2" in (tmp_path / "study.toml").read_text()
+    assert "5 images of 5 groups" in capsys.readouterr().out
+    assert main(["check", str(tmp_path), "--set", "group_level=1"]) == 2
+    assert "study.toml describes these images; say it there, in [data]" in capsys.readouterr().err
 
 
 def test_the_command_never_writes_over_a_study(tmp_path, capsys):
