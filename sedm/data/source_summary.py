@@ -67,7 +67,7 @@ class SourceSummary:
         n, n_annotated = self.n_images.total(), self.n_annotated.total()
         are = "is" if n_annotated == 1 else "are"
         sizes = ", ".join(f"{w}×{h} px ({count})" for (w, h), count in self.sizes.most_common(3))
-        more = f" and {len(self.sizes) - 3} other sizes" if len(self.sizes) > 3 else ""
+        more = f" and {_count(len(self.sizes) - 3, 'other size')}" if len(self.sizes) > 3 else ""
         per_group = sorted(self.n_images.values())
         lines = [
             f"{_count(n, 'image')} of {_count(groups, 'group')}: {_count(n_annotated, 'image')} of "
@@ -106,6 +106,13 @@ class SourceSummary:
                 warnings.append(f"no mask shows the class {name!r}")
             elif lacking and index:
                 warnings.append(f"{_count(len(lacking), 'annotated group')} without {name!r}, such as {_some(lacking)}")
+        silent = [group for group, pixels in self.pixels.items() if pixels[UNKNOWN] == pixels.sum()]
+        if silent:
+            have = "has masks" if len(silent) == 1 else "have masks"
+            warnings.append(
+                f"{_count(len(silent), 'annotated group')} {have} of unknown pixels alone, such as {_some(silent)}: "
+                "in a test they have no score"
+            )
         total = sum(self.pixels.values(), np.zeros(256, np.int64))
         if total[UNKNOWN] > LARGE_SHARE * max(total.sum(), 1):
             warnings.append(f"{total[UNKNOWN] / total.sum():.0%} of the pixels of masks are unknown")

@@ -73,7 +73,9 @@ def compare_study(config: Config, data: StudyData, folder: str | Path) -> Path:
         "groups": arms_strip_plot(by_group.rename(columns=WORDS), ylabel="foreground IoU"),
         "samples": draw_samples(subsets[0]),
     }
-    warnings = [f"{run.name} diverged and is left out." for run in diverged] + warnings_of(data, table)
+    warnings = [f"{run.name} diverged and is left out." for run in diverged] + warnings_of(
+        data, by_group, config.preset
+    )
     values = {"arms": table.to_dict("index"), "control": control, "groups": by_group.to_dict(), "warnings": warnings}
     if fidelity is not None:
         values["fidelity"] = {

@@ -122,6 +122,7 @@ WARNINGS = {
     "no mask shows the class 'gland'": [(group, size, values and [0, 0]) for group, size, values in SOUND],
     "1 annotated group without 'gland', such as 'x'": [*SOUND, ("x", (8, 8), [0]), ("x", (8, 8), [0])],
     "of the pixels of masks are unknown": [(g, size, v and [*v, 255]) for g, size, v in SOUND],
+    "1 annotated group has masks of unknown pixels alone, such as 'x'": [*SOUND, *[("x", (8, 8), [255])] * 2],
     "images of 2 sizes": [*SOUND, ("u", (9, 9), None)],
 }
 
