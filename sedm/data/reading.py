@@ -150,7 +150,8 @@ class PatchReader:
         mask = decode(stored, where, is_mask=True) if is_picture else whole_numbers(stored, where)
         where = locate(stored, where)
         if source.coding is not None:
-            return class_indices(mask, source.coding, where)
+            named_in = "mask_values" if source.mask_values is not None else "classes"
+            return class_indices(mask, source.coding, where, named_in)
         if source.mask_kind == "instances":
             return _objects(mask, where)
         is_shown = is_picture and not has_wide_integers(mask)  # black is 0 and white 255, in whatever mode
