@@ -29,6 +29,7 @@ class SourceSummary:
 
     Args:
         classes: names of the class indices.
+        fit: how images that are no squares become some; "pad" adds unknown pixels to their masks.
 
     >>> summary = SourceSummary(["glass", "gland"])
     >>> counts = np.bincount([0, 0, 0, 1], minlength=256)
@@ -40,7 +41,9 @@ class SourceSummary:
     "1 group has one image, such as 'a': its style is that of this image"
     """
 
-    def __init__(self, classes: Sequence[str]):
+    def __init__(self, classes: Sequence[str], fit: str = ""):
+        self.fit = fit
+        self.n_complete = 0  # masks without an unknown pixel
         self.classes = list(classes)
         self.n_images: Counter[str] = Counter()  # by group
         self.n_annotated: Counter[str] = Counter()
@@ -54,6 +57,8 @@ class SourceSummary:
         if facts.counts is not None:
             self.n_annotated[facts.group] += 1
             self.pixels[facts.group] += facts.counts
+            is_padded = self.fit == "pad" and facts.size[0] != facts.size[1]
+            self.n_complete += not is_padded and not facts.counts[UNKNOWN]
 
     @property
     def shares(self) -> dict[str, float]:
@@ -106,6 +111,9 @@ class SourceSummary:
                 warnings.append(f"no mask shows the class {name!r}")
             elif lacking and index:
                 warnings.append(f"{_count(len(lacking), 'annotated group')} without {name!r}, such as {_some(lacking)}")
+        if self.n_annotated and not self.n_complete:
+            because = ", for fit = 'pad' adds some" if self.fit == "pad" else ""
+            warnings.append(f"every mask has unknown pixels{because}: no layout can be learned from them")
         silent = [group for group, pixels in self.pixels.items() if pixels[UNKNOWN] == pixels.sum()]
         if silent:
             have = "has masks" if len(silent) == 1 else "have masks"

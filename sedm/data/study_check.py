@@ -41,7 +41,7 @@ def check_source(source: StudySource) -> tuple[SourceSummary, list[PatchTableErr
     >>> summary.n_images.total(), [fault.value for fault in faults]
     (1, [7])
     """
-    summary, faults = SourceSummary(source.study.classes), []
+    summary, faults = SourceSummary(source.study.classes, source.study.fit), []
     n_classes = len(source.study.classes)
     for split in list_splits(source.path, source.format) or ("",):
         faults += find_source_faults(source.path, source.format, split, n_classes, summary.add)

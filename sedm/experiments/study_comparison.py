@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from sedm.config import Config
 from sedm.config.study import RESULTS, check_segmentation
+from sedm.data.pictures import UNKNOWN
 from sedm.data.study_data import StudyData
 from sedm.experiments.arm_runs import train_arms
 from sedm.experiments.arms import ARMS, list_arm_runs
@@ -101,6 +102,14 @@ def check_comparable(config: Config, data: StudyData) -> None:
             f"without masks, or see what fewer annotations would do: [presets.{config.preset}] "
             "data.n_annotated_groups = 8"
         )
+    for draw in range(config.seed, config.seed + config.arms.n_draws):
+        subset = data.label_subset(config.data.n_annotated_groups, draw).annotated()
+        if (subset.masks == UNKNOWN).flatten(1).any(1).all():
+            reason = "fit = 'pad' adds such pixels, so choose another" if study.fit == "pad" else "complete some"
+            raise ValueError(
+                f"{study}: each of the {len(subset)} masks to train on has pixels that nobody knows (group "
+                f"{subset.groups[0]!r} and others), so there is no layout to draw; {reason}"
+            )
 
 
 def measure_trust(subset: LabelSubset) -> pd.DataFrame | None:

@@ -123,6 +123,7 @@ WARNINGS = {
     "1 annotated group without 'gland', such as 'x'": [*SOUND, ("x", (8, 8), [0]), ("x", (8, 8), [0])],
     "of the pixels of masks are unknown": [(g, size, v and [*v, 255]) for g, size, v in SOUND],
     "1 annotated group has masks of unknown pixels alone, such as 'x'": [*SOUND, *[("x", (8, 8), [255])] * 2],
+    "every mask has unknown pixels: no layout": [(g, size, v and [*v * 9, 255]) for g, size, v in SOUND],
     "images of 2 sizes": [*SOUND, ("u", (9, 9), None)],
 }
 
@@ -140,9 +141,17 @@ def test_each_warning_appears_where_it_should(words):
     assert not any(words in warning for warning in summary_of(SOUND).warnings())
 
 
+def test_padding_makes_masks_incomplete():
+    for fit, size, is_warned in (("pad", (8, 9), True), ("pad", (8, 8), False), ("crop", (8, 9), False)):
+        summary = SourceSummary(("glass", "gland"), fit)
+        for group, _, values in SOUND:
+            summary.add(RowFacts(group, size, None if values is None else np.bincount(values, minlength=256)))
+        assert any("every mask has unknown pixels, for fit = 'pad'" in told for told in summary.warnings()) == is_warned
+
+
 def test_a_share_of_unknown_pixels_is_that_of_all_masks():
     rows = [(group, size, values and [0] * 7 + [1] * 2 + [255]) for group, size, values in SOUND]
-    assert summary_of(rows).warnings() == []  # a tenth of them
+    assert not any("pixels of masks" in warning for warning in summary_of(rows).warnings())  # a tenth of them
     assert summary_of(rows).shares == {"glass": 7 / 9, "gland": 2 / 9}
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sedm.__main__ import main
 from sedm.config import build_config
+from sedm.data.pictures import UNKNOWN
 from sedm.data.study_data import load_study
 from sedm.experiments.comparison import COLUMNS, compare_arms, group_scores
 from sedm.experiments.report_page import OURS, WORDS, answer, warnings_of, write_page
@@ -126,6 +127,18 @@ def test_a_study_without_a_style_to_borrow_is_refused_before_anything_is_trained
     all_masks = replace(config, data=replace(config.data, n_annotated_groups=0))
     with pytest.raises(ValueError, match=r"all 24 training images are annotated, so there is no style to borrow"):
         check_comparable(all_masks, data)
+
+
+def test_masks_from_which_no_layout_can_be_drawn_are_refused_before_anything_is_trained(tissue):
+    config, data = tissue
+    masks = data.train.masks.clone()
+    masks[:, 0] = UNKNOWN
+    padded = replace(data, patches=data.patches | {"train": replace(data.train, masks=masks)})
+    with pytest.raises(ValueError, match=r"masks to train on has pixels that nobody knows .* complete some"):
+        check_comparable(config, padded)
+    padded = replace(padded, study=replace(data.study, fit="pad"))
+    with pytest.raises(ValueError, match=r"no layout to draw; fit = 'pad' adds such pixels, so choose another"):
+        check_comparable(config, padded)
 
 
 def test_a_study_of_styles_has_no_such_question():
