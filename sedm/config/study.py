@@ -111,6 +111,8 @@ def read_study(path: str | Path, text: str | None = None) -> Study:
     path = path / FILE if path.is_dir() else path
     if text is None and not path.is_file():
         raise ValueError(f"{path}: no such file; sedm check --write makes one for a folder of images")
+    if path.suffix != ".toml":
+        raise ValueError(f"{path}: give the {FILE} that describes it; sedm check --write makes one beside it")
     try:
         keys = tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
