@@ -13,6 +13,7 @@ from PIL import Image
 
 from sedm.__main__ import main
 from sedm.config import build_config
+from sedm.data.patch_table import load_patches
 from sedm.data.pictures import UNKNOWN
 from sedm.data.study_data import load_study
 from sedm.experiments.comparison import COLUMNS, compare_arms, group_scores
@@ -188,6 +189,11 @@ def test_a_folder_of_pictures_ends_in_a_page_with_nothing_but_a_file(tmp_path, c
     assert set(values["arms"]) == set(WORDS)
     assert values["n_annotated"] == 3  # of six annotated groups, two are tested on and one validates
     assert len(values["groups"]["real"]) == 2
+    parts = ["--model", folder / "model", "--layouts", folder, "--styles", folder / "style_bank.safetensors"]
+    words = ["generate", *parts, "--n-images", "3", "--seed", "0", "--preset", "smoke", "--out", tmp_path / "more"]
+    assert main(list(map(str, words))) == 0
+    lenders = set(load_patches(tmp_path / "more")["group"])
+    assert lenders <= {f"case {number}" for number in range(6, 10)}  # nobody annotated them
     assert sum(1 for _ in (tmp_path / "mine").rglob("masks/*/*.png")) == 18  # nothing was written among the images
     assert main(["check", str(tmp_path / "mine")]) == 0
     assert "30 images of 10 groups: 18 images of 6 groups are annotated" in capsys.readouterr().out
@@ -208,4 +214,6 @@ def test_test_masks_that_are_all_alike_end_in_a_page_without_measures(tmp_path):
                     Image.fromarray(picture).save(path)
     (tmp_path / "study.toml").write_text('classes = ["glass", "gland"]\n')
     assert main(["compare", str(tmp_path), "--preset", "smoke"]) == 0
-    assert "fidelity" not in json.loads((tmp_path / "sedm-results/smoke/values_report.json").read_text())["values"]
+    values = json.loads((tmp_path / "sedm-results/smoke/values_report.json").read_text())["values"]
+    assert "fidelity" not in values
+    assert any("not measured: that takes two test groups with several" in warning for warning in values["warnings"])
