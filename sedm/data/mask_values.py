@@ -11,7 +11,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageColor
 
 from sedm.data.errors import PatchTableError
-from sedm.data.pictures import UNKNOWN, has_alpha, has_wide_integers, to_class_indices, to_grey, to_rgb
+from sedm.data.pictures import UNKNOWN, check_opaque, has_alpha, has_wide_integers, to_class_indices, to_grey, to_rgb
 
 MaskCoding = Mapping[Any, Any]
 """The class index, or ``UNKNOWN``, of each value (a whole number) or of each colour (a tuple of three)."""
@@ -68,7 +68,9 @@ def class_indices(
     by_colour = isinstance(next(iter(mask_values)), tuple)
     if not by_colour:
         codes = mask_codes(mask, where)
-    elif isinstance(mask, Image.Image):  # one number for each colour
+    elif isinstance(mask, Image.Image):
+        check_opaque(mask, where)
+        # one number for each colour
         codes = np.asarray(to_rgb(mask, where)) @ (256 ** np.arange(3)[::-1])
     else:
         raise PatchTableError(f"{where}: an array of one channel, but {named_in} names colours; name its values")

@@ -207,7 +207,7 @@ def to_rgb(image: Image.Image, where: str, alpha: str = "") -> Image.Image:
     if alpha and has_alpha(image):
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, alpha), picture).convert("RGB")
-    _check_opaque(image, where, "save it without an alpha channel, or name the colour behind it, such as alpha='white'")
+    check_opaque(image, where, "save it without an alpha channel, or name the colour behind it, such as alpha='white'")
     return image.convert("RGB")
 
 
@@ -220,7 +220,7 @@ def to_grey(image: Image.Image, where: str) -> UInt8[np.ndarray, "h w"]:
     >>> to_grey(Image.new("RGB", (2, 1), (7, 7, 7)), "a.png")
     array([[7, 7]], dtype=uint8)
     """
-    _check_opaque(image, where)
+    check_opaque(image, where)
     pixels = np.asarray(to_rgb(image, where))
     if (pixels != pixels[..., :1]).any():
         raise PatchTableError(
@@ -240,7 +240,7 @@ def to_class_indices(mask: Image.Image, where: str) -> UInt8[np.ndarray, "h w"]:
     """
     mask = with_8_bits(mask, where)
     if mask.mode in ("L", "LA"):  # a palette may be transparent: that is for the eye alone
-        _check_opaque(mask, where)
+        check_opaque(mask, where)
         mask = mask.getchannel("L")
     if mask.mode not in ("1", "L", "P"):
         size = "×".join(map(str, (*mask.size, len(mask.getbands()))))
@@ -252,7 +252,14 @@ def to_class_indices(mask: Image.Image, where: str) -> UInt8[np.ndarray, "h w"]:
     return np.asarray(mask).astype(np.uint8)
 
 
-def _check_opaque(image: Image.Image, where: str, remedy: str = "save it without an alpha channel") -> None:
+def check_opaque(image: Image.Image, where: str, remedy: str = "save it without an alpha channel") -> None:
+    """Refuse a picture with pixels that are not opaque.
+
+    Raises:
+        PatchTableError: ``where``, and the remedy.
+
+    >>> check_opaque(Image.new("RGBA", (8, 8), (255, 0, 0, 255)), "a.png")
+    """
     if has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
         raise PatchTableError(f"{where}: transparent pixels; {remedy}")
 

@@ -14,6 +14,7 @@ from sedm.data.errors import PatchTableError, Report, raise_fault
 from sedm.data.mask_runs import decode_runs
 from sedm.data.mask_values import class_indices, mask_codes
 from sedm.data.pictures import (
+    check_opaque,
     decode,
     decode_mask,
     has_alpha,
@@ -179,6 +180,7 @@ class PatchReader:
 def _objects(mask: Image.Image | Integer[np.ndarray, "h w"], where: str) -> UInt8[np.ndarray, "h w"]:
     """Find the pixels of objects: those that are not 0, or not black where each object has a colour."""
     if isinstance(mask, Image.Image) and len(mask.getbands()) > 2:
+        check_opaque(mask, where)
         return np.asarray(to_rgb(mask, where)).any(axis=-1).astype(np.uint8)
     values = mask_codes(mask, where)
     if values.min() < 0:

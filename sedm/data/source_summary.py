@@ -77,8 +77,9 @@ class SourceSummary:
         lines = [
             f"{_count(n, 'image')} of {_count(groups, 'group')}: {_count(n_annotated, 'image')} of "
             f"{_count(annotated, 'group')} {are} annotated",
-            f"sizes: {sizes}{more}",
         ]
+        if sizes:
+            lines.append(f"sizes: {sizes}{more}")
         if per_group:
             lines.append(f"images a group: {per_group[0]} to {per_group[-1]}, median {per_group[len(per_group) // 2]}")
         if annotated:
@@ -89,6 +90,8 @@ class SourceSummary:
     def warnings(self) -> list[str]:
         """List what will hurt, though nothing is wrong."""
         warnings = []
+        if not self.n_images:  # faults say why
+            return warnings
         single = [group for group, n in self.n_images.items() if n == 1]
         if single:
             have = "has one image" if len(single) == 1 else "have one image each"

@@ -109,9 +109,11 @@ def test_impossible_values_are_refused_before_any_file_is_read(unchecked, tmp_pa
 def test_transparent_colours_are_not_translated(folder_of):
     mask = Image.fromarray(np.dstack([COLOURS[TRUTH], 254 * TRUTH + 1]))
     mask_values = {tuple(colour.tolist()): index for index, colour in enumerate(COLOURS)}
-    assert "transparent pixels; save it without an alpha channel" in fault(
-        load_image_folder, folder_of(mask), mask_values
-    )
+    folder = folder_of(mask)
+    for options in ({"mask_values": mask_values}, {"mask_kind": "instances"}):
+        assert fault(load_image_folder, folder, **options).endswith(
+            "0.png): transparent pixels; save it without an alpha channel"  # nothing lies behind a mask
+        )
 
 
 # -------------------------------------------------------------------------------------------------------- thresholds

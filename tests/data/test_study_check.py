@@ -141,6 +141,11 @@ def test_each_warning_appears_where_it_should(words):
     assert not any(words in warning for warning in summary_of(SOUND).warnings())
 
 
+def test_of_nothing_nothing_is_said():
+    assert summary_of([]).lines() == ["0 images of 0 groups: 0 images of 0 groups are annotated"]
+    assert summary_of([]).warnings() == []
+
+
 def test_padding_makes_masks_incomplete():
     for fit, size, is_warned in (("pad", (8, 9), True), ("pad", (8, 8), False), ("crop", (8, 9), False)):
         summary = SourceSummary(("glass", "gland"), fit)
