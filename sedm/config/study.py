@@ -83,6 +83,19 @@ class Study:
         """Whose data they are, and on what terms; printed with the study's figures."""
         return ", ".join(part for part in (self.cite, self.licence) if part)
 
+    @property
+    def groups(self) -> str:
+        """What several groups are called in words.
+
+        >>> [Study("mine", ("glass", "gland"), group=one).groups for one in ("patient", "species", "biopsy", "box")]
+        ['patients', 'species', 'biopsies', 'boxes']
+        """
+        if self.group.endswith("ies"):
+            return self.group
+        if self.group.endswith(("s", "x", "ch", "sh")):
+            return f"{self.group}es"
+        return re.sub("([^aeiou])y$", r"\1ie", self.group) + "s"
+
     def __str__(self):
         """Name the study as a command takes it."""
         return self.name if self.file is None else str(self.file)
@@ -110,6 +123,8 @@ def read_study(path: str | Path, text: str | None = None) -> Study:
     path = path / FILE if path.is_dir() else path
     if text is None and not path.is_file():
         raise ValueError(f"{path}: no such file; sedm check --write makes one for a folder of images")
+    if path.suffix != ".toml":
+        raise ValueError(f"{path}: give the {FILE} that describes it; sedm check --write makes one beside it")
     try:
         keys = tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

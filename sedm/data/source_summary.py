@@ -29,6 +29,7 @@ class SourceSummary:
 
     Args:
         classes: names of the class indices.
+        fit: how images that are no squares become some; "pad" adds unknown pixels to their masks.
 
     >>> summary = SourceSummary(["glass", "gland"])
     >>> counts = np.bincount([0, 0, 0, 1], minlength=256)
@@ -40,7 +41,9 @@ class SourceSummary:
     "1 group has one image, such as 'a': its style is that of this image"
     """
 
-    def __init__(self, classes: Sequence[str]):
+    def __init__(self, classes: Sequence[str], fit: str = ""):
+        self.fit = fit
+        self.n_complete = 0  # masks without an unknown pixel
         self.classes = list(classes)
         self.n_images: Counter[str] = Counter()  # by group
         self.n_annotated: Counter[str] = Counter()
@@ -54,6 +57,8 @@ class SourceSummary:
         if facts.counts is not None:
             self.n_annotated[facts.group] += 1
             self.pixels[facts.group] += facts.counts
+            is_padded = self.fit == "pad" and facts.size[0] != facts.size[1]
+            self.n_complete += not is_padded and not facts.counts[UNKNOWN]
 
     @property
     def shares(self) -> dict[str, float]:
@@ -67,13 +72,14 @@ class SourceSummary:
         n, n_annotated = self.n_images.total(), self.n_annotated.total()
         are = "is" if n_annotated == 1 else "are"
         sizes = ", ".join(f"{w}×{h} px ({count})" for (w, h), count in self.sizes.most_common(3))
-        more = f" and {len(self.sizes) - 3} other sizes" if len(self.sizes) > 3 else ""
+        more = f" and {_count(len(self.sizes) - 3, 'other size')}" if len(self.sizes) > 3 else ""
         per_group = sorted(self.n_images.values())
         lines = [
             f"{_count(n, 'image')} of {_count(groups, 'group')}: {_count(n_annotated, 'image')} of "
             f"{_count(annotated, 'group')} {are} annotated",
-            f"sizes: {sizes}{more}",
         ]
+        if sizes:
+            lines.append(f"sizes: {sizes}{more}")
         if per_group:
             lines.append(f"images a group: {per_group[0]} to {per_group[-1]}, median {per_group[len(per_group) // 2]}")
         if annotated:
@@ -84,6 +90,8 @@ class SourceSummary:
     def warnings(self) -> list[str]:
         """List what will hurt, though nothing is wrong."""
         warnings = []
+        if not self.n_images:  # faults say why
+            return warnings
         single = [group for group, n in self.n_images.items() if n == 1]
         if single:
             have = "has one image" if len(single) == 1 else "have one image each"
@@ -106,6 +114,16 @@ class SourceSummary:
                 warnings.append(f"no mask shows the class {name!r}")
             elif lacking and index:
                 warnings.append(f"{_count(len(lacking), 'annotated group')} without {name!r}, such as {_some(lacking)}")
+        if self.n_annotated and not self.n_complete:
+            because = ", for fit = 'pad' adds some" if self.fit == "pad" else ""
+            warnings.append(f"every mask has unknown pixels{because}: no layout can be learned from them")
+        silent = [group for group, pixels in self.pixels.items() if pixels[UNKNOWN] == pixels.sum()]
+        if silent:
+            have = "has masks" if len(silent) == 1 else "have masks"
+            warnings.append(
+                f"{_count(len(silent), 'annotated group')} {have} of unknown pixels alone, such as {_some(silent)}: "
+                "in a test they have no score"
+            )
         total = sum(self.pixels.values(), np.zeros(256, np.int64))
         if total[UNKNOWN] > LARGE_SHARE * max(total.sum(), 1):
             warnings.append(f"{total[UNKNOWN] / total.sum():.0%} of the pixels of masks are unknown")
