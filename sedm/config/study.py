@@ -234,9 +234,7 @@ def _pair_laboratories(keys: dict[str, Any], path: Path) -> dict[str, Any]:
         file = path.absolute().parent / given[name]
         study = find_study(file if file.exists() else given[name])
         if study.file is None and not study.embedded:
-            raise ValueError(
-                f"{where}: {name} = {given[name]!r} has data of its own; name a study.toml that says where"
-            )
+            raise ValueError(f"{where}: {name} = {given[name]!r} has no data here; name a study.toml that says where")
         pair.append(study)
     annotated, target = pair
     for name in ("group", "group_column", "image_class", "upright", "stained", "classes"):

@@ -170,7 +170,8 @@ def pair_studies(annotated: StudyData, target: StudyData, study: Study) -> Study
 
     The training groups of both are training groups. Those of the target lend their styles and never count as
     annotated; its test groups are tested on, and so are, as the split ``source``, those of the annotated laboratory.
-    The validation groups of the latter choose what is chosen. Where ``study.swapped``, training and test groups of the target change places.
+    The validation groups of the latter choose what is chosen. Where ``study.swapped``, training and test groups of the
+    target change places.
 
     Raises:
         ValueError: other classes, or a group of the same name in both.
