@@ -7,6 +7,7 @@ pretrained without any mask.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from sedm.config import Config
 from sedm.data.patches import Patches
 from sedm.data.study_data import StudyData
-from sedm.experiments.colour_transfer import macenko, reinhard
+from sedm.experiments.colour_transfer import fourier, macenko, reinhard
 from sedm.experiments.runs import claim
 from sedm.generation.filtering import keep_pairs, score_pairs
 from sedm.generation.generate import generate_patches
@@ -36,7 +37,7 @@ from sedm.segmentation.segmenter import kept_segmenter
 from sedm.styles.bank import StyleBank
 
 STYLES = ("unannotated", "zero_shot", "annotated", "shuffled", "none", "transductive")
-TRANSFERS = {"reinhard": reinhard, "macenko": macenko}
+TRANSFERS = {"reinhard": reinhard, "macenko": macenko, "fourier": fourier}
 
 
 def subset_name(config: Config, number: int) -> str:
@@ -232,18 +233,21 @@ def transfer_colours(patches: Patches, references: Patches, method: Callable, n_
     Masks and groups stay those of the image.
 
     Args:
-        method: `sedm.experiments.colour_transfer.reinhard` or `macenko`.
+        method: `sedm.experiments.colour_transfer.reinhard` or another there.
     """
     generator = seeded_generator("colour transfer", seed)
-    rows_of_group = list(references.by_group().values())
+    own_rows, reference_rows = patches.by_group(), references.by_group()
     rows = torch.randint(len(patches), (n_images,), generator=generator)
-    lenders = torch.randint(len(rows_of_group), (n_images,), generator=generator)
-    images = torch.empty(n_images, *patches.images.shape[1:], dtype=torch.uint8)
-    for lender in tqdm(lenders.unique().tolist(), "colour transfer", unit="group", delay=1):
-        reference_images = references.images[rows_of_group[lender]]
-        for index in (lenders == lender).nonzero().flatten().tolist():
-            images[index] = method(patches.images[rows[index]][None], reference_images)[0]
-    return replace(patches.select(rows), images=images)
+    lenders = torch.randint(len(reference_rows), (n_images,), generator=generator)
+    drawn, lent = patches.select(rows), list(reference_rows)
+    pairs = defaultdict(list)  # of groups, both fitted once → the images that move between them
+    for index, (group, lender) in enumerate(zip(drawn.groups, lenders.tolist(), strict=True)):
+        pairs[group, lent[lender]].append(index)
+    images = torch.empty_like(drawn.images)
+    for (group, lender), indices in tqdm(pairs.items(), "colour transfer", unit="pair", delay=1):
+        own, wanted = patches.images[own_rows[group]], references.images[reference_rows[lender]]
+        images[indices] = method(drawn.images[indices], wanted, own)
+    return replace(drawn, images=images)
 
 
 def _short_hash(*settings) -> str:
