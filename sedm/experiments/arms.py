@@ -23,11 +23,12 @@ class Arm:
     pseudo_labels: bool = False  # unannotated images are added with predicted masks, as the generator is given them
     share: float = 1.0  # of the synthetic pairs that is used
     augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
-    unannotated: bool = False  # a mean teacher learns from the unannotated images
+    unannotated: bool = False  # a teacher says what the unannotated images show
     all_masks: bool = False  # of the training groups, instead of those of the label subset
     changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
 
 
+UNIMATCH = {"arms": {"consistency": "unimatch", "consistency_weight": 1.0}}
 ARMS = {
     "real": Arm("control"),
     "colour_augmentation": Arm("control", augmented=True),
@@ -39,6 +40,7 @@ ARMS = {
     "fourier_augmented": Arm("control", "fourier", augmented=True),
     "pseudo_labels": Arm("control", pseudo_labels=True, augmented=True),
     "mean_teacher": Arm("control", unannotated=True, augmented=True),
+    "unimatch": Arm("control", unannotated=True, augmented=True, changes=UNIMATCH),
     "no_style": Arm("one part missing", "none"),
     "shuffled_styles": Arm("one part missing", "shuffled"),
     "annotated_styles": Arm("one part missing", "annotated"),
@@ -47,6 +49,7 @@ ARMS = {
     "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
     "sedm_zero_shot": Arm("SEDM", "zero_shot", augmented=True),
     "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),
+    "sedm_unimatch": Arm("SEDM", "unannotated", unannotated=True, augmented=True, changes=UNIMATCH),
     "sedm_pseudo_layouts": Arm("SEDM", "unannotated", augmented=True, changes={"arms": {"layouts": "predicted_masks"}}),
     "sedm_pseudo_labels": Arm("SEDM", "unannotated", pseudo_labels=True, augmented=True),
     "transductive": Arm("sees more", "transductive", augmented=True),

@@ -21,7 +21,14 @@ def test_presets_name_arms_and_sweeps_that_exist(preset):
 
 
 def test_every_arm_of_the_plan_is_there():
-    across_laboratories = {"macenko_augmented", "fourier", "fourier_augmented", "sedm_zero_shot"}
+    across_laboratories = {
+        "macenko_augmented",
+        "fourier",
+        "fourier_augmented",
+        "unimatch",
+        "sedm_zero_shot",
+        "sedm_unimatch",
+    }
     assert set(CONTROLS) == {name for name, arm in ARMS.items() if arm.kind == "control"} - across_laboratories
     assert build_config("ebhi", "full").arms.compared == tuple(name for name in ARMS if name not in across_laboratories)
     assert {arm.synthetic for arm in ARMS.values()} == {"", *STYLES, *TRANSFERS}
