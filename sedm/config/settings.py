@@ -273,6 +273,7 @@ class SegmentationConfig(OptimiserConfig):
     channels: tuple[int, ...] = (16, 32, 64, 128)  # U-Net width at each resolution
     synthetic_fraction: float = 0.8  # share of a batch drawn from the synthetic table, where there is one
     colour_jitter: float = 0.0  # strength of random colour changes; 0 = none
+    stain_jitter: float = 0.0  # of haematoxylin, eosin and a third stain: their amounts times 1 ± this, and ± this
     class_jitter: float = 0.0  # of each class by itself: its optical density times exp(±this)
     consistency: str = "mean_teacher"  # what a teacher asks of unannotated images, where there are any; CONSISTENCIES
     consistency_weight: float = 10.0  # of that loss
@@ -294,7 +295,9 @@ class SegmentationConfig(OptimiserConfig):
         super().__post_init__()
         known_name("consistency", self.consistency, CONSISTENCIES)
         check_fraction(self, "synthetic_fraction", "confidence")
-        check_not_negative(self, "colour_jitter", "class_jitter", "consistency_weight", "student_jitter")
+        check_not_negative(
+            self, "colour_jitter", "stain_jitter", "class_jitter", "consistency_weight", "student_jitter"
+        )
         if not 0 <= self.teacher_decay < 1:
             raise ValueError(f"teacher_decay={self.teacher_decay}; it must lie in [0, 1)")
         check_positive(self, "consistency_ramp")

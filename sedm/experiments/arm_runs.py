@@ -30,6 +30,7 @@ from sedm.generation.shards import weights_hash
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.runtime.files import replacing
 from sedm.runtime.results import Results
+from sedm.segmentation.adaptation import predict_groups
 from sedm.segmentation.scores import score_groups
 from sedm.segmentation.segmenter import kept_segmenter, predict, train_segmenter
 
@@ -125,17 +126,25 @@ def train_arm(run: ArmRun, subset: LabelSubset, out: Path) -> dict[str, float]:
     results = Results(config, out, subset.shared_folder, folder=out)
     real = (subset.data.train if arm.all_masks else subset.train).annotated()
     synthetic = synthetic_pairs(subset, arm, config)
-    network = train_segmenter(
-        real,
-        config.arms,
-        config.seed,
-        synthetic=synthetic,
-        unannotated=subset.lenders.images if arm.unannotated else None,
-        progress=sys.stderr.isatty(),
-    )
+    network = None
+    for _ in range(arm.rounds):
+        if network is not None:  # what was learned labels the unannotated images anew
+            masks = predict(network, subset.pseudo_labelled.images)
+            synthetic = synthetic_pairs(subset, arm, config, replace(subset.pseudo_labelled, masks=masks))
+        network = train_segmenter(
+            real,
+            config.arms,
+            config.seed,
+            synthetic=synthetic,
+            unannotated=subset.lenders.images if arm.unannotated else None,
+            progress=sys.stderr.isatty(),
+        )
     scores, means = {}, {}
     for split, patches in subset.data.held_out.items():
-        predictions = predict(network, patches.images)
+        if arm.adaptation:
+            predictions = predict_groups(network, patches, arm.adaptation, real.images, TRANSFERS)
+        else:
+            predictions = predict(network, patches.images)
         table = score_groups(predictions, patches).set_index("group")
         scores[split] = {"iou": table["mean_iou"].to_dict(), "dice": table["mean_dice"].to_dict()}
         means[split] = table["mean_iou"].mean()
@@ -162,8 +171,14 @@ def _prediction_path(folder: Path, name: str) -> Path:
     return folder / "predictions" / f"{name}.safetensors"
 
 
-def synthetic_pairs(subset: LabelSubset, arm: Arm, config: Config) -> Patches | None:
-    """Make the pairs that an arm adds to the annotated ones; None where it adds none."""
+def synthetic_pairs(
+    subset: LabelSubset, arm: Arm, config: Config, pseudo_labelled: Patches | None = None
+) -> Patches | None:
+    """Make the pairs that an arm adds to the annotated ones; None where it adds none.
+
+    Args:
+        pseudo_labelled: unannotated images with predicted masks; those of the subset when left out.
+    """
     parts = []
     if arm.synthetic:
         pairs = subset.transfer(arm.synthetic) if arm.synthetic in TRANSFERS else subset.generate(arm.synthetic)
@@ -171,7 +186,7 @@ def synthetic_pairs(subset: LabelSubset, arm: Arm, config: Config) -> Patches | 
         percentile = config.sampling.filter_percentile
         parts.append(subset.filtered(pairs, percentile) if percentile else pairs)
     if arm.pseudo_labels:
-        parts.append(subset.pseudo_labelled)
+        parts.append(subset.pseudo_labelled if pseudo_labelled is None else pseudo_labelled)
     return Patches.concatenate(parts) if parts else None
 
 

@@ -24,6 +24,8 @@ class Arm:
     share: float = 1.0  # of the synthetic pairs that is used
     augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
     unannotated: bool = False  # a teacher says what the unannotated images show
+    rounds: int = 1  # of training, each with masks that the network of the round before predicts
+    adaptation: str = ""  # to each tested group, by its images alone: "batch_statistics", or a colour transfer
     all_masks: bool = False  # of the training groups, instead of those of the label subset
     changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
 
@@ -40,6 +42,10 @@ ARMS = {
     "fourier_augmented": Arm("control", "fourier", augmented=True),
     "pseudo_labels": Arm("control", pseudo_labels=True, augmented=True),
     "mean_teacher": Arm("control", unannotated=True, augmented=True),
+    "stain_augmentation": Arm("control", changes={"arms": {"stain_jitter": 0.1}}),
+    "batch_statistics": Arm("control", augmented=True, adaptation="batch_statistics"),
+    "normalised_tests": Arm("control", augmented=True, adaptation="reinhard"),
+    "self_training": Arm("control", pseudo_labels=True, augmented=True, rounds=3),
     "unimatch": Arm("control", unannotated=True, augmented=True, changes=UNIMATCH),
     "no_style": Arm("one part missing", "none"),
     "shuffled_styles": Arm("one part missing", "shuffled"),
@@ -62,6 +68,9 @@ SWEPT = {  # setting → value → the arm with this value, all else alike
     "synthetic_fraction": {
         value: replace(ARMS["sedm_augmented"], changes={"arms": {"synthetic_fraction": value}})
         for value in (0.2, 0.4, 0.6, 0.8)
+    },
+    "stain_jitter": {
+        value: Arm("control", changes={"arms": {"stain_jitter": value}}) for value in (0.05, 0.1, 0.2, 0.3)
     },
     "pseudo_label_fraction": {
         value: replace(ARMS["pseudo_labels"], changes={"arms": {"synthetic_fraction": value}})

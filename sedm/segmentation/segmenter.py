@@ -21,6 +21,7 @@ from sedm.data.augment import (
     draw_density_factors,
     draw_symmetries,
     jitter_channels,
+    jitter_stains,
     scale_class_density,
 )
 from sedm.data.patch_table import UNKNOWN
@@ -179,7 +180,7 @@ def augment(
 
     Args:
         images: in [0, 1].
-        config: its ``class_jitter`` and then its ``colour_jitter`` change the colours.
+        config: its ``class_jitter``, ``stain_jitter`` and ``colour_jitter`` change the colours, in this order.
         generator: on the CPU.
 
     >>> images, masks = torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)
@@ -192,6 +193,7 @@ def augment(
     if config.class_jitter:
         factors = draw_density_factors((len(images), n_classes), config.class_jitter, generator)
         images = scale_class_density(images, masks, factors.to(images.device))
+    images = jitter_stains(images, config.stain_jitter, generator)
     return jitter_channels(images, config.colour_jitter, generator), masks
 
 
