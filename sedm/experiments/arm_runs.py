@@ -26,6 +26,7 @@ from sedm.experiments.runs import claim, finish_runs
 from sedm.experiments.subsets import STYLES, TRANSFERS, LabelSubset, subset_name
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen, measure_generator
+from sedm.generation.filtering import ignore_contradicted
 from sedm.generation.shards import weights_hash
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.runtime.files import replacing
@@ -184,7 +185,8 @@ def synthetic_pairs(
         pairs = subset.transfer(arm.synthetic) if arm.synthetic in TRANSFERS else subset.generate(arm.synthetic)
         pairs = pairs.select(range(round(arm.share * len(pairs))))
         percentile = config.sampling.filter_percentile
-        parts.append(subset.filtered(pairs, percentile) if percentile else pairs)
+        pairs = subset.filtered(pairs, percentile) if percentile else pairs
+        parts.append(pairs if arm.confidence == 1 else ignore_contradicted(subset.segmenter, pairs, arm.confidence))
     if arm.pseudo_labels:
         parts.append(subset.pseudo_labelled if pseudo_labelled is None else pseudo_labelled)
     return Patches.concatenate(parts) if parts else None

@@ -20,6 +20,7 @@ class Arm:
 
     kind: str  # "control" (needs no generator), "one part missing", "SEDM", or "sees more" than others may
     synthetic: str = ""  # pairs that are added: a colour transfer of TRANSFERS, or generated in STYLES
+    confidence: float = 1.0  # of a network in another class, above which it makes pixels of the layout unknown
     pseudo_labels: bool = False  # unannotated images are added with predicted masks, as the generator is given them
     share: float = 1.0  # of the synthetic pairs that is used
     augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
@@ -52,6 +53,7 @@ ARMS = {
     "annotated_styles": Arm("one part missing", "annotated"),
     "sedm": Arm("SEDM", "unannotated"),
     "sedm_filtered": Arm("SEDM", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
+    "sedm_ignoring": Arm("SEDM", "unannotated", augmented=True, confidence=0.95),
     "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
     "sedm_zero_shot": Arm("SEDM", "zero_shot", augmented=True),
     "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),

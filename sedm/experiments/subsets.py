@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from sedm.config import Config
@@ -163,11 +164,15 @@ class LabelSubset:
             )
         return Patches.from_table(table, self.train.classes)
 
-    def filtered(self, pairs: Patches, percentile: float) -> Patches:
-        """Drop the pairs whose layout a segmentation network, trained on the masks of this subset, sees least of."""
+    @cached_property
+    def segmenter(self) -> nn.Module:
+        """A segmentation network trained on the masks of this subset, which predicts masks and filters pairs."""
         with claim(self.folder / "segmenter.lock", wait=True):
-            segmenter = kept_segmenter(self.folder, "segmenter", self.train, self.config.segmentation, seed=self.number)
-        kept = keep_pairs(score_pairs(segmenter, pairs), percentile, pairs.classes)["kept"]
+            return kept_segmenter(self.folder, "segmenter", self.train, self.config.segmentation, seed=self.number)
+
+    def filtered(self, pairs: Patches, percentile: float) -> Patches:
+        """Drop the pairs whose layout the segmenter sees least of."""
+        kept = keep_pairs(score_pairs(self.segmenter, pairs), percentile, pairs.classes)["kept"]
         return pairs.select(kept.to_numpy().nonzero()[0].tolist())
 
     def transfer(self, method: str) -> Patches:

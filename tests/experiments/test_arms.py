@@ -30,6 +30,7 @@ def test_every_arm_of_the_plan_is_there():
         "normalised_tests",
         "self_training",
         "unimatch",
+        "sedm_ignoring",
         "sedm_zero_shot",
         "sedm_unimatch",
     }
