@@ -22,10 +22,11 @@ class RowFacts(NamedTuple):
     group: str
     size: tuple[int, int]  # width and height, px
     counts: Int[np.ndarray, " 256"] | None  # pixels of each value in the mask; None where nobody annotated
+    pixels_hash: int | None  # of the image, to find it again; None where it shows nothing
 
 
 class SourceSummary:
-    """Counts of images, groups, sizes and classes; memory grows with the groups alone.
+    """Counts of images, groups, sizes and classes; memory grows with the groups, and by a hash an image.
 
     Args:
         classes: names of the class indices.
@@ -33,8 +34,8 @@ class SourceSummary:
 
     >>> summary = SourceSummary(["glass", "gland"])
     >>> counts = np.bincount([0, 0, 0, 1], minlength=256)
-    >>> for group, told in (("a", counts), ("b", None), ("b", None)):
-    ...     summary.add(RowFacts(group, (64, 64), told))
+    >>> for number, (group, told) in enumerate((("a", counts), ("b", None), ("b", None))):
+    ...     summary.add(RowFacts(group, (64, 64), told, pixels_hash=number))
     >>> summary.lines()[0]
     '3 images of 2 groups: 1 image of 1 group is annotated'
     >>> summary.warnings()[0]
@@ -49,11 +50,17 @@ class SourceSummary:
         self.n_annotated: Counter[str] = Counter()
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.pixels: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(256, np.int64))
+        self.first_group: dict[int, str] = {}  # in which an image of these pixels was met
+        self.n_shared: Counter[tuple[str, str]] = Counter()  # images in two groups
 
     def add(self, facts: RowFacts) -> None:
         """Add one image."""
         self.n_images[facts.group] += 1
         self.sizes[facts.size] += 1
+        if facts.pixels_hash is not None:
+            first = self.first_group.setdefault(facts.pixels_hash, facts.group)
+            if first != facts.group:
+                self.n_shared[first, facts.group] += 1
         if facts.counts is not None:
             self.n_annotated[facts.group] += 1
             self.pixels[facts.group] += facts.counts
@@ -97,6 +104,12 @@ class SourceSummary:
             have = "has one image" if len(single) == 1 else "have one image each"
             its = "its style is that of this image" if len(single) == 1 else "their styles are those of these images"
             warnings.append(f"{_count(len(single), 'group')} {have}, such as {_some(single)}: {its}")
+        if self.n_shared:
+            (pair, _), *_ = self.n_shared.most_common(1)
+            warnings.append(
+                f"{_count(self.n_shared.total(), 'image')} in two groups, such as {_some(pair)}: with one of them in "
+                "training and one in the test, a network is tested on what it learned"
+            )
         if len(self.n_images) == 1:
             warnings.append("there is one group, but a split by group needs two annotated ones")
         if not self.n_annotated:

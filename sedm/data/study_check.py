@@ -26,7 +26,7 @@ N_COLUMNS, SHEET_SIDE = 8, 96  # groups on the sheet, and px a side of their pic
 def check_source(source: StudySource) -> tuple[SourceSummary, list[PatchTableError]]:
     """Open every picture of a study; return what is there, and every fault.
 
-    Memory grows with groups and faults, not with images.
+    Memory grows with groups and faults, and by a hash an image.
 
     >>> import tempfile
     >>> from PIL import Image

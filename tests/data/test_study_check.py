@@ -1,5 +1,6 @@
 """``sedm check``: what it says is there, what it warns of, the study.toml that it drafts, and what it writes."""
 
+import shutil
 import tracemalloc
 from collections import Counter
 
@@ -106,7 +107,7 @@ def summary_of(rows, classes=("glass", "gland")):
     summary = SourceSummary(classes)
     for group, size, values in rows:
         counts = None if values is None else np.bincount(values, minlength=256)
-        summary.add(RowFacts(group, size, counts))
+        summary.add(RowFacts(group, size, counts, len(summary.first_group)))
     return summary
 
 
@@ -141,6 +142,23 @@ def test_each_warning_appears_where_it_should(words):
     assert not any(words in warning for warning in summary_of(SOUND).warnings())
 
 
+def test_an_image_in_two_groups_is_found_and_neither_empty_glass_nor_a_repetition(tmp_path):
+    rng = np.random.default_rng(3)
+    for group in "abc":
+        for row in range(3):
+            put(tmp_path / "images" / group / f"{row}.png", rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8))
+        put(tmp_path / "images" / group / "glass.png", np.full((SIZE, SIZE, 3), 240, np.uint8))
+    shutil.copy(tmp_path / "images" / "a" / "0.png", tmp_path / "images" / "a" / "again.png")
+    mine = source(tmp_path)
+    assert not any("in two groups" in told for told in check_source(mine)[0].warnings())
+    Image.open(tmp_path / "images" / "a" / "1.png").save(tmp_path / "images" / "b" / "copy.tif")  # another file
+    told = [warning for warning in check_source(mine)[0].warnings() if "in two groups" in warning]
+    assert told == [
+        "1 image in two groups, such as 'a', 'b': with one of them in training and one in the test, a network is "
+        "tested on what it learned"
+    ]
+
+
 def test_of_nothing_nothing_is_said():
     assert summary_of([]).lines() == ["0 images of 0 groups: 0 images of 0 groups are annotated"]
     assert summary_of([]).warnings() == []
@@ -150,7 +168,8 @@ def test_padding_makes_masks_incomplete():
     for fit, size, is_warned in (("pad", (8, 9), True), ("pad", (8, 8), False), ("crop", (8, 9), False)):
         summary = SourceSummary(("glass", "gland"), fit)
         for group, _, values in SOUND:
-            summary.add(RowFacts(group, size, None if values is None else np.bincount(values, minlength=256)))
+            told = None if values is None else np.bincount(values, minlength=256)
+            summary.add(RowFacts(group, size, told, len(summary.first_group)))
         assert any("every mask has unknown pixels, for fit = 'pad'" in told for told in summary.warnings()) == is_warned
 
 
