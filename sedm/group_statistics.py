@@ -68,7 +68,7 @@ class Estimate(NamedTuple):
 
 def estimate_crossed(
     scores: Float[np.ndarray, "arms cells groups"],
-    statistic: Callable[[Float[np.ndarray, "arms c g"]], float] = lambda scores: scores[0].mean(),
+    statistic: Callable[[Float[np.ndarray, "arms c g"]], float] | None = None,
     null: float = 0.0,
 ) -> Estimate:
     """Estimate a statistic of scores that vary by chance in two ways: by the groups and by the cells.
@@ -103,11 +103,11 @@ def estimate_crossed(
     from scipy.optimize import brentq
     from scipy.stats import t as student  # takes seconds to import
 
-    value = float(statistic(scores))
+    value = float(scores[0].mean() if statistic is None else statistic(scores))
     n_cells, n_groups = scores.shape[1:]
     if min(n_cells, n_groups) < 2 or not math.isfinite(value):
         return Estimate(value, math.nan, math.nan, math.nan)
-    pseudo = _pseudo_values(scores, statistic, value)
+    pseudo = scores[0] if statistic is None else _pseudo_values(scores, statistic, value)
     if not np.isfinite(pseudo).all():
         return Estimate(value, math.nan, math.nan, math.nan)
     of_cells, of_groups = pseudo.mean(axis=1, keepdims=True), pseudo.mean(axis=0, keepdims=True)

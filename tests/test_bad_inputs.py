@@ -242,6 +242,18 @@ STUDIES = {  # what is wrong with a study → how it is made, and the sentence
         lambda mine: table(mine, "t.csv", lines(header="image,label,group\n")),
         "t.csv.*'mask'.*image, label, group",
     ),
+    "run lengths that nobody spoke of": (
+        lambda mine: table(mine, "t.csv", lines(f"images/e/1.png,{'1 4 ' * 99}7 1,e\n", without=[9])),
+        "t.csv, line 11, column 'mask': '1 4 1 .* run lengths, no paths: say mask_kind='run-lengths'",
+    ),
+    "a spreadsheet that calls groups otherwise": (
+        lambda mine: table(mine, "t.csv", lines(header="image,mask,patient\n")),
+        "t.csv: expected the columns image and group, .*; say what they are called: group_column=…",
+    ),
+    "groups that are told apart by zeros": (
+        lambda mine: sound(mine, annotated=["7", "007", "8", "9"]),
+        "mine: groups '007' and '7' look like one",
+    ),
     "a row without a group": (
         lambda mine: table(mine, "t.csv", lines("images/e/1.png,,\n", without=[9])),
         "t.csv, line 11.*group",

@@ -97,6 +97,12 @@ def test_the_interval_of_a_mean_is_the_one_written_out():
     assert (found.low, found.high) == pytest.approx((scores.mean() - margin, scores.mean() + margin))
 
 
+def test_the_jackknife_of_a_mean_is_its_analysis_of_variance():
+    scores = draw_scores(np.random.default_rng(5), 3, 7, 0.02, 0.03, 0.02, mean=0.05)[None]
+    plain, jackknifed = estimate_crossed(scores), estimate_crossed(scores, lambda one: one[0].mean())
+    assert jackknifed == pytest.approx(plain)
+
+
 def test_p_is_the_level_at_which_the_interval_ends_at_the_null():
     scores = draw_scores(np.random.default_rng(1), 5, 12, 0.01, 0.03, 0.02, mean=0.02)
     found = estimate_crossed(scores[None])

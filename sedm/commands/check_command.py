@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sedm.commands.words import Parser, new_picture
 from sedm.config import PRESETS, build_config
@@ -24,13 +27,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PNG",
         help=f"picture sheet; {RESULTS}/check.png beside the data if left out",
     )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"what a first {FILE} is to say in [data], where it cannot be guessed, such as group_level=2",
+    )
     options = parser.parse_args(arguments)
+    known = dict(_parse_setting(text) for text in options.set)
+    from sedm.data.errors import PatchTableError
     from sedm.data.study_check import check_source, draw_sheet, find_source
     from sedm.data.study_source import StudySource
     from sedm.figures import set_plot_style
     from sedm.runtime.files import replacing
 
-    study, draft = find_source(options.data)
+    try:
+        study, draft = find_source(options.data, known)
+    except PatchTableError as fault:
+        where = f"here by --set, or in [data] of a {FILE}"
+        raise ValueError(f"{fault} ({where})" if re.search(r"\w=", str(fault)) else str(fault)) from None
     if draft and options.write and study.file.exists():
         raise ValueError(f"{study.file}: exists already, for other images; --write never replaces it")
     for preset in PRESETS:
@@ -58,3 +75,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draw_sheet(source).savefig(temporary, format="png")
     print(f"picture sheet: {sheet}")
     return 0
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    """Parse a key and its value, which is one of TOML or else text.
+
+    >>> _parse_setting("group_level=[1, 2]"), _parse_setting("group_column=patient")
+    (('group_level', [1, 2]), ('group_column', 'patient'))
+    """
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise ValueError(f"--set {text}; write it as KEY=VALUE, such as group_level=2")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value

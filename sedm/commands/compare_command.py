@@ -34,3 +34,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.out or results_folder(config)
     print(f"{config.study.title or config.study.name}: everything goes to {out}", flush=True)
     print(f"the report: {compare_study(config, data, out)}")
+    parts = f"--model {out / 'model'} --layouts {out} --styles {out / 'style_bank.safetensors'}"
+    print(f"as many synthetic images as you want: sedm generate {parts} --n-images 1000 --seed 0 --out …")

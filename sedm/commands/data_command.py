@@ -164,7 +164,7 @@ def _add_slides(sources: argparse._SubParsersAction) -> None:
         _make_slides,
         "sedm data slides slides data/mine --classes other tumour=Tumor,metastasis \\\n"
         "      --group-pattern '^([^_]+)_' --patch-microns-per-pixel 2 --patch-size 256 --patches-per-slide 64",
-        out="the folder for patches.parquet and its card",
+        out="the folder for patches.parquet and its card, written when all slides are cut: what is stopped starts anew",
     )
     parser.add_argument(
         "--classes",

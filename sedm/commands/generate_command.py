@@ -26,8 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     example = f"--model {run}/model --layouts {run} --styles {run}/style_bank.safetensors "
     parser = Parser("generate", main, f"{example} --n-images 100 --seed 0 --out synthetic")
     parser.add_argument("--model", type=Path, required=True, help="folder that SEDMPipeline.save_pretrained wrote")
-    parser.add_argument("--layouts", type=Path, required=True, help="folder of a fitted prior, or a patch table")
-    parser.add_argument("--styles", type=Path, required=True, help="a style bank (.safetensors), or a patch table")
+    parser.add_argument(
+        "--layouts", type=Path, required=True, help="folder of a fitted prior, a patch table, or a study"
+    )
+    parser.add_argument(
+        "--styles", type=Path, required=True, help="a style bank (.safetensors), a patch table, or a study"
+    )
     # torchrun takes "--n" for one of its own options
     parser.add_argument(
         "--n-images", "--n", type=int, required=True, help="in the table; write it in full for torchrun"

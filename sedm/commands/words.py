@@ -135,6 +135,8 @@ def refuse_among_images(folder: Path | None, study: Study) -> None:
 
     if folder is None or study.file is None:
         return
-    source, results = StudySource(study).path.resolve(), folder.resolve()
-    if results.is_relative_to(source) and RESULTS not in results.relative_to(source).parts:
-        raise ValueError(f"--out {folder}: lies among the images of {source}; choose a folder elsewhere")
+    for one in study.laboratories or (study,):
+        if one.file is not None:
+            source, results = StudySource(one).path.resolve(), folder.resolve()
+            if results.is_relative_to(source) and RESULTS not in results.relative_to(source).parts:
+                raise ValueError(f"--out {folder}: lies among the images of {source}; choose a folder elsewhere")

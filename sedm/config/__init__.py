@@ -19,6 +19,7 @@ from sedm.config.configuration import (
 from sedm.config.presets import PRESETS, build_config
 from sedm.config.settings import (
     AGGREGATIONS,
+    CONSISTENCIES,
     LAYOUT_INJECTIONS,
     LAYOUT_SOURCES,
     N_COLOURS,
@@ -47,6 +48,7 @@ from sedm.config.study import STUDIES, Study, find_study, read_study
 __all__ = [
     "AGGREGATIONS",
     "COMPARED",
+    "CONSISTENCIES",
     "CONTROLS",
     "LAYOUT_INJECTIONS",
     "LAYOUT_SOURCES",

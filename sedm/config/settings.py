@@ -132,6 +132,7 @@ SEGFORMERS = {  # Xie et al. 2021, table 6
     "segformer_b1": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 256},
     "segformer_b2": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768},
 }
+CONSISTENCIES = ("mean_teacher", "unimatch")
 N_COLOURS = 6  # mean and deviation of red, green and blue, which a style by class begins with
 UNANNOTATED = ("predicted_masks", "null_layout", "left_out")
 
@@ -272,8 +273,11 @@ class SegmentationConfig(OptimiserConfig):
     channels: tuple[int, ...] = (16, 32, 64, 128)  # U-Net width at each resolution
     synthetic_fraction: float = 0.8  # share of a batch drawn from the synthetic table, where there is one
     colour_jitter: float = 0.0  # strength of random colour changes; 0 = none
+    stain_jitter: float = 0.0  # of haematoxylin, eosin and a third stain: their amounts times 1 ± this, and ± this
     class_jitter: float = 0.0  # of each class by itself: its optical density times exp(±this)
-    consistency_weight: float = 10.0  # of a mean teacher's loss on unannotated images, where it is given any
+    consistency: str = "mean_teacher"  # what a teacher asks of unannotated images, where there are any; CONSISTENCIES
+    consistency_weight: float = 10.0  # of that loss
+    confidence: float = 0.95  # of the teacher, below which "unimatch" does not believe it
     consistency_ramp: float = 0.4  # share of the steps until that weight is reached
     teacher_decay: float = 0.99  # of the teacher's weights; until that many steps are made, their plain average
     student_jitter: float = 0.3  # strength of the colour changes that the teacher is not shown
@@ -289,8 +293,11 @@ class SegmentationConfig(OptimiserConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_fraction(self, "synthetic_fraction")
-        check_not_negative(self, "colour_jitter", "class_jitter", "consistency_weight", "student_jitter")
+        known_name("consistency", self.consistency, CONSISTENCIES)
+        check_fraction(self, "synthetic_fraction", "confidence")
+        check_not_negative(
+            self, "colour_jitter", "stain_jitter", "class_jitter", "consistency_weight", "student_jitter"
+        )
         if not 0 <= self.teacher_decay < 1:
             raise ValueError(f"teacher_decay={self.teacher_decay}; it must lie in [0, 1)")
         check_positive(self, "consistency_ramp")

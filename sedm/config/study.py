@@ -19,6 +19,15 @@ The built-in ones lie in ``studies/``; a file ``study.toml`` beside images of yo
 
     [presets.quick]                        # what a preset is to do differently
     training.n_steps = 2000
+
+Two laboratories make a study of their own, where the annotated groups are those of the one, and styles and test groups
+those of the other; its file needs nothing more (`sedm.data.study_data.pair_studies`)::
+
+    title = "Masks of our clinic for the slides of another"
+    [laboratories]
+    annotated = "ours/study.toml"          # from this file on, or the name of a study that is drawn
+    target = "theirs/study.toml"
+    swapped = false                        # their test groups lend, and their training groups are tested
 """
 
 from __future__ import annotations
@@ -33,6 +42,7 @@ from typing import Any
 from sedm.config.checks import known_name
 
 FILE = "study.toml"
+NOT_WRITTEN = ("class_values", "laboratories", "swapped", "file")  # fields that are no keys of a file
 RESULTS = "sedm-results"  # the folder beside the file for what comes of the study
 QUESTIONS = ("segmentation", "styles")
 BUILT_IN = ("tissue", "flowers", "ebhi", "pets", "flowers102", "catch")
@@ -61,6 +71,8 @@ class Study:
     data: Mapping[str, Any] = field(default_factory=dict)  # how images and masks lie; {} = tables, one a split
     splits: Mapping[str, Any] = field(default_factory=dict)  # how groups are split; {} = as the tables are
     presets: Mapping[str, Mapping] = field(default_factory=dict)  # preset → section → setting → value
+    laboratories: tuple[Study, Study] | None = None  # the annotated one, and the target; None = one laboratory
+    swapped: bool = False  # do training and test groups of the target change places?
     file: Path | None = None  # that describes it; None = built in
 
     def __post_init__(self):
@@ -70,6 +82,19 @@ class Study:
     def attribution(self) -> str:
         """Whose data they are, and on what terms; printed with the study's figures."""
         return ", ".join(part for part in (self.cite, self.licence) if part)
+
+    @property
+    def groups(self) -> str:
+        """What several groups are called in words.
+
+        >>> [Study("mine", ("glass", "gland"), group=one).groups for one in ("patient", "species", "biopsy", "box")]
+        ['patients', 'species', 'biopsies', 'boxes']
+        """
+        if self.group.endswith("ies"):
+            return self.group
+        if self.group.endswith(("s", "x", "ch", "sh")):
+            return f"{self.group}es"
+        return re.sub("([^aeiou])y$", r"\1ie", self.group) + "s"
 
     def __str__(self):
         """Name the study as a command takes it."""
@@ -98,19 +123,22 @@ def read_study(path: str | Path, text: str | None = None) -> Study:
     path = path / FILE if path.is_dir() else path
     if text is None and not path.is_file():
         raise ValueError(f"{path}: no such file; sedm check --write makes one for a folder of images")
+    if path.suffix != ".toml":
+        raise ValueError(f"{path}: give the {FILE} that describes it; sedm check --write makes one beside it")
     try:
         keys = tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no TOML ({error})") from error
     built_in = path.parent == FOLDER
     keys.setdefault("name", path.stem if built_in else _as_name(path.absolute().parent.name))
+    pair = _pair_laboratories(keys, path) if "laboratories" in keys else {}
     _check_keys(keys, path)
     if not built_in and keys["name"] in BUILT_IN:
         raise ValueError(f"{path}, key 'name': {keys['name']!r} is built in; choose another")
     if isinstance(keys["classes"], Mapping):
         keys["class_values"] = keys["classes"]
     keys["classes"] = tuple(keys["classes"])
-    return Study(**keys, file=None if built_in else path.absolute())
+    return Study(**keys, **pair, file=None if built_in else path.absolute())
 
 
 def find_study(study: str | Path | Study) -> Study:
@@ -164,7 +192,7 @@ def _as_name(folder: str) -> str:
 
 def _check_keys(keys: Mapping[str, Any], path: Path) -> None:
     types = {one.name: str(one.type).split("[")[0].split(" ")[0] for one in fields(Study)}
-    types = {name: kind for name, kind in types.items() if name not in ("class_values", "file")}
+    types = {name: kind for name, kind in types.items() if name not in NOT_WRITTEN}
     kinds = {"str": (str, "a text"), "bool": (bool, "true or false"), "Mapping": (Mapping, "a table")}
     for key, value in keys.items():
         try:
@@ -185,6 +213,39 @@ def _check_keys(keys: Mapping[str, Any], path: Path) -> None:
     for preset, sections in keys.get("presets", {}).items():
         if not isinstance(sections, Mapping) or not all(isinstance(one, Mapping) for one in sections.values()):
             raise ValueError(f"{path}, key 'presets.{preset}': {sections!r}; give settings, as training.n_steps = 2000")
+
+
+def _pair_laboratories(keys: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Take the key ``laboratories`` out and return the two studies; take from the annotated one what is not said."""
+    given, where = keys.pop("laboratories"), f"{path}, key 'laboratories'"
+    names = ("annotated", "target", "swapped")
+    if not isinstance(given, Mapping) or not all(isinstance(given.get(name), str) for name in names[:2]):
+        raise ValueError(f"{where}: {given!r}; give the studies 'annotated' and 'target'")
+    try:
+        for key in given:
+            known_name("key", key, names)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    for key in ("classes", "data", "splits"):
+        if key in keys:
+            raise ValueError(f"{path}, key {key!r}: the files of the laboratories say that; leave it out")
+    pair = []
+    for name in names[:2]:
+        file = path.absolute().parent / given[name]
+        study = find_study(file if file.exists() else given[name])
+        if study.file is None and not study.embedded:
+            raise ValueError(f"{where}: {name} = {given[name]!r} has no data here; name a study.toml that says where")
+        pair.append(study)
+    annotated, target = pair
+    for name in ("group", "group_column", "image_class", "upright", "stained", "classes"):
+        keys.setdefault(name, getattr(annotated, name))
+    keys["classes"] = list(keys["classes"])
+    keys.setdefault("redistributable", annotated.redistributable and target.redistributable)
+    keys.setdefault("cite", "; ".join(filter(None, dict.fromkeys(one.attribution for one in pair))))
+    swapped = given.get("swapped", False)
+    if not isinstance(swapped, bool):
+        raise ValueError(f"{where}: swapped = {swapped!r}; give true or false")
+    return {"laboratories": (annotated, target), "swapped": swapped}
 
 
 FOLDER = Path(__file__).with_name("studies")

@@ -1,8 +1,8 @@
-"""Augmentation: random symmetries and affine maps of pictures and masks, and two random changes of colour.
+"""Augmentation: random symmetries and affine maps of pictures and masks, and random changes of colour.
 
 The generator sees images of other optical density (`scale_density`), as other stains would give; segmentation networks
-see channels of other mean and contrast (`jitter_channels`), as is usual for them. Both may see each class in another
-density (`scale_class_density`), as other laboratories and patients have it.
+see channels of other mean and contrast (`jitter_channels`) or other amounts of stain (`jitter_stains`), as is usual for
+them. Both may see each class in another density (`scale_class_density`), as other laboratories and patients have it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sedm.data.patch_table import UNKNOWN
+
+# optical density of haematoxylin, eosin and diaminobenzidine in red, green and blue; Ruifrok & Johnston 2001
+STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+DARKEST = 1 / 255  # brightness that black is taken for, whose density would be infinite
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,35 @@ def apply_symmetries(pictures: Shaped[Tensor, "n ... h w"], coins: Bool[Tensor, 
         picture = picture.flip([axis for axis, is_flipped in ((-1, left_right), (-2, up_down)) if is_flipped])
         mirrored.append(picture.mT if diagonal and is_square else picture)
     return torch.stack(mirrored) if mirrored else pictures.clone()
+
+
+def jitter_stains(
+    images: Float[Tensor, "batch 3 h w"], strength: float, generator: torch.Generator
+) -> Float[Tensor, "batch 3 h w"]:
+    """Multiply the amounts of three stains by up to 1 ± strength, and add up to ± strength to them, image by image.
+
+    Densities are taken apart by all three vectors, and no amount is cut off at 0, so that nothing but the change is
+    lost.
+
+    Args:
+        images: in [0, 1], and so is what comes back.
+        strength: 0 leaves colours alone.
+        generator: on the CPU.
+
+    Source: "HED-light" of Tellez et al. 2018, doi:10.1109/TMI.2018.2820199.
+
+    >>> images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    >>> torch.equal(jitter_stains(images, 0.0, torch.Generator().manual_seed(0)), images)
+    True
+    """
+    if not strength:
+        return images
+    factors, shifts = strength * (2 * torch.rand(2, len(images), 3, 1, generator=generator).to(images.device) - 1)
+    stains = F.normalize(torch.tensor(STAINS, device=images.device), dim=1).T
+    densities = -images.clamp(min=DARKEST).log10().flatten(2)
+    amounts = torch.linalg.solve(stains, densities)
+    densities = stains @ (amounts * (1 + factors) + shifts)
+    return (10**-densities).view(images.shape).clamp(0, 1)
 
 
 def draw_density_factors(shape: tuple[int, ...], jitter: float, generator: torch.Generator) -> Float[Tensor, "*n 3"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sedm.data.errors import PatchTableError
-from sedm.data.pictures import UNKNOWN
+from sedm.data.pictures import IN_A_FILE, UNKNOWN
 
 
 class ClassValues:
@@ -20,7 +20,8 @@ class ClassValues:
     Traceback (most recent call last):
     ...
     sedm.data.errors.PatchTableError: a.png: no mask has a class above 0, so 255 is not taken for unknown (if it is, \
-add a patch that has one): value 255 is outside the classes 0..1; pass mask_values={0: 0, 255: 1} when reading
+add a patch that has one): value 255 is outside the classes 0..1; give each class its values in a \
+study.toml, or pass mask_values={0: 0, 255: 1} when reading
     """
 
     def __init__(self, n_classes: int):
@@ -58,7 +59,7 @@ add a patch that has one): value 255 is outside the classes 0..1; pass mask_valu
             raise PatchTableError(
                 f"{self.first_unknown}: no mask has a class above 0, so 255 is not taken for unknown (if it is, add a "
                 f"patch that has one): value 255 is outside the classes 0..{self.n_classes - 1}; "
-                "pass mask_values={0: 0, 255: 1} when reading",
+                f"{IN_A_FILE}pass mask_values={{0: 0, 255: 1}} when reading",
                 column="mask",
                 value=UNKNOWN,
             )
@@ -79,7 +80,7 @@ def _outside(present: list[int], n_classes: int) -> str:
     index_of = {value: index for index, value in enumerate(values)}
     hint = ""
     if values[-1] == 255 and len(values) == n_classes:  # white on black, for the eye
-        hint = f"; pass mask_values={index_of} when reading"
+        hint = f"; {IN_A_FILE}pass mask_values={index_of} when reading"
     elif values[-1] > 127 and n_classes == 2:
-        hint = "; where black and white were smoothed, pass mask_threshold=127 when reading"
+        hint = "; where black and white were smoothed, say mask_threshold=127 when reading"
     return f"value {max(set(values) - {UNKNOWN})} is outside the classes 0..{n_classes - 1}{hint}"

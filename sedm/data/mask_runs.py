@@ -18,6 +18,8 @@ from sedm.data.errors import PatchTableError
 
 EXPECTED = "expected 'start length start length …' (from 1, down the columns), or the counts of COCO"
 
+STARTS = r"\d+(\s+\d+)+"
+
 
 def decode_runs(stored: Any, size: tuple[int, int], where: str) -> UInt8[np.ndarray, "h w"]:
     """Decode a mask from its run lengths: 1 inside, 0 outside.
@@ -49,7 +51,7 @@ def decode_runs(stored: Any, size: tuple[int, int], where: str) -> UInt8[np.ndar
             counts = _counts(stored.get("counts"))
         elif not isinstance(stored, str):
             raise ValueError(f"{str(stored)[:50]!r}; {EXPECTED}")
-        elif re.fullmatch(r"\d+(\s+\d+)+", stored.strip()):
+        elif re.fullmatch(STARTS, stored.strip()):
             counts = _counts_of_starts([int(number) for number in stored.split()], height * width)
         else:
             counts = decode_counts(stored.strip())
@@ -59,6 +61,17 @@ def decode_runs(stored: Any, size: tuple[int, int], where: str) -> UInt8[np.ndar
         raise PatchTableError(f"{where}: run lengths: {error}", value=str(stored)[:50]) from error
     inside = np.arange(len(counts), dtype=np.uint8) % 2
     return np.repeat(inside, counts).reshape(width, height).T
+
+
+def holds_runs(stored: Any) -> bool:
+    """Tell whether what a table stores can be nothing but run lengths: numbers, or COCO's size and counts.
+
+    >>> holds_runs("1 3 10 5"), holds_runs('{"size": [2, 3], "counts": "06"}'), holds_runs("masks/a 1.png")
+    (True, True, False)
+    """
+    if isinstance(stored, str):
+        return re.fullmatch(STARTS, stored.strip()) is not None or stored.lstrip().startswith("{")
+    return isinstance(stored, Mapping) and "counts" in stored
 
 
 def decode_counts(text: str) -> list[int]:

@@ -11,7 +11,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageColor
 
 from sedm.data.errors import PatchTableError
-from sedm.data.pictures import UNKNOWN, has_alpha, has_wide_integers, to_class_indices, to_grey, to_rgb
+from sedm.data.pictures import UNKNOWN, check_opaque, has_alpha, has_wide_integers, to_class_indices, to_grey, to_rgb
 
 MaskCoding = Mapping[Any, Any]
 """The class index, or ``UNKNOWN``, of each value (a whole number) or of each colour (a tuple of three)."""
@@ -48,13 +48,16 @@ def check_mask_values(mask_values: MaskCoding) -> MaskCoding:
     return plain
 
 
-def class_indices(mask: Mask, mask_values: MaskCoding, where: str) -> UInt8[np.ndarray, "h w"]:
+def class_indices(
+    mask: Mask, mask_values: MaskCoding, where: str, named_in: str = "mask_values"
+) -> UInt8[np.ndarray, "h w"]:
     """Translate a mask to class indices, given what each of its values or colours means.
 
     Args:
         mask: its values are those of the one channel, of equal channels, or the indices of a palette.
         mask_values: as ``check_mask_values`` returns them.
         where: the mask, for the error message.
+        named_in: what the caller named the values in: "mask_values", or "classes", where colours are text.
 
     Raises:
         PatchTableError: a value that ``mask_values`` does not name, or a colour mask where it names no colours.
@@ -65,19 +68,22 @@ def class_indices(mask: Mask, mask_values: MaskCoding, where: str) -> UInt8[np.n
     by_colour = isinstance(next(iter(mask_values)), tuple)
     if not by_colour:
         codes = mask_codes(mask, where)
-    elif isinstance(mask, Image.Image):  # one number for each colour
+    elif isinstance(mask, Image.Image):
+        check_opaque(mask, where)
+        # one number for each colour
         codes = np.asarray(to_rgb(mask, where)) @ (256 ** np.arange(3)[::-1])
     else:
-        raise PatchTableError(f"{where}: an array of one channel, but mask_values names colours; name its values")
+        raise PatchTableError(f"{where}: an array of one channel, but {named_in} names colours; name its values")
     present, places = _count(codes)
     values = [(code >> 16, code >> 8 & 255, code & 255) if by_colour else code for code in present.tolist()]
     unnamed = [value for value in values if value not in mask_values]
     if unnamed:
-        known = ", ".join(map(str, mask_values))
+        written = _hexadecimal if by_colour and named_in == "classes" else str
+        known = ", ".join(map(written, mask_values))
         # one more value is a forgotten class, several between two are a smoothed border
         smoothed = len(unnamed) > 1 and len(mask_values) == 2 and not by_colour
-        hint = "; where borders were smoothed pass mask_threshold=127 instead" if smoothed else ""
-        message = f"{where}: value {unnamed[0]} is not in mask_values, which has {known}{hint}"
+        hint = "; where borders were smoothed say mask_threshold=127 instead" if smoothed else ""
+        message = f"{where}: value {written(unnamed[0])} is not in {named_in}, which has {known}{hint}"
         raise PatchTableError(message, value=unnamed[0])
     return np.array([mask_values[value] for value in values], np.uint8)[places].reshape(codes.shape)
 
@@ -150,6 +156,10 @@ def parse_colour(text: str, where: str) -> tuple[int, int, int]:
     if len(colour) != 3:
         raise ValueError(f"{where}: {text!r} is transparent itself; write a colour as '#rrggbb'")
     return colour
+
+
+def _hexadecimal(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _count(codes: Integer[np.ndarray, "h w"]) -> tuple[np.ndarray, np.ndarray]:

@@ -247,11 +247,14 @@ class Patches:
         test_groups = draw_test_groups(self.groups, test_fraction, seed)
         return self.of_groups(set(self.groups) - test_groups), self.of_groups(test_groups)
 
-    def hide_masks(self, n_annotated_groups: int, seed: int) -> Patches:
+    def hide_masks(self, n_annotated_groups: int, seed: int, never: Collection[str] = ()) -> Patches:
         """Hide the masks of all groups but a seeded draw of ``n_annotated_groups`` of which people annotated some.
 
         The draw is nested: the groups of a smaller count are among those of a larger one, at the same seed. Images are
         shared, not copied.
+
+        Args:
+            never: groups that are not drawn, whoever annotated them.
 
         Raises:
             ValueError: fewer annotated groups than asked for.
@@ -261,7 +264,12 @@ class Patches:
         ['none', 'none', 'annotated']
         """
         groups = draw_groups(
-            (group for group, source in zip(self.groups, self.mask_source, strict=True) if source == "annotated"), seed
+            (
+                group
+                for group, source in zip(self.groups, self.mask_source, strict=True)
+                if source == "annotated" and group not in never
+            ),
+            seed,
         )
         if not 0 <= n_annotated_groups <= len(groups):
             annotated = "1 group is" if len(groups) == 1 else f"{len(groups)} groups are"

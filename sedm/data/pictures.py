@@ -25,6 +25,9 @@ UNKNOWN = 255
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that become RGB; not LAB, whose colours Pillow changes."""
 
+IN_A_FILE = "give each class its values in a study.toml, or "
+"""The remedy of who has no Python, before that of who has."""
+
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the tag of a TIFF that says what its values mean, and one of its values
 
 
@@ -204,7 +207,7 @@ def to_rgb(image: Image.Image, where: str, alpha: str = "") -> Image.Image:
     if alpha and has_alpha(image):
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, alpha), picture).convert("RGB")
-    _check_opaque(image, where, "save it without an alpha channel, or name the colour behind it, such as alpha='white'")
+    check_opaque(image, where, "save it without an alpha channel, or name the colour behind it, such as alpha='white'")
     return image.convert("RGB")
 
 
@@ -217,10 +220,12 @@ def to_grey(image: Image.Image, where: str) -> UInt8[np.ndarray, "h w"]:
     >>> to_grey(Image.new("RGB", (2, 1), (7, 7, 7)), "a.png")
     array([[7, 7]], dtype=uint8)
     """
-    _check_opaque(image, where)
+    check_opaque(image, where)
     pixels = np.asarray(to_rgb(image, where))
     if (pixels != pixels[..., :1]).any():
-        raise PatchTableError(f"{where}: a colour mask; name its colours, such as mask_values={{(255, 0, 0): 1}}")
+        raise PatchTableError(
+            f"{where}: a colour mask; name its colours: {IN_A_FILE}pass mask_values={{(255, 0, 0): 1}}"
+        )
     return pixels[..., 0]
 
 
@@ -235,18 +240,26 @@ def to_class_indices(mask: Image.Image, where: str) -> UInt8[np.ndarray, "h w"]:
     """
     mask = with_8_bits(mask, where)
     if mask.mode in ("L", "LA"):  # a palette may be transparent: that is for the eye alone
-        _check_opaque(mask, where)
+        check_opaque(mask, where)
         mask = mask.getchannel("L")
     if mask.mode not in ("1", "L", "P"):
         size = "×".join(map(str, (*mask.size, len(mask.getbands()))))
         raise PatchTableError(
             f"{where}: size {size}; a mask is one channel of class indices, as large as its image; "
-            f"for colours pass mask_values={{(255, 0, 0): 1, …}} when reading, for equal channels {{255: 1, …}}"
+            f"for colours {IN_A_FILE}pass mask_values={{(255, 0, 0): 1, …}} when reading, "
+            "for equal channels {255: 1, …}"
         )
     return np.asarray(mask).astype(np.uint8)
 
 
-def _check_opaque(image: Image.Image, where: str, remedy: str = "save it without an alpha channel") -> None:
+def check_opaque(image: Image.Image, where: str, remedy: str = "save it without an alpha channel") -> None:
+    """Refuse a picture with pixels that are not opaque.
+
+    Raises:
+        PatchTableError: ``where``, and the remedy.
+
+    >>> check_opaque(Image.new("RGBA", (8, 8), (255, 0, 0, 255)), "a.png")
+    """
     if has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
         raise PatchTableError(f"{where}: transparent pixels; {remedy}")
 
@@ -279,7 +292,7 @@ def with_8_bits(mask: Image.Image, where: str) -> Image.Image:
     values = np.asarray(mask)
     if values.min() < 0 or values.max() > UNKNOWN:
         excess = f"{_depth(mask)} and values {values.min()}…{values.max()}"
-        remedies = "save it with 8, say by mask_values={1000: 1, …} what they mean, or mask_kind='instances'"
+        remedies = f"save it with 8, {IN_A_FILE}pass mask_values={{1000: 1, …}}, or say mask_kind='instances'"
         raise PatchTableError(f"{where}: {excess}; {remedies}", value=int(values.max()))
     reduced = Image.fromarray(values.astype(np.uint8))
     reduced.info = mask.info

@@ -14,6 +14,7 @@ from sedm.data.errors import PatchTableError, Report, raise_fault
 from sedm.data.mask_runs import decode_runs
 from sedm.data.mask_values import class_indices, mask_codes
 from sedm.data.pictures import (
+    check_opaque,
     decode,
     decode_mask,
     has_alpha,
@@ -150,7 +151,8 @@ class PatchReader:
         mask = decode(stored, where, is_mask=True) if is_picture else whole_numbers(stored, where)
         where = locate(stored, where)
         if source.coding is not None:
-            return class_indices(mask, source.coding, where)
+            named_in = "mask_values" if source.mask_values is not None else "classes"
+            return class_indices(mask, source.coding, where, named_in)
         if source.mask_kind == "instances":
             return _objects(mask, where)
         is_shown = is_picture and not has_wide_integers(mask)  # black is 0 and white 255, in whatever mode
@@ -178,6 +180,7 @@ class PatchReader:
 def _objects(mask: Image.Image | Integer[np.ndarray, "h w"], where: str) -> UInt8[np.ndarray, "h w"]:
     """Find the pixels of objects: those that are not 0, or not black where each object has a colour."""
     if isinstance(mask, Image.Image) and len(mask.getbands()) > 2:
+        check_opaque(mask, where)
         return np.asarray(to_rgb(mask, where)).any(axis=-1).astype(np.uint8)
     values = mask_codes(mask, where)
     if values.min() < 0:

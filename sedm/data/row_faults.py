@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from PIL import Image
 
 from sedm.data.class_values import ClassValues
 from sedm.data.errors import PatchTableError
@@ -57,7 +58,7 @@ def find_row_faults(
         facts = None
         if reading is not None:
             counts = None if reading.mask is None else np.bincount(reading.mask.ravel(), minlength=256)
-            facts = RowFacts(group, reading.image.size, counts)
+            facts = RowFacts(group, reading.image.size, counts, _hash_of(reading.image))
         file = row["mask"].get("path") if isinstance(row["mask"], Mapping) else None
         place = locate(row["mask"], f"{where}, column 'mask'")
         # with its traceback, a fault would hold the pixels
@@ -83,3 +84,10 @@ def find_row_faults(
         reader.refuse_threshold(name)
     except PatchTableError as fault:
         yield fault
+
+
+def _hash_of(image: Image.Image) -> int | None:
+    """Hash the pixels of an image; None of one that is a single colour, as empty glass is in any group."""
+    if all(low == high for low, high in np.reshape(image.getextrema(), (-1, 2))):
+        return None
+    return hash((image.mode, image.size, image.tobytes()))

@@ -49,14 +49,14 @@ def draw_test_groups(groups: Iterable[str], test_fraction: float, seed: int) -> 
     return set(distinct[:n_test])
 
 
-def draw_groups(groups: Iterable[str], seed: int) -> list[str]:
+def draw_groups(groups: Iterable[str], seed: int, name: str = "the table") -> list[str]:
     """Put the distinct groups into a seeded random order, which does not depend on the order of the rows.
 
     >>> draw_groups(["b", "a", "b", "c"], seed=0)
     ['c', 'a', 'b']
     """
     distinct = sorted(set(groups))
-    check_spelling(distinct, "the table")
+    check_spelling(distinct, name)
     return [str(group) for group in np.random.default_rng(seed).permutation(distinct)]
 
 
@@ -172,7 +172,7 @@ def draw_splits(annotated_groups: set[str], splits: Splits, name: str = "the tab
     split_of = {group: "validation" for group in splits.validation} | {group: "test" for group in splits.test}
     if len(split_of) < len(splits.validation) + len(splits.test):
         raise PatchTableError(f"{name}: a group is named for validation and for test, or twice")
-    free = [group for group in draw_groups(annotated_groups, splits.seed) if group not in split_of]
+    free = [group for group in draw_groups(annotated_groups, splits.seed, name) if group not in split_of]
     n_annotated = len(annotated_groups)
     if n_annotated < 2:
         groups = "1 group" if n_annotated == 1 else f"{n_annotated} groups"

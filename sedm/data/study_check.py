@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -24,7 +26,7 @@ N_COLUMNS, SHEET_SIDE = 8, 96  # groups on the sheet, and px a side of their pic
 def check_source(source: StudySource) -> tuple[SourceSummary, list[PatchTableError]]:
     """Open every picture of a study; return what is there, and every fault.
 
-    Memory grows with groups and faults, not with images.
+    Memory grows with groups and faults, and by a hash an image.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -39,7 +41,7 @@ def check_source(source: StudySource) -> tuple[SourceSummary, list[PatchTableErr
     >>> summary.n_images.total(), [fault.value for fault in faults]
     (1, [7])
     """
-    summary, faults = SourceSummary(source.study.classes), []
+    summary, faults = SourceSummary(source.study.classes, source.study.fit), []
     n_classes = len(source.study.classes)
     for split in list_splits(source.path, source.format) or ("",):
         faults += find_source_faults(source.path, source.format, split, n_classes, summary.add)
@@ -83,16 +85,22 @@ def draw_sheet(source: StudySource) -> Figure:
     return image_grid(torch.cat(parts), N_COLUMNS, row_labels=labels, classes=source.study.classes)
 
 
-def find_source(path: Path) -> tuple[Study, str]:
+def find_source(path: Path, data: Mapping[str, Any] | None = None) -> tuple[Study, str]:
     """Read the study of a folder, table or study.toml; where none describes it, draft one. Return it and the draft.
 
+    Args:
+        data: for the draft, see `sedm.data.study_draft.draft_study`.
+
     Raises:
-        ValueError: nothing there, or a study.toml that cannot be read.
+        ValueError: nothing there, a study.toml that cannot be read, or ``data`` beside one.
     """
     folder = path if path.is_dir() else path.parent
     if path.suffix == ".toml" or (path.is_dir() and (path / FILE).is_file()):
-        return read_study(path), ""
+        study = read_study(path)
+        if data:
+            raise ValueError(f"{', '.join(data)}: {study.file} describes these images; say it there, in [data]")
+        return study, ""
     if not path.exists():
         raise PatchTableError(f"{path}: no such file or folder")
-    draft = draft_study(path)
+    draft = draft_study(path, data)
     return read_study(folder / FILE, text=draft), draft

@@ -27,12 +27,16 @@ class StudyData:
         tables: the patch table of each split, which holds further columns.
         patches: the decoded patches of each split: ``train``, ``test`` and, where there are such, ``validation``, which
             trains the networks that measure fidelity, and ``shifted``, groups of another population, with other stains
-            or another scanner, which are only tested on.
+            or another scanner, which are only tested on. Of two laboratories (`pair_studies`) ``train`` holds those of
+            both, ``test`` the tested groups of the target, and ``source`` the test split of the other.
+        lenders: training groups whose style is borrowed, and which never count as annotated; None for all groups that
+            are not annotated in a label subset.
     """
 
     study: Study
     tables: dict[str, datasets.Dataset]
     patches: dict[str, Patches]
+    lenders: frozenset[str] | None = None
 
     @property
     def train(self) -> Patches:
@@ -69,6 +73,11 @@ class StudyData:
         """
         return {group for patches in self.held_out.values() for group in patches.groups} - set(self.train.groups)
 
+    @property
+    def n_annotated_groups(self) -> int:
+        """The number of training groups that people annotated, but lenders."""
+        return len(set(self.train.annotated().groups) - (self.lenders or frozenset()))
+
     @cached_property
     def checksum(self) -> str:
         """Twelve hexadecimal digits that change with any pixel, mask or group."""
@@ -85,7 +94,7 @@ class StudyData:
         >>> load_study(config).settle(all_masks).data.n_annotated_groups
         4
         """
-        n_groups = len(set(self.train.annotated().groups))
+        n_groups = self.n_annotated_groups
         label_counts = tuple(n for n in config.arms.label_counts if n <= n_groups)
         also_annotated = config.arms.also_annotated if config.arms.also_annotated <= n_groups else 0
         return replace(
@@ -99,8 +108,9 @@ class StudyData:
 
         Natural images keep all their masks: there the question is the style of unseen groups, not the want of masks.
         """
-        hidden = n_annotated_groups and self.study.question == "segmentation"
-        return self.train.hide_masks(n_annotated_groups, seed) if hidden else self.train
+        if self.study.question != "segmentation" or not (n_annotated_groups or self.lenders):
+            return self.train
+        return self.train.hide_masks(n_annotated_groups or self.n_annotated_groups, seed, self.lenders or ())
 
 
 def load_study(config: Config, folder: str | Path = "") -> StudyData:
@@ -120,6 +130,8 @@ def load_study(config: Config, folder: str | Path = "") -> StudyData:
     {'train': 24, 'validation': 12, 'test': 18, 'shifted': 12}
     """
     study = config.study
+    if study.laboratories is not None:
+        return pair_studies(*(load_study(replace(config, study=one)) for one in study.laboratories), study)
     if not isinstance(folder, str | Path):
         raise ValueError(f"data={folder!r}; give the folder as text, in quotes (papermill: -r data …)")
     if study.file is not None:
@@ -151,6 +163,35 @@ def load_study(config: Config, folder: str | Path = "") -> StudyData:
                 f"{names[split]}: has {min(foreign)} masks; test on masks that people made, and leave the others out"
             )
     return StudyData(study, tables, {split: decoded[names[split]] for split in tables})
+
+
+def pair_studies(annotated: StudyData, target: StudyData, study: Study) -> StudyData:
+    """Make one study of two laboratories: masks of the one, styles and test groups of the other.
+
+    The training groups of both are training groups. Those of the target lend their styles and never count as
+    annotated; its test groups are tested on, and so are, as the split ``source``, those of the annotated laboratory.
+    The validation groups of the latter choose what is chosen. Where ``study.swapped``, training and test groups of the
+    target change places.
+
+    Raises:
+        ValueError: other classes, or a group of the same name in both.
+    """
+    if annotated.train.classes != target.train.classes:
+        raise ValueError(
+            f"{study}: {annotated.study} has the classes {', '.join(annotated.train.classes)}, but {target.study} "
+            f"{', '.join(target.train.classes)}; give both the same names in the same order"
+        )
+    both = {group for one in annotated.patches.values() for group in one.groups}
+    both &= {group for one in target.patches.values() for group in one.groups}
+    if both:
+        raise ValueError(f"{study}: both laboratories have a group {min(both)!r}; rename those of one")
+    lending, tested = ("test", "train") if study.swapped else ("train", "test")
+    lenders, tests = target.patches[lending], target.patches[tested].annotated()
+    splits = {"train": Patches.concatenate([annotated.train, lenders]), "test": tests, "source": annotated.test}
+    if "validation" in annotated.patches:
+        splits["validation"] = annotated.validation
+    tables = {"train": annotated.tables["train"], "test": target.tables[tested], "source": annotated.tables["test"]}
+    return StudyData(study, tables, splits, frozenset(lenders.groups))
 
 
 def _draw(config: Config) -> dict[str, datasets.Dataset]:

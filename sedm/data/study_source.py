@@ -40,6 +40,9 @@ class StudySource:
     study: Study
 
     def __post_init__(self):
+        if self.study.laboratories is not None:
+            files = " and ".join(str(one) for one in self.study.laboratories)
+            raise ValueError(f"{self.study} pairs two studies and has no images of its own; take {files}")
         source = self.study.data.get("source", "")
         if not isinstance(source, str):
             raise ValueError(f"{self.study}, key 'data': source={source!r}; give the name of a folder or table as text")

@@ -26,10 +26,12 @@ from sedm.experiments.runs import claim, finish_runs
 from sedm.experiments.subsets import STYLES, TRANSFERS, LabelSubset, subset_name
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.unseen import draw_unseen, measure_generator
+from sedm.generation.filtering import ignore_contradicted
 from sedm.generation.shards import weights_hash
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.runtime.files import replacing
 from sedm.runtime.results import Results
+from sedm.segmentation.adaptation import predict_groups
 from sedm.segmentation.scores import score_groups
 from sedm.segmentation.segmenter import kept_segmenter, predict, train_segmenter
 
@@ -92,7 +94,7 @@ def train_arms(
         return name if name in generators and run.config.model == baseline.model else ""
 
     def facts(run: ArmRun) -> dict[str, str]:
-        lent = lent_generator(run) if EVERY_ARM[run.arm].synthetic in STYLES else ""
+        lent = lent_generator(run) if EVERY_ARM[run.arm].synthetic in set(STYLES) - {"zero_shot"} else ""
         return {"data": data.checksum} | ({"generator": generator_hashes[lent]} if lent else {})
 
     def prepare() -> Callable[[ArmRun], str]:
@@ -106,7 +108,7 @@ def train_arms(
                 generator = generators.get(lent_generator(run))
                 subsets[key] = LabelSubset(replace(baseline, **sections), data, run.draw, folder, generator)
             scores = train_arm(run, subsets[key], out)
-            if EVERY_ARM[run.arm].synthetic in STYLES and not generators:
+            if EVERY_ARM[run.arm].synthetic in set(STYLES) - {"zero_shot"} and not generators:
                 save_measures(subsets[key], out / "generators")
             return ", ".join(f"{split} {score:.3f}" for split, score in scores.items())
 
@@ -125,17 +127,25 @@ def train_arm(run: ArmRun, subset: LabelSubset, out: Path) -> dict[str, float]:
     results = Results(config, out, subset.shared_folder, folder=out)
     real = (subset.data.train if arm.all_masks else subset.train).annotated()
     synthetic = synthetic_pairs(subset, arm, config)
-    network = train_segmenter(
-        real,
-        config.arms,
-        config.seed,
-        synthetic=synthetic,
-        unannotated=subset.train.unannotated().images if arm.unannotated else None,
-        progress=sys.stderr.isatty(),
-    )
+    network = None
+    for _ in range(arm.rounds):
+        if network is not None:  # what was learned labels the unannotated images anew
+            masks = predict(network, subset.pseudo_labelled.images)
+            synthetic = synthetic_pairs(subset, arm, config, replace(subset.pseudo_labelled, masks=masks))
+        network = train_segmenter(
+            real,
+            config.arms,
+            config.seed,
+            synthetic=synthetic,
+            unannotated=subset.lenders.images if arm.unannotated else None,
+            progress=sys.stderr.isatty(),
+        )
     scores, means = {}, {}
     for split, patches in subset.data.held_out.items():
-        predictions = predict(network, patches.images)
+        if arm.adaptation:
+            predictions = predict_groups(network, patches, arm.adaptation, real.images, TRANSFERS)
+        else:
+            predictions = predict(network, patches.images)
         table = score_groups(predictions, patches).set_index("group")
         scores[split] = {"iou": table["mean_iou"].to_dict(), "dice": table["mean_dice"].to_dict()}
         means[split] = table["mean_iou"].mean()
@@ -144,7 +154,7 @@ def train_arm(run: ArmRun, subset: LabelSubset, out: Path) -> dict[str, float]:
                 save_file({"predictions": predictions}, temporary)
     values = {"arm": run.arm, "n_annotated": config.data.n_annotated_groups, "draw": run.draw, "seed": config.seed}
     values |= {"data": subset.data.checksum, "n_real": len(real), "scores": scores}
-    values |= {"generator": weights_hash(subset.generator)} if arm.synthetic in STYLES else {}
+    values |= {"generator": weights_hash(subset.generator_of(arm.synthetic))} if arm.synthetic in STYLES else {}
     results.save_values(run.name, values | {"n_synthetic": 0 if synthetic is None else len(synthetic)})
     return means
 
@@ -162,16 +172,23 @@ def _prediction_path(folder: Path, name: str) -> Path:
     return folder / "predictions" / f"{name}.safetensors"
 
 
-def synthetic_pairs(subset: LabelSubset, arm: Arm, config: Config) -> Patches | None:
-    """Make the pairs that an arm adds to the annotated ones; None where it adds none."""
+def synthetic_pairs(
+    subset: LabelSubset, arm: Arm, config: Config, pseudo_labelled: Patches | None = None
+) -> Patches | None:
+    """Make the pairs that an arm adds to the annotated ones; None where it adds none.
+
+    Args:
+        pseudo_labelled: unannotated images with predicted masks; those of the subset when left out.
+    """
     parts = []
     if arm.synthetic:
         pairs = subset.transfer(arm.synthetic) if arm.synthetic in TRANSFERS else subset.generate(arm.synthetic)
         pairs = pairs.select(range(round(arm.share * len(pairs))))
         percentile = config.sampling.filter_percentile
-        parts.append(subset.filtered(pairs, percentile) if percentile else pairs)
+        pairs = subset.filtered(pairs, percentile) if percentile else pairs
+        parts.append(pairs if arm.confidence == 1 else ignore_contradicted(subset.segmenter, pairs, arm.confidence))
     if arm.pseudo_labels:
-        parts.append(subset.pseudo_labelled)
+        parts.append(subset.pseudo_labelled if pseudo_labelled is None else pseudo_labelled)
     return Patches.concatenate(parts) if parts else None
 
 

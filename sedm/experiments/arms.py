@@ -20,29 +20,44 @@ class Arm:
 
     kind: str  # "control" (needs no generator), "one part missing", "SEDM", or "sees more" than others may
     synthetic: str = ""  # pairs that are added: a colour transfer of TRANSFERS, or generated in STYLES
+    confidence: float = 1.0  # of a network in another class, above which it makes pixels of the layout unknown
     pseudo_labels: bool = False  # unannotated images are added with predicted masks, as the generator is given them
     share: float = 1.0  # of the synthetic pairs that is used
     augmented: bool = False  # random colours, as strong as ``arms.colour_jitter``
-    unannotated: bool = False  # a mean teacher learns from the unannotated images
+    unannotated: bool = False  # a teacher says what the unannotated images show
+    rounds: int = 1  # of training, each with masks that the network of the round before predicts
+    adaptation: str = ""  # to each tested group, by its images alone: "batch_statistics", or a colour transfer
     all_masks: bool = False  # of the training groups, instead of those of the label subset
     changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
 
 
+UNIMATCH = {"arms": {"consistency": "unimatch", "consistency_weight": 1.0}}
 ARMS = {
     "real": Arm("control"),
     "colour_augmentation": Arm("control", augmented=True),
     "reinhard": Arm("control", "reinhard"),
     "macenko": Arm("control", "macenko"),
     "reinhard_augmented": Arm("control", "reinhard", augmented=True),
+    "macenko_augmented": Arm("control", "macenko", augmented=True),
+    "fourier": Arm("control", "fourier"),
+    "fourier_augmented": Arm("control", "fourier", augmented=True),
     "pseudo_labels": Arm("control", pseudo_labels=True, augmented=True),
     "mean_teacher": Arm("control", unannotated=True, augmented=True),
+    "stain_augmentation": Arm("control", changes={"arms": {"stain_jitter": 0.1}}),
+    "batch_statistics": Arm("control", augmented=True, adaptation="batch_statistics"),
+    "normalised_tests": Arm("control", augmented=True, adaptation="reinhard"),
+    "self_training": Arm("control", pseudo_labels=True, augmented=True, rounds=3),
+    "unimatch": Arm("control", unannotated=True, augmented=True, changes=UNIMATCH),
     "no_style": Arm("one part missing", "none"),
     "shuffled_styles": Arm("one part missing", "shuffled"),
     "annotated_styles": Arm("one part missing", "annotated"),
     "sedm": Arm("SEDM", "unannotated"),
     "sedm_filtered": Arm("SEDM", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
+    "sedm_ignoring": Arm("SEDM", "unannotated", augmented=True, confidence=0.95),
     "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
+    "sedm_zero_shot": Arm("SEDM", "zero_shot", augmented=True),
     "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),
+    "sedm_unimatch": Arm("SEDM", "unannotated", unannotated=True, augmented=True, changes=UNIMATCH),
     "sedm_pseudo_layouts": Arm("SEDM", "unannotated", augmented=True, changes={"arms": {"layouts": "predicted_masks"}}),
     "sedm_pseudo_labels": Arm("SEDM", "unannotated", pseudo_labels=True, augmented=True),
     "transductive": Arm("sees more", "transductive", augmented=True),
@@ -55,6 +70,9 @@ SWEPT = {  # setting → value → the arm with this value, all else alike
     "synthetic_fraction": {
         value: replace(ARMS["sedm_augmented"], changes={"arms": {"synthetic_fraction": value}})
         for value in (0.2, 0.4, 0.6, 0.8)
+    },
+    "stain_jitter": {
+        value: Arm("control", changes={"arms": {"stain_jitter": value}}) for value in (0.05, 0.1, 0.2, 0.3)
     },
     "pseudo_label_fraction": {
         value: replace(ARMS["pseudo_labels"], changes={"arms": {"synthetic_fraction": value}})

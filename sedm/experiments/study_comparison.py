@@ -9,6 +9,7 @@ finished is kept, so that the command goes on where it was stopped.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +18,20 @@ from matplotlib.figure import Figure
 
 from sedm.config import Config
 from sedm.config.study import RESULTS, check_segmentation
+from sedm.data.pictures import UNKNOWN
 from sedm.data.study_data import StudyData
 from sedm.experiments.arm_runs import train_arms
 from sedm.experiments.arms import ARMS, list_arm_runs
 from sedm.experiments.comparison import compare_arms, group_scores, read_scores, strongest_control
 from sedm.experiments.report_page import WORDS, warnings_of, write_page
+from sedm.experiments.runs import claim
 from sedm.experiments.subsets import LabelSubset, subset_name
 from sedm.fidelity import segmenter_extractor
 from sedm.fidelity.unseen import draw_in_styles, draw_unseen
 from sedm.figures import arms_strip_plot, forest_plot, set_plot_style, style_layout_grid
+from sedm.generation.generate import embed_bank
 from sedm.generator.pipeline import sample_crossing
+from sedm.layouts import LayoutPrior
 from sedm.runtime.results import Results
 from sedm.segmentation.segmenter import kept_segmenter
 from sedm.styles.bank import first_rows
@@ -38,7 +43,8 @@ def compare_study(config: Config, data: StudyData, folder: str | Path) -> Path:
     Args:
         config: ``data.n_annotated_groups`` groups keep their masks; 0 = all that have some.
         data: of the study.
-        folder: keeps all that is trained, and receives ``report.html`` and ``values_report.json``.
+        folder: keeps all that is trained, and receives ``report.html`` and ``values_report.json``, and of the first
+            choice of annotated groups what `sedm generate` takes: ``model/``, the layout prior and the style bank.
 
     Returns:
         The page.
@@ -73,13 +79,18 @@ def compare_study(config: Config, data: StudyData, folder: str | Path) -> Path:
         "groups": arms_strip_plot(by_group.rename(columns=WORDS), ylabel="foreground IoU"),
         "samples": draw_samples(subsets[0]),
     }
-    warnings = [f"{run.name} diverged and is left out." for run in diverged] + warnings_of(data, table, config.preset)
+    warnings = [f"{run.name} diverged and is left out." for run in diverged]
+    warnings += warnings_of(data, table, by_group, config.preset)
+    if has_validation and fidelity is None:
+        several = f"two test {data.study.groups} with several images each, and masks that differ"
+        warnings.append(f"The generated images are not measured: that takes {several}.")
     values = {"arms": table.to_dict("index"), "control": control, "groups": by_group.to_dict(), "warnings": warnings}
     if fidelity is not None:
         values["fidelity"] = {
             measure: part.droplevel("measure").to_dict("index") for measure, part in fidelity.groupby("measure")
         }
     path = results.save_values("report", values | {"data": data.checksum, "n_annotated": n_annotated})
+    save_parts(subsets[0], folder)
     shown = replace(data, patches=data.patches | {"train": subsets[0].train})
     return write_page(folder / "report.html", path, shown, table, control, fidelity, figures, warnings)
 
@@ -99,6 +110,14 @@ def check_comparable(config: Config, data: StudyData) -> None:
             f"without masks, or see what fewer annotations would do: [presets.{config.preset}] "
             "data.n_annotated_groups = 8"
         )
+    for draw in range(config.seed, config.seed + config.arms.n_draws):
+        subset = data.label_subset(config.data.n_annotated_groups, draw).annotated()
+        if (subset.masks == UNKNOWN).flatten(1).any(1).all():
+            reason = "fit = 'pad' adds such pixels, so choose another" if study.fit == "pad" else "complete some"
+            raise ValueError(
+                f"{study}: each of the {len(subset)} masks to train on has pixels that nobody knows (group "
+                f"{subset.groups[0]!r} and others), so there is no layout to draw; {reason}"
+            )
 
 
 def measure_trust(subset: LabelSubset) -> pd.DataFrame | None:
@@ -119,9 +138,22 @@ def measure_trust(subset: LabelSubset) -> pd.DataFrame | None:
     return unseen.measure(images, train=subset.train, stained=data.study.stained, seed=config.seed)
 
 
+def save_parts(subset: LabelSubset, folder: Path) -> None:
+    """Save the generator, layouts and styles of a subset, from which `sedm generate` makes as many pairs as wanted."""
+    temporary = folder / ".model.tmp"
+    with claim(folder / "runs" / "model.lock", wait=True):
+        shutil.rmtree(temporary, ignore_errors=True)
+        subset.generator.save_pretrained(temporary)
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        temporary.rename(folder / "model")
+        if isinstance(subset.layouts, LayoutPrior):
+            subset.layouts.save(folder)
+        embed_bank(subset.generator, subset.train.unannotated()).save(folder / "style_bank.safetensors")
+
+
 def draw_samples(subset: LabelSubset, n: int = 6) -> Figure:
     """Draw layouts in the styles of the largest unannotated groups, beside an image of each."""
-    lenders, config = subset.train.unannotated(), subset.config
+    lenders, config = subset.lenders, subset.config
     sizes = {name: len(rows) for name, rows in lenders.by_group().items()}
     names = sorted(sizes, key=lambda name: -sizes[name])[:n]
     rows = first_rows(lenders.groups, names, config.sampling.n_style_images)

@@ -7,18 +7,20 @@ pretrained without any mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from sedm.config import Config
 from sedm.data.patches import Patches
 from sedm.data.study_data import StudyData
-from sedm.experiments.colour_transfer import macenko, reinhard
+from sedm.experiments.colour_transfer import fourier, macenko, reinhard
 from sedm.experiments.runs import claim
 from sedm.generation.filtering import keep_pairs, score_pairs
 from sedm.generation.generate import generate_patches
@@ -35,8 +37,8 @@ from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.segmentation.segmenter import kept_segmenter
 from sedm.styles.bank import StyleBank
 
-STYLES = ("unannotated", "annotated", "shuffled", "none", "transductive")
-TRANSFERS = {"reinhard": reinhard, "macenko": macenko}
+STYLES = ("unannotated", "zero_shot", "annotated", "shuffled", "none", "transductive")
+TRANSFERS = {"reinhard": reinhard, "macenko": macenko, "fourier": fourier}
 
 
 def subset_name(config: Config, number: int) -> str:
@@ -74,6 +76,11 @@ class LabelSubset:
         self._generator = generator
 
     @cached_property
+    def lenders(self) -> Patches:
+        """The unannotated images that lend their styles; nothing but a generator learns from other unannotated ones."""
+        return self._of_lenders(self.train.unannotated())
+
+    @cached_property
     def with_predicted_masks(self) -> Patches:
         """All training images; where nobody annotated them, a segmentation network predicts their masks."""
         config = replace(self.config, training=replace(self.config.training, unannotated="predicted_masks"))
@@ -82,27 +89,40 @@ class LabelSubset:
 
     @property
     def pseudo_labelled(self) -> Patches:
-        """The unannotated images with their predicted masks: what the generator trains on."""
-        return self.with_predicted_masks.unannotated()
+        """The lenders with their predicted masks: what the generator trains on, too."""
+        return self._of_lenders(self.with_predicted_masks.unannotated())
+
+    def _of_lenders(self, patches: Patches) -> Patches:
+        return patches if self.data.lenders is None else patches.of_groups(self.data.lenders)
 
     @cached_property
     def generator(self) -> SEDMPipeline:
         """The generator of this subset, trained when it is first asked for and kept."""
-        if self._generator is not None:
-            return self._generator
-        config, initial = self.config, None
+        return self._generator if self._generator is not None else self._train_generator()
+
+    @cached_property
+    def zero_shot_generator(self) -> SEDMPipeline:
+        """A generator that never saw an image of those who lend their styles, trained when it is first asked for."""
+        return self._train_generator(without=set(self.lenders.groups))
+
+    def generator_of(self, styles: str) -> SEDMPipeline:
+        """Return the generator that images in these styles come from, see `generate`."""
+        return self.zero_shot_generator if styles == "zero_shot" else self.generator
+
+    def _train_generator(self, without: Collection[str] = ()) -> SEDMPipeline:
+        config, initial, name = self.config, None, "zero_shot_generator" if without else "generator"
         if config.arms.n_pretraining_steps:
-            initial = pretrain(config, self.data, self.shared_folder)
+            initial = pretrain(config, self.data, self.shared_folder, without)
             config = replace(config, training=replace(config.training, n_steps=config.arms.n_fine_tuning_steps))
         patches = self.train
         if config.training.unannotated == "predicted_masks":
             patches = self.with_predicted_masks
-        with claim(self.folder / "generator.lock", wait=True):
+        with claim(self.folder / f"{name}.lock", wait=True):
             return train_generator(
                 config,
-                patches,
-                self.folder / f"generator-{_short_hash(config.model)}",
-                self.data.held_out_groups,
+                patches.of_groups(set(patches.groups) - set(without)),
+                self.folder / f"{name}-{_short_hash(config.model)}",
+                self.data.held_out_groups | set(without),
                 autoencoder=_shared_autoencoder(config, self.data, self.shared_folder),
                 initial=initial,
             )
@@ -124,7 +144,8 @@ class LabelSubset:
 
         Args:
             styles: whose style the images have. ``unannotated`` and ``annotated``: such training groups, each image
-                that of one group. ``shuffled``: the same images as ``unannotated``, but the style of an image mixes
+                that of one group. ``zero_shot``: those of ``unannotated``, of which the generator saw no image.
+                ``shuffled``: the same images as ``unannotated``, but the style of an image mixes
                 those of different groups. ``none``: the learned null style. ``transductive``: unannotated groups and
                 those of the test split.
 
@@ -135,18 +156,23 @@ class LabelSubset:
         # groups are chosen by the bank, and pairs filtered afterwards
         sampling = replace(config.sampling, n_images=config.arms.n_images, style_sources="all", filter_percentile=0.0)
         layouts = config.arms.layouts, config.layouts.learned
-        name = f"{styles}-{_short_hash(sampling, *layouts, weights_hash(self.generator), self.data.checksum)}"
+        generator = self.generator_of(styles)
+        name = f"{styles}-{_short_hash(sampling, *layouts, weights_hash(generator), self.data.checksum)}"
         with claim(self.folder / f"{name}.lock", wait=True):
             table = generate_patches(
-                self.generator, self.layouts, self._bank(styles), sampling, self.number, self.folder / name
+                generator, self.layouts, self._bank(styles), sampling, self.number, self.folder / name
             )
         return Patches.from_table(table, self.train.classes)
 
-    def filtered(self, pairs: Patches, percentile: float) -> Patches:
-        """Drop the pairs whose layout a segmentation network, trained on the masks of this subset, sees least of."""
+    @cached_property
+    def segmenter(self) -> nn.Module:
+        """A segmentation network trained on the masks of this subset, which predicts masks and filters pairs."""
         with claim(self.folder / "segmenter.lock", wait=True):
-            segmenter = kept_segmenter(self.folder, "segmenter", self.train, self.config.segmentation, seed=self.number)
-        kept = keep_pairs(score_pairs(segmenter, pairs), percentile, pairs.classes)["kept"]
+            return kept_segmenter(self.folder, "segmenter", self.train, self.config.segmentation, seed=self.number)
+
+    def filtered(self, pairs: Patches, percentile: float) -> Patches:
+        """Drop the pairs whose layout the segmenter sees least of."""
+        kept = keep_pairs(score_pairs(self.segmenter, pairs), percentile, pairs.classes)["kept"]
         return pairs.select(kept.to_numpy().nonzero()[0].tolist())
 
     def transfer(self, method: str) -> Patches:
@@ -157,7 +183,7 @@ class LabelSubset:
         """
         return transfer_colours(
             self.train.annotated(),
-            self.train.unannotated(),
+            self.lenders,
             TRANSFERS[method],
             n_images=self.config.arms.n_images,
             seed=self.number,
@@ -165,12 +191,13 @@ class LabelSubset:
 
     def _bank(self, styles: str) -> StyleBank:
         """Embed the images that may lend their style."""
-        pipeline, name = self.generator, weights_hash(self.generator)
+        pipeline = self.generator_of(styles)
+        name = weights_hash(pipeline)
         if styles == "none":
             if self.config.model.aggregation == "linear":
                 raise ValueError("styles='none' with aggregation='linear', which would map the null style to another")
             return StyleBank(pipeline.denoiser.null_style.detach().cpu()[None], ["no style"], ["null"], name)
-        lenders = self.train.annotated() if styles == "annotated" else self.train.unannotated()
+        lenders = self.train.annotated() if styles == "annotated" else self.lenders
         groups, images = lenders.groups, lenders.images
         if styles == "transductive":
             groups = groups + self.data.test.groups
@@ -181,15 +208,17 @@ class LabelSubset:
         return StyleBank(pipeline.embed(images), groups, [str(row) for row in range(len(groups))], name)
 
 
-def pretrain(config: Config, data: StudyData, folder: Path) -> StyleDiffusion:
-    """Train a generator on all training images and no mask; keep it in ``folder``."""
+def pretrain(config: Config, data: StudyData, folder: Path, without: Collection[str] = ()) -> StyleDiffusion:
+    """Train a generator on the training images of all groups but ``without``, and no mask; keep it in ``folder``."""
     training = replace(config.training, n_steps=config.arms.n_pretraining_steps, unannotated="null_layout")
-    with claim(folder / "pretraining.lock", wait=True):
+    images = data.train.hide_masks(0, seed=0)
+    name = "zero_shot_pretraining" if without else "pretraining"
+    with claim(folder / f"{name}.lock", wait=True):
         pipeline = train_generator(
             replace(config, seed=0, training=training),
-            data.train.hide_masks(0, seed=0),
-            folder / f"pretraining-{_short_hash(config.model)}",
-            data.held_out_groups,
+            images.of_groups(set(images.groups) - set(without)),
+            folder / f"{name}-{_short_hash(config.model)}",
+            data.held_out_groups | set(without),
             autoencoder=_shared_autoencoder(config, data, folder),
         )
     return StyleDiffusion(pipeline.style_encoder, pipeline.denoiser)
@@ -209,18 +238,21 @@ def transfer_colours(patches: Patches, references: Patches, method: Callable, n_
     Masks and groups stay those of the image.
 
     Args:
-        method: `sedm.experiments.colour_transfer.reinhard` or `macenko`.
+        method: `sedm.experiments.colour_transfer.reinhard` or another there.
     """
     generator = seeded_generator("colour transfer", seed)
-    rows_of_group = list(references.by_group().values())
+    own_rows, reference_rows = patches.by_group(), references.by_group()
     rows = torch.randint(len(patches), (n_images,), generator=generator)
-    lenders = torch.randint(len(rows_of_group), (n_images,), generator=generator)
-    images = torch.empty(n_images, *patches.images.shape[1:], dtype=torch.uint8)
-    for lender in tqdm(lenders.unique().tolist(), "colour transfer", unit="group", delay=1):
-        reference_images = references.images[rows_of_group[lender]]
-        for index in (lenders == lender).nonzero().flatten().tolist():
-            images[index] = method(patches.images[rows[index]][None], reference_images)[0]
-    return replace(patches.select(rows), images=images)
+    lenders = torch.randint(len(reference_rows), (n_images,), generator=generator)
+    drawn, lent = patches.select(rows), list(reference_rows)
+    pairs = defaultdict(list)  # of groups, both fitted once → the images that move between them
+    for index, (group, lender) in enumerate(zip(drawn.groups, lenders.tolist(), strict=True)):
+        pairs[group, lent[lender]].append(index)
+    images = torch.empty_like(drawn.images)
+    for (group, lender), indices in tqdm(pairs.items(), "colour transfer", unit="pair", delay=1):
+        own, wanted = patches.images[own_rows[group]], references.images[reference_rows[lender]]
+        images[indices] = method(drawn.images[indices], wanted, own)
+    return replace(drawn, images=images)
 
 
 def _short_hash(*settings) -> str:

@@ -1,18 +1,20 @@
-"""Filtering: synthetic pairs whose image does not show its layout are dropped.
+"""Filtering: synthetic pairs whose image does not show its layout are dropped, or the pixels where it does not ignored.
 
 A segmentation network that was trained on real images only says what it sees in each synthetic image, and that is
 compared with the layout. Pairs are judged class by class, against the other pairs that have the class, because a small
 class scores low even where it was drawn well. The network that filters must not be the one that measures layout
 fidelity afterwards: what it lets through agrees with it by choice.
 
-Source: after FreeMask, Yang et al. 2023 (arXiv 2310.15160), which differs: there a network ignores single pixels, those
-whose loss is above 1.25 times the mean loss of their class on real images; here whole pairs are dropped.
+Source: after FreeMask, Yang et al. 2023 (arXiv 2310.15160), where single pixels are ignored, those whose loss is above
+1.25 times the mean loss of their class on real images. `ignore_contradicted` ignores those that the network is sure are
+of another class: trained on few images, it has hardly any loss on them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -23,10 +25,11 @@ from torch import nn
 from tqdm import tqdm
 
 from sedm.data.label_maps import confusion_matrices, intersection_over_union
-from sedm.data.patch_table import SHARD
+from sedm.data.patch_table import SHARD, UNKNOWN
 from sedm.data.patches import Patches
 from sedm.runtime.files import replacing
 from sedm.segmentation.segmenter import predict
+from sedm.segmentation.teachers import logits_of
 
 REPORT = "filter.parquet"
 IMAGES_AT_ONCE = 256
@@ -111,6 +114,33 @@ def keep_pairs(scores: pd.DataFrame, percentile: float, classes: Sequence[str]) 
     if not is_kept.any():
         raise ValueError(f"percentile={percentile:g} drops all {len(scores)} pairs; choose a lower one")
     return pd.DataFrame({"kept": is_kept, "reason": reasons})
+
+
+@torch.no_grad()
+def ignore_contradicted(segmenter: nn.Module, pairs: Patches, confidence: float) -> Patches:
+    """Make pixels UNKNOWN of which a segmentation network is sure that they are not of the class of their layout.
+
+    Args:
+        segmenter: as `score_pairs` takes it.
+        confidence: in [0, 1]; the network is sure where it gives another class a higher probability than this.
+
+    Raises:
+        ValueError: as `score_pairs`.
+
+    >>> from sedm.segmentation.networks import UNet
+    >>> masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    >>> pair = Patches(torch.zeros(1, 3, 8, 8).byte(), masks, ["a"], classes=("stroma", "lumen"))
+    >>> (ignore_contradicted(UNet(n_classes=2, channels=(8, 16)), pair, confidence=1.0).masks == UNKNOWN).any().item()
+    False
+    """
+    _check_pairs(segmenter, pairs)
+    segmenter.eval()
+    device, masks = next(segmenter.parameters()).device, pairs.masks.clone()
+    for rows in torch.arange(len(pairs)).split(IMAGES_AT_ONCE):
+        probability, seen = logits_of(segmenter, pairs.images[rows].to(device, torch.float32) / 255).softmax(1).max(1)
+        is_contradicted = (probability > confidence).cpu() & (seen.cpu() != masks[rows])
+        masks[rows] = masks[rows].masked_fill(is_contradicted, UNKNOWN)
+    return replace(pairs, masks=masks)
 
 
 def filter_patches(

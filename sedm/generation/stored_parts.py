@@ -8,13 +8,15 @@ from typing import NamedTuple
 import datasets
 from accelerate import PartialState
 
-from sedm.config import SamplingConfig, Study, find_study
+from sedm.config import SamplingConfig, Study, find_study, read_study
+from sedm.config.study import FILE
 from sedm.data.patch_table import load_patches
 from sedm.data.patches import Patches
+from sedm.data.study_source import StudySource
 from sedm.generation.generate import LONGEST_WAIT, embed_bank, generate_patches
 from sedm.generation.pairing import GivenLayouts, Pairing, mean_shares
 from sedm.generator.pipeline import SEDMPipeline
-from sedm.layouts import LayoutPrior, load_prior
+from sedm.layouts import EmpiricalPrior, LayoutPrior, load_prior
 from sedm.runtime.hardware import pick_device
 from sedm.styles.bank import StyleBank
 
@@ -34,8 +36,9 @@ def generate_from_parts(
 
     Args:
         model: folder that ``SEDMPipeline.save_pretrained`` wrote.
-        layouts: folder of a fitted prior, or a patch table, whose masks are used as they are.
-        styles: a style bank (``.safetensors``), or a patch table, whose images are embedded.
+        layouts: folder of a fitted prior; a patch table, whose masks are used as they are; or the file or folder of a
+            study, to whose training masks a prior is fitted.
+        styles: a style bank (``.safetensors``), or a patch table or study, whose (training) images are embedded.
         study: its name or file, which says what the columns of patch tables are called; "" where there is none.
         split: of patch tables that have several.
 
@@ -73,7 +76,15 @@ class _Tables(NamedTuple):
 
     def read(self, path: Path) -> _Source:
         """Read one at the size of the model."""
-        study, of_model = self.study, self.pipeline.denoiser.config
+        of_model = self.pipeline.denoiser.config
+        if is_study(path):
+            source = StudySource(read_study(path))
+            study = source.study
+            table = source.load()["train"]  # the others are for testing
+            options = {"fit": study.fit or None, "name": f"{study.name} train"}
+            patches = Patches.from_table(table, study.classes, of_model.image_size, **options)
+            return _Source(patches, [f"{study.name}/{row}" for row in range(len(patches))], None)
+        study = self.study
         classes = study.classes if study else [f"class {k}" for k in range(of_model.n_classes)]
         table = load_patches(path, self.split, study.group_column if study else "group")
         patches = Patches.from_table(table, classes, of_model.image_size, name=str(path))
@@ -82,11 +93,22 @@ class _Tables(NamedTuple):
         return _Source(patches, [f"{path.stem}/{row}" for row in range(len(patches))], image_classes)
 
 
+def is_study(path: Path) -> bool:
+    """Tell whether a path is that of a study: its file, or the folder of that.
+
+    >>> is_study(Path("no/such/folder"))
+    False
+    """
+    return path.suffix == ".toml" or (path / FILE).is_file()
+
+
 def _read_layouts(path: Path, tables: _Tables) -> tuple[LayoutPrior | GivenLayouts, dict[str, str] | None]:
     """Read a fitted prior, or the masks of a patch table and the image classes of their rows by id."""
     if (path / "layout_prior.safetensors").exists():
         return load_prior(path), None
     source = tables.read(path)
+    if is_study(path):
+        return EmpiricalPrior.fit(source.patches), None
     rows = source.patches.has_mask.nonzero().flatten().tolist()
     ids = [source.ids[row] for row in rows]
     image_classes = source.image_classes and {source.ids[row]: source.image_classes[row] for row in rows}

@@ -55,12 +55,20 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_convolutions(wide + deep, wide) for wide, deep in reversed(inner))
         self.head = nn.Conv2d(channels[0], n_classes, kernel_size=1)
 
-    def forward(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
-        """Compute the logits of each class at each pixel, for images in [0, 1]."""
+    def forward(
+        self, images: Float[Tensor, "batch 3 h w"], factors: Float[Tensor, "batch width 1 1"] | None = None
+    ) -> Float[Tensor, "batch classes h w"]:
+        """Compute the logits of each class at each pixel, for images in [0, 1].
+
+        Args:
+            factors: multiply the deepest features, to drop some of them; none where left out.
+        """
         features = [self.stem(2 * images - 1)]
         for block in self.down:
             features.append(block(F.max_pool2d(features[-1], 2)))
         x = features.pop()
+        if factors is not None:
+            x = x * factors
         for block in self.up:
             skip = features.pop()
             x = block(torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1))

@@ -6,7 +6,6 @@ The network knows nothing about where its patches come from. Batch s of a traini
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from sedm.config import SegmentationConfig
 from sedm.data.augment import (
@@ -23,16 +21,18 @@ from sedm.data.augment import (
     draw_density_factors,
     draw_symmetries,
     jitter_channels,
+    jitter_stains,
     scale_class_density,
 )
 from sedm.data.patch_table import UNKNOWN
 from sedm.data.patches import Patches, data_checksum
 from sedm.runtime.files import replacing
 from sedm.runtime.fingerprints import hash_of
-from sedm.runtime.hardware import autocast_dtype, pick_device
+from sedm.runtime.hardware import pick_device
 from sedm.runtime.loop import OneProcess, optimise
 from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.networks import UNet, build_segmenter
+from sedm.segmentation.teachers import CONSISTENCIES, autocast, logits_of, ramp, teacher_of
 
 CROSS_ENTROPY_WEIGHT = 0.1  # the rest is Dice; Öttl et al. 2024
 
@@ -55,8 +55,8 @@ def train_segmenter(
         real: patches of which people annotated some; predicted masks among them are left out.
         seed: of the first weights and of every batch.
         synthetic: more patches, of the same size and classes, whoever made their masks.
-        unannotated: images that a mean teacher learns from (`consistency_loss`), a batch of them every step; the
-            network returned is then the teacher.
+        unannotated: images that the network learns from by what its teacher says of them (`teachers`), a batch of them
+            every step; the network returned is then the teacher.
         progress: show a bar with images/s, loss and time left.
 
     Raises:
@@ -74,20 +74,20 @@ def train_segmenter(
     sources = _sources(real, synthetic, config)
     sources = [(patches.images.to(device), patches.masks.to(device), n) for patches, n in sources]
     network = build_segmenter(config, real.n_classes, seed).to(device, memory_format=torch.channels_last)
-    teacher = None if unannotated is None else _teacher_of(network, config)
+    teacher = None if unannotated is None else teacher_of(network, config)
 
     def loss_of(student: nn.Module, step: int) -> Tensor:
         if teacher is not None and step:
             teacher.update_parameters(student)  # which has just taken a step
         generator = seeded_generator("segmenter batch", seed, step)
         images, masks = _batch(sources, real.n_classes, config, generator)
-        loss = segmentation_loss(_logits(student, images), masks)
+        loss = segmentation_loss(logits_of(student, images), masks)
         if teacher is None:
             return loss
         rows = torch.randint(len(unannotated), (config.batch_size,), generator=generator)
         images = unannotated[rows].to(device, torch.float32) / 255
-        weight = config.consistency_weight * _ramp(step, config)
-        return loss + weight * consistency_loss(student, teacher, images, config.student_jitter, generator)
+        weight = config.consistency_weight * ramp(step, config)
+        return loss + weight * CONSISTENCIES[config.consistency](student, teacher, images, config, generator)
 
     optimise(OneProcess(device), network, loss_of, config, name="segmenter", progress=progress)
     network = network.to(device, memory_format=torch.channels_last)
@@ -132,7 +132,7 @@ def predict(network: nn.Module, images: UInt8[Tensor, "n 3 h w"], batch_size: in
     predictions = torch.empty(len(images), *images.shape[2:], dtype=torch.uint8)
     for first in range(0, len(images), batch_size):
         batch = images[first : first + batch_size].to(device, torch.float32) / 255
-        with _autocast(device):
+        with autocast(device):
             logits = network(batch.contiguous(memory_format=torch.channels_last))
         predictions[first : first + batch_size] = logits.argmax(1)
     return predictions
@@ -180,7 +180,7 @@ def augment(
 
     Args:
         images: in [0, 1].
-        config: its ``class_jitter`` and then its ``colour_jitter`` change the colours.
+        config: its ``class_jitter``, ``stain_jitter`` and ``colour_jitter`` change the colours, in this order.
         generator: on the CPU.
 
     >>> images, masks = torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)
@@ -193,33 +193,8 @@ def augment(
     if config.class_jitter:
         factors = draw_density_factors((len(images), n_classes), config.class_jitter, generator)
         images = scale_class_density(images, masks, factors.to(images.device))
+    images = jitter_stains(images, config.stain_jitter, generator)
     return jitter_channels(images, config.colour_jitter, generator), masks
-
-
-def consistency_loss(
-    network: nn.Module,
-    teacher: nn.Module,
-    images: Float[Tensor, "batch 3 h w"],
-    jitter: float,
-    generator: torch.Generator,
-) -> Float[Tensor, ""]:
-    """Measure how far the network's answers to images in other colours are from the teacher's to the images themselves.
-
-    Both see the same flips and turns. Mean over pixels of the squared distance of the two class distributions.
-
-    Source: mean teacher, Tarvainen & Valpola 2017 (arXiv 1703.01780); their noise is here a change of colours.
-
-    Args:
-        teacher: a moving average of the network; no gradient reaches it.
-        images: in [0, 1].
-        jitter: strength of the colour changes (`jitter_channels`) that the teacher is not shown.
-    """
-    coins = draw_symmetries(len(images), "square", generator)
-    images = apply_symmetries(images, coins)
-    with torch.no_grad():
-        target = _logits(teacher, images).softmax(1)
-    probability = _logits(network, jitter_channels(images, jitter, generator)).softmax(1)
-    return (probability - target).square().sum(1).mean()
 
 
 def _sources(real: Patches, synthetic: Patches | None, config: SegmentationConfig) -> list[tuple[Patches, int]]:
@@ -248,27 +223,3 @@ def _batch(
     images = torch.cat([images[picked] for (images, _, _), picked in zip(sources, rows, strict=True)])
     masks = torch.cat([masks[picked] for (_, masks, _), picked in zip(sources, rows, strict=True)])
     return augment(images.float() / 255, masks, n_classes, config, generator)
-
-
-def _ramp(step: int, config: SegmentationConfig) -> float:
-    """Compute the share of the consistency weight at this step: it rises while the teacher becomes good."""
-    return math.exp(-5 * (1 - min(1.0, step / (config.consistency_ramp * config.n_steps))) ** 2)
-
-
-def _teacher_of(network: nn.Module, config: SegmentationConfig) -> AveragedModel:
-    """Begin the moving average of the network that it learns from."""
-
-    def follow(average: Tensor, student: Tensor, n_averaged: Tensor) -> Tensor:
-        return average + (student - average) * max(1 - config.teacher_decay, 1 / (int(n_averaged) + 1))
-
-    return AveragedModel(network, avg_fn=follow, use_buffers=True).eval().requires_grad_(False)
-
-
-def _logits(network: nn.Module, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes h w"]:
-    with _autocast(images.device):
-        return network(images.contiguous(memory_format=torch.channels_last)).float()
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    dtype = autocast_dtype(device)
-    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)

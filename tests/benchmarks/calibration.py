@@ -176,7 +176,7 @@ def draw_calibration(results: dict) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.calibration", description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=70, help="of networks trained on drawn tissue")
-    parser.add_argument("--pairs", type=int, default=4000, help="that are simulated, of each kind")
+    parser.add_argument("--pairs", type=int, default=2000, help="that are simulated, of each kind")
     parser.add_argument("--runs", type=Path, default=Path("data/runs/calibration"))
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -202,6 +202,7 @@ def main() -> None:
             for name, (n_groups, components) in COMPONENTS.items()
         },
         "components": COMPONENTS,
+        "effect": EFFECT,
     }
     draw_calibration(results).savefig(FOLDER / "fig_calibration.png")
     print(json.dumps(results, indent=1), f"\nwritten to {save_results('values_calibration', results)}")

@@ -66,6 +66,13 @@ def test_upright_images_are_mirrored_and_never_turned(write):
         assert build_config(write(text), "quick").training.symmetries == kind
 
 
+def test_a_table_in_place_of_its_study_is_sent_to_check(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("image,mask,group\n")
+    with pytest.raises(ValueError, match=r"table\.csv: give the study\.toml that describes it; sedm check --write"):
+        find_study(table)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -2,15 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from sedm.config import build_config
 from sedm.data.augment import (
+    STAINS,
     apply_symmetries,
     draw_density_factors,
     draw_symmetries,
+    jitter_stains,
     scale_class_density,
     scale_density,
 )
@@ -74,6 +77,32 @@ def test_white_stays_white_and_black_black():
     extremes = torch.tensor([1.0, -1.0, 1.0000001]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
     found = scale_density(extremes, draw_density_factors((3,), 0.5, generator()))
     assert_close(found, extremes.clamp(-1, 1))
+
+
+def test_stains_are_scaled_and_shifted_image_by_image():
+    """Amounts of the three stains, taken apart by numpy: the same factor and shift at every pixel of an image."""
+    vectors = np.array(STAINS) / np.linalg.norm(STAINS, axis=1, keepdims=True)
+    images = torch.rand(3, 3, 6, 6, generator=generator()) * 0.3 + 0.2
+    found = jitter_stains(images, 0.1, generator())
+    before, after = (
+        -np.log10(x.double().numpy()).transpose(0, 2, 3, 1) @ np.linalg.inv(vectors) for x in (images, found)
+    )
+    for image in range(3):
+        for stain in range(3):
+            x, y = before[image, ..., stain].ravel(), after[image, ..., stain].ravel()
+            factor, shift = np.polyfit(x, y, 1)
+            assert np.abs(factor * x + shift - y).max() < 1e-4
+            assert 0.9 <= factor <= 1.1
+            assert -0.1 <= shift <= 0.1
+    assert len(np.unique(np.round(after - before, 3))) > 9  # images and stains differ
+
+
+def test_stains_of_strength_zero_and_of_black_and_white():
+    extremes = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
+    assert torch.equal(jitter_stains(extremes, 0.0, generator()), extremes)
+    found = jitter_stains(extremes, 0.3, generator())
+    assert found.isfinite().all()
+    assert ((found >= 0) & (found <= 1)).all()
 
 
 def test_exponents_are_symmetric_about_one():

@@ -109,9 +109,11 @@ def test_impossible_values_are_refused_before_any_file_is_read(unchecked, tmp_pa
 def test_transparent_colours_are_not_translated(folder_of):
     mask = Image.fromarray(np.dstack([COLOURS[TRUTH], 254 * TRUTH + 1]))
     mask_values = {tuple(colour.tolist()): index for index, colour in enumerate(COLOURS)}
-    assert "transparent pixels; save it without an alpha channel" in fault(
-        load_image_folder, folder_of(mask), mask_values
-    )
+    folder = folder_of(mask)
+    for options in ({"mask_values": mask_values}, {"mask_kind": "instances"}):
+        assert fault(load_image_folder, folder, **options).endswith(
+            "0.png): transparent pixels; save it without an alpha channel"  # nothing lies behind a mask
+        )
 
 
 # -------------------------------------------------------------------------------------------------------- thresholds
@@ -138,10 +140,10 @@ def test_an_error_of_smoothed_masks_names_the_threshold(folder_of):
     mask = folder / "masks" / "case-0" / "0.png"
     message = fault(check_patches, load_image_folder(folder), 2, "mine")
     where = f"mine, row 0, column 'mask' ({mask}): value 191 is outside the classes 0..1"
-    assert message == f"{where}; where black and white were smoothed, pass mask_threshold=127 when reading"
+    assert message == f"{where}; where black and white were smoothed, say mask_threshold=127 when reading"
     message = fault(load_image_folder, folder, {0: 0, 255: 1})
     assert message.endswith(
-        "not in mask_values, which has 0, 255; where borders were smoothed pass mask_threshold=127 instead"
+        "not in mask_values, which has 0, 255; where borders were smoothed say mask_threshold=127 instead"
     )
 
 
@@ -214,7 +216,8 @@ def test_pixels_that_nobody_knows_are_accepted(tmp_path, n_classes):
 
 def test_white_on_black_is_not_taken_for_unknown(folder_of):
     """No mask shows a class, so 255 is foreground that was drawn for the eye; both remedies are named."""
-    end = "value 255 is outside the classes 0..{}; pass mask_values={{0: 0, 255: 1}} when reading"
+    end = "; give each class its values in a study.toml, or pass mask_values={{0: 0, 255: 1}} when reading"
+    end = f"value 255 is outside the classes 0..{{}}{end}"
     for n_classes in (2, 3):
         message = fault(check_patches, with_masks(None, GLASS, 0 * TRUTH), n_classes, "mine")
         assert message.startswith("mine, row 1, column 'mask': no mask has a class above 0, so 255 is not taken for")

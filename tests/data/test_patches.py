@@ -330,14 +330,15 @@ def test_masks_drawn_for_the_eye_are_named_with_what_to_do(table):
         table = with_mask(table, row, np.zeros((16, 16), np.uint8))
     mask = np.zeros((16, 16), np.uint8)
     mask[3] = 255
-    end = "value 255 is outside the classes 0..1; pass mask_values={0: 0, 255: 1} when reading"
+    remedy = "give each class its values in a study.toml, or pass mask_values={0: 0, 255: 1} when reading"
+    end = f"value 255 is outside the classes 0..1; {remedy}"
     assert fault(check_patches, with_mask(table, 1, mask), 2).endswith(end)
     assert fault(check_patches, with_mask(table, 1, mask | 255), 2).endswith(end)
     mask[4] = 128
     assert fault(check_patches, with_mask(table, 1, mask), 3).endswith(
         "mask_values={0: 0, 128: 1, 255: 2} when reading"
     )
-    end = "outside the classes 0..1; where black and white were smoothed, pass mask_threshold=127 when reading"
+    end = "outside the classes 0..1; where black and white were smoothed, say mask_threshold=127 when reading"
     assert fault(check_patches, with_mask(table, 1, mask), 2).endswith(f"value 128 is {end}")
 
 

@@ -175,7 +175,7 @@ def test_a_spreadsheet_without_masks_or_groups_has_to_be_asked_for(files):
     folder, rows = files
     path = put_rows(folder / "mine.csv", [row[:1] for row in rows], head=["image"])
     assert "expected the columns image and group, found 'image'" in fault(load_table, path)
-    hint = "mask_column='' is for images that nobody annotated"
+    hint = "say mask_column=…, which is '' for images that nobody annotated"
     assert fault(load_table, path, SourceFormat(group_column="")) == f"{path}: no column 'mask'; it has image; {hint}"
     table = load_table(path, SourceFormat(group_column="", mask_column=""))
     assert len(set(table["group"])) == 3
@@ -322,18 +322,26 @@ def test_every_coding_of_masks_gives_its_classes(tmp_path, mask, form, expected)
 @pytest.mark.parametrize(
     ("mask", "form", "words"),
     [
-        (COLOURS[TRUTH], {"classes": {"glass": "black", "gland": "red"}}, "value (0, 128, 255) is not in mask_values"),
+        (
+            COLOURS[TRUTH],
+            {"classes": {"glass": "black", "gland": "red"}},
+            "value #0080ff is not in classes, which has #000000, #ff0000",
+        ),
         (
             ONE_CLASS * 255,
             {"classes": {"glass": 0, "tissue": 254}},
-            "value 255 is not in mask_values, which has 0, 254",
+            "value 255 is not in classes, which has 0, 254",
         ),
-        (COLOURS[TRUTH], {"classes": {"glass": 0, "tissue": 1}}, "for colours pass mask_values="),
+        (
+            COLOURS[TRUTH],
+            {"classes": {"glass": 0, "tissue": 1}},
+            "for colours give each class its values in a study.toml, or pass mask_values=",
+        ),
         (tiff(-ONE_CLASS.astype(np.int32)), {"mask_kind": "instances"}, "value -1; objects are numbered from 1"),
         (
             np.uint16(300) * ONE_CLASS,
             {},
-            "values 0…300; save it with 8, say by mask_values={1000: 1, …} what they mean",
+            "values 0…300; save it with 8, give each class its values in a study.toml, or pass mask_values={1000: 1",
         ),
     ],
 )
@@ -356,7 +364,7 @@ def test_smoothed_masks_are_refused_with_advice_and_thresholded_when_told_so(tmp
     folder = masked(tmp_path, grey)
     for form, advice in (({}, "127 when reading"), ({"classes": {"glass": 0, "tissue": 255}}, "127 instead")):
         (found,) = find_source_faults(folder, SourceFormat(**form), n_classes=2)
-        assert str(found).endswith(f"pass mask_threshold={advice}")
+        assert str(found).endswith(f"say mask_threshold={advice}")
     table = load_table(folder, SourceFormat(mask_threshold=127))
     assert np.array_equal(np.asarray(table[0]["mask"]), grey > 127)
     (found,) = find_source_faults(masked(tmp_path, ONE_CLASS), SourceFormat(mask_threshold=127))

@@ -1,8 +1,10 @@
 """``sedm check``: what it says is there, what it warns of, the study.toml that it drafts, and what it writes."""
 
+import shutil
 import tracemalloc
 from collections import Counter
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -105,7 +107,7 @@ def summary_of(rows, classes=("glass", "gland")):
     summary = SourceSummary(classes)
     for group, size, values in rows:
         counts = None if values is None else np.bincount(values, minlength=256)
-        summary.add(RowFacts(group, size, counts))
+        summary.add(RowFacts(group, size, counts, len(summary.first_group)))
     return summary
 
 
@@ -121,6 +123,8 @@ WARNINGS = {
     "no mask shows the class 'gland'": [(group, size, values and [0, 0]) for group, size, values in SOUND],
     "1 annotated group without 'gland', such as 'x'": [*SOUND, ("x", (8, 8), [0]), ("x", (8, 8), [0])],
     "of the pixels of masks are unknown": [(g, size, v and [*v, 255]) for g, size, v in SOUND],
+    "1 annotated group has masks of unknown pixels alone, such as 'x'": [*SOUND, *[("x", (8, 8), [255])] * 2],
+    "every mask has unknown pixels: no layout": [(g, size, v and [*v * 9, 255]) for g, size, v in SOUND],
     "images of 2 sizes": [*SOUND, ("u", (9, 9), None)],
 }
 
@@ -138,9 +142,40 @@ def test_each_warning_appears_where_it_should(words):
     assert not any(words in warning for warning in summary_of(SOUND).warnings())
 
 
+def test_an_image_in_two_groups_is_found_and_neither_empty_glass_nor_a_repetition(tmp_path):
+    rng = np.random.default_rng(3)
+    for group in "abc":
+        for row in range(3):
+            put(tmp_path / "images" / group / f"{row}.png", rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8))
+        put(tmp_path / "images" / group / "glass.png", np.full((SIZE, SIZE, 3), 240, np.uint8))
+    shutil.copy(tmp_path / "images" / "a" / "0.png", tmp_path / "images" / "a" / "again.png")
+    mine = source(tmp_path)
+    assert not any("in two groups" in told for told in check_source(mine)[0].warnings())
+    Image.open(tmp_path / "images" / "a" / "1.png").save(tmp_path / "images" / "b" / "copy.tif")  # another file
+    told = [warning for warning in check_source(mine)[0].warnings() if "in two groups" in warning]
+    assert told == [
+        "1 image in two groups, such as 'a', 'b': with one of them in training and one in the test, a network is "
+        "tested on what it learned"
+    ]
+
+
+def test_of_nothing_nothing_is_said():
+    assert summary_of([]).lines() == ["0 images of 0 groups: 0 images of 0 groups are annotated"]
+    assert summary_of([]).warnings() == []
+
+
+def test_padding_makes_masks_incomplete():
+    for fit, size, is_warned in (("pad", (8, 9), True), ("pad", (8, 8), False), ("crop", (8, 9), False)):
+        summary = SourceSummary(("glass", "gland"), fit)
+        for group, _, values in SOUND:
+            told = None if values is None else np.bincount(values, minlength=256)
+            summary.add(RowFacts(group, size, told, len(summary.first_group)))
+        assert any("every mask has unknown pixels, for fit = 'pad'" in told for told in summary.warnings()) == is_warned
+
+
 def test_a_share_of_unknown_pixels_is_that_of_all_masks():
     rows = [(group, size, values and [0] * 7 + [1] * 2 + [255]) for group, size, values in SOUND]
-    assert summary_of(rows).warnings() == []  # a tenth of them
+    assert not any("pixels of masks" in warning for warning in summary_of(rows).warnings())  # a tenth of them
     assert summary_of(rows).shares == {"glass": 7 / 9, "gland": 2 / 9}
 
 
@@ -150,6 +185,7 @@ PALETTE = Image.fromarray(MASK).convert("P")
 PALETTE.putpalette([0, 0, 0, 255, 0, 0] + [0] * 762)
 SMOOTH = Image.fromarray(MASK * 255).resize((96, 96)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
 COLOURS = np.where(MASK[..., None], (200, 30, 30), (240, 240, 240)).astype(np.uint8)
+RED = np.where(MASK[..., None], (0, 0, 0), (255, 0, 0)).astype(np.uint8)  # most of it
 OBJECTS = np.zeros((SIZE, SIZE), np.uint16)
 for number in range(64):
     OBJECTS[4 * (number // 8) + 1 : 4 * (number // 8) + 3, 4 * (number % 8) + 1 : 4 * (number % 8) + 3] = number + 1
@@ -158,14 +194,17 @@ UNKNOWN[:2] = 255
 THREE = MASK + (np.arange(SIZE) > 20)
 DRAFTS = {  # masks as they are stored → values of the classes, keys of [data], and what is read
     "black and white": (MASK * 255, {"background": 0, "foreground": 255}, {}, MASK),
-    "indices": (MASK, {"background": 0, "class_1": 1}, {}, MASK),
+    "indices": (MASK, {"background": 0, "foreground": 1}, {}, MASK),
     "three indices": (THREE.astype(np.uint8), {"background": 0, "class_1": 1, "class_2": 2}, {}, THREE),
-    "a palette": (PALETTE, {"background": 0, "class_1": 1}, {}, MASK),
-    "one bit": (Image.fromarray(MASK.astype(bool)), {"background": 0, "class_1": 1}, {}, MASK),
+    "a palette": (PALETTE, {"background": 0, "foreground": 1}, {}, MASK),
+    "one bit": (Image.fromarray(MASK.astype(bool)), {"background": 0, "foreground": 1}, {}, MASK),
     "colours": (COLOURS, {"background": "#f0f0f0", "class_1": "#c81e1e"}, {}, MASK),
+    "a colour on little black": (RED, {"background": "#000000", "foreground": "#ff0000"}, {}, 1 - MASK),
+    "another value than 255": (7 * MASK, {"background": 0, "foreground": 7}, {}, MASK),
+    "no 0": (MASK + 1, {"background": 1, "class_1": 2}, {}, MASK),
     "smoothed": (SMOOTH, None, {"mask_threshold": 127}, np.asarray(SMOOTH) > 127),
     "objects": (OBJECTS, None, {"mask_kind": "instances"}, OBJECTS > 0),
-    "unknown": (UNKNOWN, {"background": 0, "class_1": 1}, {"unknown": 255}, UNKNOWN),
+    "unknown": (UNKNOWN, {"background": 0, "foreground": 1}, {"unknown": 255}, UNKNOWN),
     "all alike": (0 * MASK, {"background": 0, "foreground": 255}, {}, 0 * MASK),
     "no masks": (None, None, {}, None),
 }
@@ -201,6 +240,42 @@ def test_a_draft_of_a_spreadsheet_names_it(tmp_path):
     assert sum(map(len, tables.values())) == 2 * len(GROUPS)
 
 
+def test_a_draft_of_run_lengths_says_so(tmp_path):
+    put_all(tmp_path, mask=None)
+    runs = " ".join(f"{SIZE * x + 5} 16" for x in range(6, 30))  # down the columns, from 1
+    rows = [[f"images/{g}/{i}.png", runs if g != "d" else "", g] for g in GROUPS for i in range(2)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,mask,group", *map(",".join, rows)]))
+    names = ("image", "mask", "group")
+    columns = dict(zip(names, zip(*([path, mask or None, g] for path, mask, g in rows), strict=True), strict=True))
+    datasets.Dataset.from_dict({name: list(values) for name, values in columns.items()}).to_parquet(
+        tmp_path / "table.parquet"
+    )
+    for name in ("table.csv", "table.parquet"):
+        study = read_study(tmp_path / "study.toml", text=draft_study(tmp_path / name))
+        assert study.data == {"source": name, "mask_kind": "run-lengths"}
+        assert study.classes == ("background", "foreground")
+        summary, faults = check_source(StudySource(study))
+        assert faults == []
+        assert summary.shares == {"background": 1 - MASK.mean(), "foreground": MASK.mean()}
+
+
+def test_a_draft_holds_what_nobody_can_guess(tmp_path):
+    for group in GROUPS:
+        for row in range(2):
+            put(tmp_path / "images" / "site" / group / f"{row}.png", np.zeros((SIZE, SIZE, 3), np.uint8))
+            put(tmp_path / "masks" / "site" / group / f"{row}.png", MASK)
+    for level, groups in ((2, dict.fromkeys(GROUPS, 2)), ([1, 2], {f"site/{group}": 2 for group in GROUPS})):
+        study = read_study(tmp_path / "study.toml", text=draft_study(tmp_path, {"group_level": level}))
+        assert study.data == {"group_level": level}
+        assert check_source(StudySource(study))[0].n_images == groups
+    lines = [f"images/site/{g}/{i}.png,masks/site/{g}/{i}.png,{g}" for g in GROUPS for i in range(2)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,mask,Prüfling", *lines]), encoding="utf-8")
+    text = draft_study(tmp_path / "table.csv", {"group_column": "Prüfling"})
+    study = read_study(tmp_path / "study.toml", text=text)
+    assert study.group == "Prüfling"
+    assert check_source(StudySource(study))[0].n_images == dict.fromkeys(GROUPS, 2)
+
+
 def test_a_draft_tells_what_images_need(tmp_path):
     put_all(tmp_path, size=(SIZE, 2 * SIZE), mask=np.tile(MASK, 2))
     assert read_study(tmp_path / "study.toml", text=draft_study(tmp_path)).fit == "crop"
@@ -226,6 +301,21 @@ def test_the_command_writes_a_sheet_and_a_study_only_where_asked(tmp_path, capsy
     text = (tmp_path / "study.toml").read_text()
     assert text == draft_study(tmp_path)
     assert "10 images of 5 groups: 8 images of 4 groups are annotated" in capsys.readouterr().out
+
+
+def test_the_command_takes_what_cannot_be_guessed(tmp_path, capsys):
+    for group in "abcde":
+        put(tmp_path / "images" / "site" / group / "0.png", np.zeros((SIZE, SIZE, 3), np.uint8))
+        put(tmp_path / "masks" / "site" / group / "0.png", MASK)
+    assert main(["check", str(tmp_path), "--write"]) == 2
+    error = capsys.readouterr().err
+    assert "say group_level=1 for 'site', 2 for 'a' or [1, 2] for 'site/a'" in error
+    assert error.rstrip().endswith("(here by --set, or in [data] of a study.toml)")
+    assert main(["check", str(tmp_path), "--write", "--set", "group_level=2"]) == 0
+    assert "group_level = 2" in (tmp_path / "study.toml").read_text()
+    assert "5 images of 5 groups" in capsys.readouterr().out
+    assert main(["check", str(tmp_path), "--set", "group_level=1"]) == 2
+    assert "study.toml describes these images; say it there, in [data]" in capsys.readouterr().err
 
 
 def test_the_command_never_writes_over_a_study(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from sedm.__main__ import main
 from sedm.config import build_config
 from sedm.data.study_data import load_study
+from sedm.experiments import arm_runs
 from sedm.experiments.arm_runs import load_predictions, synthetic_pairs, train_arms
 from sedm.experiments.arms import ARMS, EVERY_ARM, SWEEPS, list_arm_runs
 from sedm.experiments.comparison import read_scores
@@ -16,6 +18,7 @@ from sedm.experiments.subsets import LabelSubset
 from sedm.generator.denoiser import build_model
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.segmentation.scores import score_groups
+from sedm.segmentation.segmenter import predict
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +58,37 @@ def test_a_dry_run_lists_runs_and_sweeps_and_touches_nothing(tmp_path, capsys):
         [f"{arm}-n2-draw0-seed3", "waiting"] for arm in wanted
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------- rounds and adaptation
+
+
+def scores_of(arm, smoke, folder):
+    config, study, generators = smoke
+    train_arms(config, list_arm_runs(config, [arm]), study, folder / "runs", folder / "units", generators)
+    return read_scores(folder / "units").query("split == 'test'").set_index("group")["iou"]
+
+
+def test_a_second_round_learns_from_what_the_first_one_predicts(smoke, tmp_path, monkeypatch):
+    given, train = [], arm_runs.train_segmenter
+
+    def record(*arguments, synthetic, **options):
+        given.append((synthetic, train(*arguments, synthetic=synthetic, **options)))
+        return given[-1][1]
+
+    monkeypatch.setattr(arm_runs, "train_segmenter", record)
+    scores_of("self_training", smoke, tmp_path)
+    assert len(given) == ARMS["self_training"].rounds
+    for (pairs, network), (later, _) in pairwise(given):
+        assert torch.equal(later.images, pairs.images)
+        assert torch.equal(later.masks, predict(network, pairs.images))
+
+
+@pytest.mark.parametrize("arm", ["batch_statistics", "normalised_tests"])
+def test_an_adapted_arm_is_the_same_network_tested_in_another_way(arm, smoke, tmp_path):
+    plain, adapted = (scores_of(name, smoke, tmp_path / name) for name in ("colour_augmentation", arm))
+    assert list(plain.index) == list(adapted.index)
+    assert not plain.equals(adapted)
 
 
 # --------------------------------------------------------------------------------------------------- pairs

@@ -196,3 +196,34 @@ def test_the_data_of_a_study_are_those_of_its_tables():
     )
     assert not study.held_out_groups & set(study.train.groups)
     assert load_study(replace(config, seed=1)).checksum != study.checksum
+
+
+# ------------------------------------------------------------------------------------------------ two laboratories
+
+
+def make_pair(changed=False):
+    """`make_study` whose last two training groups are of another laboratory and lend; ``changed`` alters them."""
+    study = make_study()
+    lenders = frozenset({"case-2", "case-3"})
+    if changed:
+        train = study.train
+        images = train.images.clone()
+        rows = [row for row, group in enumerate(train.groups) if group in lenders]
+        images[rows] = 255 - images[rows]
+        study = replace(study, patches=study.patches | {"train": replace(train, images=images)})
+    return replace(study, lenders=lenders)
+
+
+@pytest.mark.slow
+def test_lenders_alone_lend_and_a_zero_shot_generator_never_saw_them(config, tmp_path):
+    config = replace(config, data=replace(config.data, n_annotated_groups=1))
+    first, other = (LabelSubset(config, make_pair(c), 0, tmp_path / str(c)) for c in (False, True))
+    assert set(first.lenders.groups) == set(first.pseudo_labelled.groups) == {"case-2", "case-3"}
+    assert annotated_groups(first) < {"case-0", "case-1"}
+    for styles, is_same in (("zero_shot", True), ("unannotated", False)):
+        weights = [subset.generator_of(styles).denoiser.state_dict() for subset in (first, other)]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0]) == is_same
+    pairs = first.generate("zero_shot"), other.generate("zero_shot")
+    assert not torch.equal(pairs[0].images, pairs[1].images)  # their styles are other ones
+    assert torch.equal(pairs[0].masks, pairs[1].masks)
+    assert set(pairs[0].groups) <= {"case-2", "case-3"}

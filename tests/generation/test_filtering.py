@@ -11,7 +11,7 @@ from torch import nn
 from sedm.config import SegmentationConfig
 from sedm.data.patch_table import UNKNOWN, from_arrays, load_patches, save_patches
 from sedm.data.patches import Patches
-from sedm.generation.filtering import filter_patches, keep_pairs, score_pairs
+from sedm.generation.filtering import filter_patches, ignore_contradicted, keep_pairs, score_pairs
 from sedm.segmentation.scores import score_groups
 from sedm.segmentation.segmenter import train_segmenter
 
@@ -261,3 +261,39 @@ def test_a_wrong_percentile_is_refused_before_anything_is_scored(synthetic, tmp_
 
     with pytest.raises(ValueError, match="percentile=101"):
         filter_patches(synthetic, Untouched(), 101, CLASSES, tmp_path)
+
+
+# ----------------------------------------------------------------------------------------- contradicted pixels
+
+
+class SureReader(Reader):
+    """A `Reader` that is the surer the more of the right brightness a pixel has."""
+
+    def forward(self, images):
+        return 400 * super().forward(images)
+
+
+def test_pixels_that_are_surely_of_another_class_are_unknown_and_no_others():
+    layouts = random_layouts(6)
+    shown = layouts.clone()
+    shown[:, 3:6, 2:9] = (shown[:, 3:6, 2:9] + 1) % 3  # the generator fails here
+    made = pairs(show(shown), layouts)
+    found = ignore_contradicted(SureReader(), made, confidence=0.95)
+    assert torch.equal(found.masks, layouts.where(shown == layouts, UNKNOWN))
+    assert torch.equal(made.masks, layouts)  # as it was
+    assert torch.equal(found.images, made.images)
+    assert torch.equal(ignore_contradicted(SureReader(), made, confidence=1.0).masks, layouts)
+
+
+def test_a_network_in_doubt_contradicts_nothing():
+    layouts = random_layouts(4)
+    between = show(layouts) + 25  # half-way to the next class
+    made = pairs(between, layouts)
+    assert torch.equal(ignore_contradicted(SureReader(), made, confidence=0.95).masks, layouts)
+
+
+def test_what_nobody_knows_stays_unknown():
+    layouts = random_layouts(2)
+    layouts[:, :2] = UNKNOWN
+    found = ignore_contradicted(SureReader(), pairs(show(random_layouts(2, seed=1)), layouts), confidence=0.95)
+    assert (found.masks[:, :2] == UNKNOWN).all()

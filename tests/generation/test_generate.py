@@ -4,16 +4,19 @@ import errno
 import inspect
 import json
 import logging
+import shutil
 from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from huggingface_hub import HfApi
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -880,6 +883,31 @@ def test_the_command_line_takes_layouts_and_styles_from_patch_tables(command, pa
     assert decode(table).masks.equal(patches.masks[rows])
     assert {name for groups in table["style_groups"] for name in groups} == {"group-0", "group-1"}
     assert {int(name.removeprefix("patches/")) for names in table["style_images"] for name in names} <= set(range(8))
+
+
+@pytest.mark.slow
+def test_the_command_line_takes_layouts_and_styles_from_the_training_images_of_a_study(command, pipeline, tmp_path):
+    folder = tmp_path / "mine"
+    for number, group in enumerate("abcde"):
+        for row in range(2):
+            mask = np.zeros((16, 16), np.uint8)
+            mask[number + row :, 4:] = 255
+            for kind, pixels in (("images", np.full((16, 16, 3), 40 * number, np.uint8)), ("masks", mask)):
+                path = folder / kind / group / f"{row}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if kind == "images" or group != "e":
+                    Image.fromarray(pixels).save(path)
+    text = "[classes]\nglass = 0\ngland = 255\n[splits]\ntest = ['a']\nvalidation = ['b']\n"
+    (folder / "study.toml").write_text(text)
+    out = command(layouts="mine", styles="mine/study.toml", study=folder)
+    first = load_patches(out)
+    assert {name for groups in first["style_groups"] for name in groups} <= set("cde")
+    assert first["layout_id"][0] != first["layout_id"][1]
+    for group in "ab":  # what is tested on decides nothing
+        for path in (folder / "masks" / group).iterdir():
+            Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    shutil.rmtree(out)
+    assert decode(load_patches(command(layouts="mine", styles="mine", study=folder))).images.equal(decode(first).images)
 
 
 @pytest.mark.slow

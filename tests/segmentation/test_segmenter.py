@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CLASSES
-from torch.optim.swa_utils import AveragedModel
 
 from sedm.config import SegmentationConfig
 from sedm.data.patch_table import UNKNOWN
@@ -18,7 +17,6 @@ from sedm.segmentation.segmenter import (
     _batch,
     _sources,
     augment,
-    consistency_loss,
     kept_segmenter,
     predict,
     segmentation_loss,
@@ -272,64 +270,3 @@ def test_any_image_size_runs(height, width):
 def test_bad_input_ends_in_one_sentence(real, synthetic, message):
     with pytest.raises(ValueError, match=message):
         train(real, synthetic=synthetic)
-
-
-# ------------------------------------------------------------------------------------------- the mean teacher
-
-
-def test_a_student_that_sees_what_its_teacher_sees_has_nothing_to_learn_from_it():
-    network, images = UNet(2, (8, 16)).eval(), squares(4).images.float() / 255
-    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    assert consistency_loss(network, network, images, 0.3, generators[0]) > 0
-    assert consistency_loss(network, network, images, 0.0, generators[1]) == 0
-
-
-def test_no_gradient_reaches_the_teacher():
-    student, teacher = UNet(2, (8, 16)), UNet(2, (8, 16))
-    loss = consistency_loss(student, teacher, squares(4).images.float() / 255, 0.3, torch.Generator().manual_seed(0))
-    loss.backward()
-    assert all(weight.grad is not None for name, weight in student.named_parameters())
-    assert all(weight.grad is None for weight in teacher.parameters())
-
-
-@pytest.mark.slow
-def test_a_mean_teacher_is_the_moving_average_of_its_student(monkeypatch):
-    """Written out for one weight, whose course is recorded after every step."""
-    course, update = [], AveragedModel.update_parameters
-
-    def record(teacher, student):
-        course.append(student.head.bias.detach().clone())
-        update(teacher, student)
-
-    monkeypatch.setattr(AveragedModel, "update_parameters", record)
-    config = replace(CONFIG, n_steps=105)
-    found = train(squares(), config, unannotated=squares(8, seed=2).images).head.bias
-    average = course[0]  # the first step is copied
-    for n, bias in enumerate(course[1:], start=1):
-        share = max(0.01, 1 / (n + 1))
-        average = (1 - share) * average + share * bias
-    torch.testing.assert_close(found, average)
-
-
-@pytest.mark.slow
-def test_unannotated_images_count_and_the_seed_decides_how():
-    config, images = replace(CONFIG, n_steps=20), squares(8, seed=2).images
-    first, again = (train(squares(), config, unannotated=images) for _ in range(2))
-    assert same_weights(first, again)
-    assert not same_weights(first, train(squares(), config, unannotated=255 - images))
-    assert not same_weights(first, train(squares(), config))
-
-
-@pytest.mark.slow
-def test_a_mean_teacher_answers_alike_whatever_the_colours():
-    """Squares so pale that a shift of colour could pass for one. A short run needs a teacher that follows closely."""
-    config = replace(CONFIG, n_steps=120, teacher_decay=0.8)
-    images = squares(32, seed=4, contrast=60).images.float() / 255
-
-    def inconsistency(weight):
-        taught = replace(config, consistency_weight=weight)
-        network = train(squares(contrast=60), taught, unannotated=squares(48, seed=3, contrast=60).images)
-        assert score(network, contrast=60) > 0.9  # and not by saying the same everywhere
-        return consistency_loss(network, network, images, 0.3, torch.Generator().manual_seed(0))
-
-    assert inconsistency(1.0) < 0.2 * inconsistency(0.0)

@@ -187,8 +187,8 @@ def _group_of(path: str, name: str, levels: tuple[int, ...] | None) -> str:
         raise PatchTableError(f"{path}: no group; use images/<group>/<file> or metadata.csv")
     if levels is None and depth > 1:
         raise PatchTableError(
-            f"{path}: {depth} folders deep in images/, and any of them may be the group; pass group_level=1 for "
-            f"{folders[0]!r}, {depth} for {folders[-1]!r} or {tuple(range(1, depth + 1))} for {'/'.join(folders)!r}, "
+            f"{path}: {depth} folders deep in images/, and any of them may be the group; say group_level=1 for "
+            f"{folders[0]!r}, {depth} for {folders[-1]!r} or {list(range(1, depth + 1))} for {'/'.join(folders)!r}, "
             "or name the groups in metadata.csv"
         )
     levels = levels or (1,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from sedm.data.errors import PatchTableError, Report, raise_fault
 from sedm.data.folders.file_names import MASK_SUFFIXES, comparable, lossy_mask, suffix
 from sedm.data.folders.roots import Roots
 from sedm.data.folders.spreadsheets import read_spreadsheet
+from sedm.data.mask_runs import holds_runs
 from sedm.data.source_format import SourceFormat
 
 PICTURE_COLUMNS = ("image", "mask")
@@ -42,11 +44,13 @@ def read_path_table(path: Path, source_format: SourceFormat, report: Report = ra
     columns = {role: getattr(source_format, f"{role}_column") for role in (*PICTURE_COLUMNS, "group")}
     filled = [columns[role] for role in ("image", "group") if columns[role]]
     rows: dict[str, dict] = {}
-    for line, cells in read_spreadsheet(path, filled, report).items():
+    called_by = {columns[role]: f"{role}_column" for role in columns}
+    for line, cells in read_spreadsheet(path, filled, report, called_by).items():
         where = f"{path}, line {line}"
         if columns["mask"] and columns["mask"] not in cells:
-            hint = "mask_column='' is for images that nobody annotated"
-            raise PatchTableError(f"{path}: no column {columns['mask']!r}; it has {', '.join(cells)}; {hint}")
+            hint = "say mask_column=…, which is '' for images that nobody annotated"
+            message = f"{path}: no column {columns['mask']!r}; it has {', '.join(cells)}; {hint}"
+            raise PatchTableError(message, column=columns["mask"])
         image = _resolve(path, cells.pop(columns["image"]))
         mask = cells.pop(columns["mask"]) if columns["mask"] else ""
         group = cells.pop(columns["group"]) if columns["group"] else str(image)
@@ -55,9 +59,13 @@ def read_path_table(path: Path, source_format: SourceFormat, report: Report = ra
                 raise PatchTableError(f"{path}: {role}_column={columns[role]!r}, but it has a column {role!r} as well")
         fault = None
         is_path = mask and source_format.mask_kind != "run-lengths"
-        if not image.is_file():
+        if not os.path.isfile(image):
             fault = PatchTableError(f"{where}: no such file, {image}", file=image, column=columns["image"])
-        elif is_path and not _resolve(path, mask).is_file():
+        elif is_path and not os.path.isfile(_resolve(path, mask)) and holds_runs(mask):
+            remedy = "it holds run lengths, no paths: say mask_kind='run-lengths'"
+            message = f"{where}, column {columns['mask']!r}: {mask[:20]!r}; {remedy}"
+            fault = PatchTableError(message, column=columns["mask"], value=mask[:50])
+        elif is_path and not os.path.isfile(_resolve(path, mask)):
             mask_file = _resolve(path, mask)
             fault = PatchTableError(f"{where}: no such file, {mask_file}", file=mask_file, column=columns["mask"])
         elif is_path and suffix(mask) not in MASK_SUFFIXES:
@@ -99,7 +107,8 @@ def read_metadata(
     files = {comparable(name): path for name, path in masks}
     rows: dict[str, dict] = {}
     names_masks = False
-    for line, row in read_spreadsheet(metadata, list(filter(None, ("file_name", group_column))), report).items():
+    columns = list(filter(None, ("file_name", group_column)))
+    for line, row in read_spreadsheet(metadata, columns, report, {group_column: "group_column"}).items():
         where = f"{metadata}, line {line}"
         for column in PICTURE_COLUMNS:
             if column in row:
@@ -145,4 +154,4 @@ def read_metadata(
 def _resolve(table: Path, cell: str) -> Path:
     """Find the file of a cell, whichever system's slashes it has; a relative path begins at the folder of the table."""
     path = table.parent / cell
-    return path if path.is_file() else table.parent / cell.replace("\\", "/")
+    return path if os.path.isfile(path) else table.parent / cell.replace("\\", "/")

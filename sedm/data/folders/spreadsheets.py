@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -29,7 +29,7 @@ OTHER_ENCODING = re.compile(
 
 
 def read_spreadsheet(
-    path: str | Path, columns: Sequence[str], report: Report = raise_fault
+    path: str | Path, columns: Sequence[str], report: Report = raise_fault, called_by: Mapping[str, str] | None = None
 ) -> dict[int, dict[str, str]]:
     """Read a table with a head; the cells stay text, without the blanks around them.
 
@@ -40,6 +40,7 @@ def read_spreadsheet(
         path: the text file.
         columns: what the head must name and no row may leave blank; there may be more.
         report: is told each fault of a row, which is left out.
+        called_by: the setting that says what a column is called, for the message where it is missing.
 
     Returns:
         The rows by line number, as a spreadsheet program counts them: the head is usually line 1.
@@ -59,7 +60,7 @@ def read_spreadsheet(
     if not path.is_file():
         raise PatchTableError(f"{path}: no such file; expected a table with the columns {' and '.join(columns)}")
     text = _decode(path)
-    lines = _split(text, _separator(path, text, columns))
+    lines = _split(text, _separator(path, text, columns, called_by or {}))
     head: list[str] = []
     rows: dict[int, dict[str, str]] = {}
     number, n_faults = 0, 0
@@ -102,7 +103,7 @@ def _split(text: str, separator: str) -> Iterator[list[str]]:
         yield [cell.strip() for cell in line]
 
 
-def _separator(path: Path, text: str, columns: Sequence[str]) -> str:
+def _separator(path: Path, text: str, columns: Sequence[str], called_by: Mapping[str, str]) -> str:
     """Find the separator that makes a head with all columns, each once."""
     head = next((line.strip() for line in io.StringIO(text, newline="") if line.strip(f"{SEPARATORS} \r\n")), "")
     for separator in SEPARATORS:
@@ -112,7 +113,9 @@ def _separator(path: Path, text: str, columns: Sequence[str]) -> str:
                 if cells.count(column) > 1:
                     raise PatchTableError(f"{path}: the column {column!r} is there {cells.count(column)} times")
             return separator
-    raise PatchTableError(f"{path}: expected the columns {' and '.join(columns)}, found {head!r}")
+    settings = [f"{called_by[column]}=…" for column in columns if column not in head and column in called_by]
+    advice = f"; say what they are called: {', '.join(settings)}" if settings else ""
+    raise PatchTableError(f"{path}: expected the columns {' and '.join(columns)}, found {head!r}{advice}")
 
 
 def _read_row(where: str, head: Sequence[str], cells: Sequence[str], columns: Sequence[str]) -> dict[str, str]:

@@ -184,7 +184,7 @@ def test_which_of_nested_folders_is_the_group_has_to_be_said(make):
     folder = make("images/HE/p1/a.png", "images/HE/p2/a.png", "images/IHC/p1/b.png", "masks/IHC/p1/b.png")
     message = fault(folder)
     assert message.startswith(f"{folder / 'images' / 'HE' / 'p1' / 'a.png'}: 2 folders deep in images/")
-    assert "group_level=1 for 'HE', 2 for 'p1' or (1, 2) for 'HE/p1', or name the groups in metadata.csv" in message
+    assert "group_level=1 for 'HE', 2 for 'p1' or [1, 2] for 'HE/p1', or name the groups in metadata.csv" in message
     groups = {level: load_image_folder(folder, group_level=level)["group"][:] for level in (1, 2, -1, (1, 2))}
     assert groups == {
         1: ["HE", "HE", "IHC"],

@@ -198,7 +198,8 @@ def test_a_value_without_a_class_is_named_with_its_file(masked):
     message = fault(load_image_folder, folder, {(0, 0, 0): 0, (255, 0, 0): 1})
     assert f"({path}): value (0, 128, 255) is not in mask_values, which has (0, 0, 0), (255, 0, 0)" in message
     assert f"({path}): a colour mask; name its colours" in fault(load_image_folder, folder, {0: 0, 255: 1})
-    assert "for colours pass mask_values={(255, 0, 0): 1" in fault(check_patches, load_image_folder(folder), 3, "mine")
+    message = fault(check_patches, load_image_folder(folder), 3, "mine")
+    assert "for colours give each class its values in a study.toml, or pass mask_values={(255, 0, 0): 1" in message
 
 
 def test_masks_drawn_for_the_eye_are_named_with_their_file(masked):
@@ -206,7 +207,8 @@ def test_masks_drawn_for_the_eye_are_named_with_their_file(masked):
     put(path, np.uint8(255) * (TRUTH > 0))
     message = fault(check_patches, load_image_folder(folder), 2, "mine")
     assert message.startswith("mine, row 0, column 'mask' (")
-    assert message.endswith("value 255 is outside the classes 0..1; pass mask_values={0: 0, 255: 1} when reading")
+    end = "give each class its values in a study.toml, or pass mask_values={0: 0, 255: 1} when reading"
+    assert message.endswith(f"value 255 is outside the classes 0..1; {end}")
     assert str(path) in message
 
 
