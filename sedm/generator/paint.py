@@ -77,7 +77,8 @@ class ColourDeviations(nn.Module):
         self.counts.mul_(MEMORY).add_(is_shown.flatten(1).sum(0))
 
     def covariance(self) -> Float[Tensor, "n n"]:
-        """Compute P; that two classes go together is told too weakly where few images show both: no variance is negative."""
+        """Compute P. Where few images show both of two classes, it tells too weakly that they go together."""
+        # counts of pairs of classes would tell better, but could make a variance negative
         scale = self.counts.float().clamp(min=1e-6).rsqrt()
         return self.products.float() * scale[:, None] * scale
 
