@@ -4,9 +4,9 @@
     style s   ──────────────────────────────────────────────────────────►  U-Net
 
 A style by class (``style_injection="class_film"``) is also painted: every pixel of the layout in the mean colour and
-the deviation that its class has in the style images. The U-Net sees the painted layout, and where it predicts images
-(x_0) it predicts how they differ from it. So the look of each class comes from the style images by construction, also
-of a laboratory that training never saw.
+the deviation that its class has in the style images, moved towards what x_t tells of them (`paint`). The U-Net sees the
+painted layout, and where it predicts images (x_0) it predicts how they differ from it. So the look of each class comes
+from the style images by construction, also of a laboratory that training never saw.
 
 Source: Öttl et al., ECCV 2024 (arXiv 2403.14429). How the two conditions enter the U-Net: `unet`; what it predicts:
 `process`.
@@ -23,6 +23,8 @@ from torch.nn import functional as F
 
 from sedm.config import N_COLOURS, ModelConfig
 from sedm.data.patch_table import UNKNOWN
+from sedm.generator.paint import ColourDeviations, class_colours, paint
+from sedm.generator.process import Diffusion
 from sedm.generator.unet import StyledUNet
 from sedm.styles.encoder import StyleEncoder
 
@@ -76,6 +78,9 @@ class Denoiser(ModelMixin, ConfigMixin):
         self.unet = StyledUNet(model, n_channels, n_layout, N_COLOURS * n_folded if by_class else 0)
         # latents have other channels than colours
         self.starts_from_paint = by_class and model.objective == "x_0" and sample_size is None
+        if self.starts_from_paint:
+            self.deviations = ColourDeviations(1 + n_classes)
+            self._diffusion = Diffusion(model.objective)
 
     def null_styles(self, n: int) -> Float[Tensor, "n n_tokens dim"]:
         """Return the null style of ``n`` items."""
@@ -93,11 +98,33 @@ class Denoiser(ModelMixin, ConfigMixin):
         shares = one_hot_layout(layout, self.config.n_classes).to(x_t.dtype)
         if shares.shape[-1] != x_t.shape[-1]:  # latents are smaller than the layout
             shares = F.adaptive_avg_pool2d(shares, x_t.shape[-2:])
-        painted = paint(shares, style).to(x_t.dtype) if self.config.model.style_injection == "class_film" else None
+        by_class = self.config.model.style_injection == "class_film"
+        painted = self._paint(x_t, t, shares, style) if by_class else None
         inputs, folded = F.pixel_unshuffle(x_t, unshuffle), F.pixel_unshuffle(shares, unshuffle)
         folded_paint = None if painted is None else F.pixel_unshuffle(painted, unshuffle)
         answer = F.pixel_shuffle(self.unet(inputs, t, style, folded, folded_paint), unshuffle)
         return answer + painted[:, :3] if self.starts_from_paint else answer
+
+    def _paint(self, x_t, t, shares, style):
+        """Paint the layout; where images are predicted, in the colours that are to be expected of the one in x_t."""
+        colours = class_colours(style)
+        if self.starts_from_paint:
+            alpha, sigma = (one.to(t.device)[t] for one in (self._diffusion.alphas, self._diffusion.sigmas))
+            moved = self.deviations(x_t, alpha, sigma, shares, colours[..., :3])
+            colours = torch.cat([colours[..., :3] + moved, colours[..., 3:]], dim=2)
+        return paint(shares, colours).to(x_t.dtype)
+
+    def observe(
+        self,
+        x_0: Float[Tensor, "batch 3 s s"],
+        layout: UInt8[Tensor, "batch h w"],
+        style: Float[Tensor, "batch n_tokens dim"],
+        is_counted: Bool[Tensor, " batch"],
+    ) -> None:
+        """Count how the colours of classes in clean images deviate from those of their styles (`ColourDeviations`)."""
+        if self.starts_from_paint:
+            shares = one_hot_layout(layout, self.config.n_classes)
+            self.deviations.observe(x_0, shares, class_colours(style)[..., :3], is_counted)
 
 
 def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[Tensor, "batch k h w"]:
@@ -110,18 +137,6 @@ def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[
     """
     indices = layout.long().masked_fill(layout == UNKNOWN, n_classes)
     return F.one_hot(indices, n_classes + 1).movedim(-1, 1).float()
-
-
-def paint(
-    shares: Float[Tensor, "batch k h w"], style: Float[Tensor, "batch n_tokens dim"]
-) -> Float[Tensor, "batch 6 h w"]:
-    """Paint each pixel in the colours that its class has in the style: mean and deviation of red, green and blue.
-
-    Pixels that nobody knows, the last channel of ``shares``, take those of the whole style images.
-    """
-    colours = torch.cat([style[:, 1:, :N_COLOURS], style[:, :1, :N_COLOURS]], dim=1)
-    with torch.autocast(shares.device.type, enabled=False):  # colours stay what they are
-        return (colours.float().mT @ shares.float().flatten(2)).unflatten(2, shares.shape[2:])
 
 
 class StyleDiffusion(nn.Module):
@@ -139,8 +154,12 @@ class StyleDiffusion(nn.Module):
         layout: UInt8[Tensor, "batch h w"],
         style_images: Float[Tensor, "batch n 3 height width"],
         drop_style: Bool[Tensor, " batch"],
+        x_0: Float[Tensor, "batch c s s"] | None = None,
     ) -> tuple[Float[Tensor, "batch c s s"], Float[Tensor, "m n_classes h2 w2"] | None]:
         """Denoise a batch in the styles of images; rows marked in ``drop_style`` see the null style.
+
+        Args:
+            x_0: the clean images, in training: how they deviate from their styles is counted.
 
         Returns:
             The answers; the logits of the classes of the m = batch · n style images, where the encoder tells them.
@@ -148,7 +167,10 @@ class StyleDiffusion(nn.Module):
         embeddings, class_logits = self.style_encoder.embed_and_classify(style_images.flatten(0, 1))
         style = self.style_encoder.aggregate(embeddings.unflatten(0, style_images.shape[:2]))
         style = torch.where(drop_style[:, None, None], self.denoiser.null_style.to(style.dtype), style)
-        return self.denoiser(x_t, t, layout, style), class_logits
+        answer = self.denoiser(x_t, t, layout, style)
+        if x_0 is not None:
+            self.denoiser.observe(x_0, layout, style, ~drop_style)
+        return answer, class_logits
 
 
 def build_model(

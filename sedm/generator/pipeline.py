@@ -81,7 +81,13 @@ class SEDMPipeline(DiffusionPipeline):
         folder = Path(folder)
         parts = read_settings(folder, "model_index.json", [cls.__name__])
         networks = {
-            name: open_network(network_class, folder / name, kind=network_class.__name__, dtype=dtype)
+            name: open_network(
+                network_class,
+                folder / name,
+                kind=network_class.__name__,
+                dtype=dtype,
+                is_optional=lambda weight: weight.startswith("deviations."),  # of models that counted none
+            )
             for name, network_class in (("style_encoder", StyleEncoder), ("denoiser", Denoiser))
         }
         if any(parts.get("autoencoder", ())):  # (library, class), or (None, None)

@@ -96,7 +96,7 @@ def train_model(
         generator = seeded_generator("training batch", config.seed, step, accelerator.process_index, *sitting)
         batch, target, style_masks = training_batch(patches, latents, pools, sampler, diffusion, settings, generator)
         batch, target = [tensor.to(accelerator.device) for tensor in batch], target.to(accelerator.device)
-        answer, class_logits = network(*batch)
+        answer, class_logits = network(*batch, x_0=target if model.denoiser.starts_from_paint else None)
         errors = (answer.float() - target).square().mean(dim=(1, 2, 3))
         loss = (diffusion.loss_weights(batch[1], settings.max_loss_weight) * errors).mean()
         if class_logits is None:

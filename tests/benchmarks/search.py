@@ -214,7 +214,7 @@ def train(
             change.batch(batch, diffusion, generator)
         device = accelerator.device
         batch.inputs, batch.target = [one.to(device) for one in batch.inputs], batch.target.to(device)
-        answer, class_logits = forward(network, *batch.inputs)
+        answer, class_logits = forward(network, batch.target, *batch.inputs)
         if change.errors is None:
             errors = (answer.float() - batch.target).square().mean(dim=(1, 2, 3))
         else:
@@ -229,13 +229,15 @@ def train(
     return model, seconds
 
 
-def forward(network: StyleDiffusion, x_t, t, layout, style_images, drop_style):
+def forward(network: StyleDiffusion, x_0, x_t, t, layout, style_images, drop_style):
     """Denoise as `StyleDiffusion.forward` does; several items in a row of a batch may share a style."""
     embeddings, class_logits = network.style_encoder.embed_and_classify(style_images.flatten(0, 1))
     style = network.style_encoder.aggregate(embeddings.unflatten(0, style_images.shape[:2]))
     style = torch.where(drop_style[:, None, None], network.denoiser.null_style.to(style.dtype), style)
     style = style.repeat(len(x_t) // len(style), 1, 1)
-    return network.denoiser(x_t, t, layout, style), class_logits
+    answer = network.denoiser(x_t, t, layout, style)
+    network.denoiser.observe(x_0, layout, style, ~drop_style.repeat(len(x_t) // len(drop_style)))
+    return answer, class_logits
 
 
 def cost_of_a_step(config: Config, changed: Config, patches: Patches, change: Change, features) -> float:

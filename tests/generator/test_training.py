@@ -16,7 +16,8 @@ import sedm.runtime.loop
 from sedm.__main__ import main as cli
 from sedm.config import AGGREGATIONS, LAYOUT_INJECTIONS, OBJECTIVES, STYLE_INJECTIONS, ModelConfig
 from sedm.data.patch_table import UNKNOWN
-from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout, paint
+from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout
+from sedm.generator.paint import class_colours, paint
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
 from sedm.generator.training import check_initial, class_loss, train_generator, train_model
@@ -144,10 +145,10 @@ def test_a_layout_is_painted_in_the_colours_of_its_classes():
     """By a loop over pixels; unknown ones take those of the whole style images."""
     style = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0))
     layout = torch.tensor([[[0, 1], [255, 1]]], dtype=torch.uint8)
-    painted = paint(one_hot_layout(layout, 2), style)
+    painted = paint(one_hot_layout(layout, 2), class_colours(style))
     for y, x, token in ((0, 0, 1), (0, 1, 2), (1, 0, 0), (1, 1, 2)):
         assert_close(painted[0, :, y, x], style[0, token, :6])
-    half = paint(torch.tensor([0.25, 0.75, 0.0]).view(1, 3, 1, 1), style)
+    half = paint(torch.tensor([0.25, 0.75, 0.0]).view(1, 3, 1, 1), class_colours(style))
     assert_close(half.flatten(), 0.25 * style[0, 1, :6] + 0.75 * style[0, 2, :6])
 
 
@@ -158,7 +159,7 @@ def test_a_denoiser_that_predicts_images_starts_from_the_painted_layout(inputs, 
         weights.zero_()  # so that the U-Net answers nothing
     x_t, t, layout, _ = inputs
     style = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2))
-    painted = paint(one_hot_layout(layout, 2), style)[:, :3]
+    painted = paint(one_hot_layout(layout, 2), class_colours(style))[:, :3]
     assert_close(denoiser(x_t, t, layout, style), painted if objective == "x_0" else torch.zeros_like(painted))
 
 
