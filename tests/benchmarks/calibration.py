@@ -42,7 +42,7 @@ from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.scores import score_groups
 from sedm.segmentation.segmenter import predict, train_segmenter
 
-from .measure import FOLDER, save_results
+from .measure import FOLDER, save_values
 
 Cells = Float[np.ndarray, "cells groups"]
 
@@ -204,8 +204,9 @@ def main() -> None:
         "components": COMPONENTS,
         "effect": EFFECT,
     }
-    draw_calibration(results).savefig(FOLDER / "fig_calibration.png")
-    print(json.dumps(results, indent=1), f"\nwritten to {save_results('values_calibration', results)}")
+    figure = FOLDER / "fig_calibration.png"
+    draw_calibration(results).savefig(figure, metadata={"Software": None})
+    print(json.dumps(results, indent=1), f"\nwritten to {save_values('calibration', results, [figure])}")
 
 
 if __name__ == "__main__":

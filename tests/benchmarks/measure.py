@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sedm.runtime.files import replacing
+from sedm.runtime.fingerprints import hash_of_file
 from sedm.runtime.hardware import autocast_dtype, pick_device
 
 FOLDER = Path("figures/benchmarks")
@@ -111,9 +112,18 @@ def machine() -> dict:
 
 def save_results(name: str, results: dict) -> Path:
     """The path of ``figures/benchmarks/<name>.json``, which now holds the results and the machine."""
-    path = FOLDER / f"{name}.json"
+    return _save(FOLDER / f"{name}.json", {"results": _rounded(results), "machine": machine()})
+
+
+def save_values(name: str, values: dict, figures: Sequence[Path]) -> Path:
+    """The path of ``figures/benchmarks/values_<name>.json``, which now holds values of the paper, and the machine."""
+    run = machine() | {"figures": {path.name: hash_of_file(path) for path in figures}}
+    return _save(FOLDER / f"values_{name}.json", {"values": _rounded(values), "run": run})
+
+
+def _save(path: Path, whole: dict) -> Path:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"results": _rounded(results), "machine": machine()}, indent=1) + "\n")
+        temporary.write_text(json.dumps(whole, indent=1) + "\n")
     return path
 
 
