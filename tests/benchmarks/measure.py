@@ -94,8 +94,10 @@ def machine() -> dict:
     models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     flags = next((line.split() for line in _lines("/proc/cpuinfo") if line.startswith("flags")), [])
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    commit, changes = (
+        subprocess.run(["git", *command], capture_output=True, text=True, check=False).stdout.strip()
+        for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "sedm", "tests"])
+    )
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "cpu": models[0] if models else platform.processor(),
@@ -105,7 +107,7 @@ def machine() -> dict:
         "bfloat16": "used" if dtype is not None else "not used",
         "vector_extensions": [flag for flag in flags if flag.startswith(("avx", "amx"))],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "commit": commit or "not a checkout",
+        "commit": f"{commit}{'-dirty' * bool(changes)}" or "not a checkout",  # figures may be new
         "date": time.strftime("%Y-%m-%d"),
     }
 
