@@ -94,7 +94,7 @@ def train_arms(
         return name if name in generators and run.config.model == baseline.model else ""
 
     def facts(run: ArmRun) -> dict[str, str]:
-        lent = lent_generator(run) if EVERY_ARM[run.arm].synthetic in set(STYLES) - {"zero_shot"} else ""
+        lent = lent_generator(run) if EVERY_ARM[run.arm].uses_subset_generator else ""
         return {"data": data.checksum} | ({"generator": generator_hashes[lent]} if lent else {})
 
     def prepare() -> Callable[[ArmRun], str]:
@@ -108,7 +108,7 @@ def train_arms(
                 generator = generators.get(lent_generator(run))
                 subsets[key] = LabelSubset(replace(baseline, **sections), data, run.draw, folder, generator)
             scores = train_arm(run, subsets[key], out)
-            if EVERY_ARM[run.arm].synthetic in set(STYLES) - {"zero_shot"} and not generators:
+            if EVERY_ARM[run.arm].uses_subset_generator and not generators:
                 save_measures(subsets[key], out / "generators")
             return ", ".join(f"{split} {score:.3f}" for split, score in scores.items())
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sedm.config import LAYOUT_SOURCES, Config, known_name
-from sedm.experiments.subsets import TRANSFERS
+from sedm.experiments.subsets import STYLES, TRANSFERS
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Arm:
     adaptation: str = ""  # to each tested group, by its images alone: "batch_statistics", or a colour transfer
     all_masks: bool = False  # of the training groups, instead of those of the label subset
     changes: Mapping[str, Mapping] = field(default_factory=dict)  # to the settings, by section
+
+    @property
+    def uses_subset_generator(self) -> bool:
+        """Whether its images come from the generator of the label subset, which has seen the lenders."""
+        return self.synthetic in STYLES and self.synthetic != "zero_shot"
 
 
 UNIMATCH = {"arms": {"consistency": "unimatch", "consistency_weight": 1.0}}

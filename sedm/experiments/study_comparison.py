@@ -132,8 +132,7 @@ def measure_trust(subset: LabelSubset) -> pd.DataFrame | None:
     if sum(size > 1 for size in sizes) < 2 or (tested.masks == tested.masks[:1]).all():
         return None
     judge = kept_segmenter(subset.shared_folder, "judge", data.validation, config.segmentation, seed=0)
-    segmenter = kept_segmenter(subset.folder, "segmenter", subset.train, config.segmentation, seed=subset.number)
-    unseen = draw_unseen(data.test, judge, segmenter_extractor(segmenter, "the annotated training images"))
+    unseen = draw_unseen(data.test, judge, segmenter_extractor(subset.segmenter, "the annotated training images"))
     images = draw_in_styles(subset.generator, config, unseen)
     return unseen.measure(images, train=subset.train, stained=data.study.stained, seed=config.seed)
 
