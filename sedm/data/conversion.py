@@ -14,12 +14,13 @@ from PIL import Image
 
 from sedm.data.errors import PatchTableError
 from sedm.data.groups import labels_of, name_groups
-from sedm.data.patch_table import TEXT, replace_column
+from sedm.data.patch_table import replace_column
 from sedm.data.pictures import encode
 from sedm.data.places import PLACE_COLUMNS
 from sedm.data.reading import PatchReader, Reading
 from sedm.data.reduce import cut_image, cut_mask, tile_boxes
 from sedm.data.source_format import SourceFormat
+from sedm.data.table_rows import TEXT
 from sedm.runtime.threads import map_in_order
 
 ROWS_AT_ONCE = 64  # whose pixels are in memory together

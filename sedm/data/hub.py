@@ -10,10 +10,11 @@ import datasets
 from sedm.data.conversion import convert_table
 from sedm.data.errors import PatchTableError, Report, raise_fault
 from sedm.data.mask_values import MaskCoding
-from sedm.data.patch_table import TEXT, replace_column, stored_path
+from sedm.data.patch_table import replace_column
 from sedm.data.pictures import check_file, locate
 from sedm.data.source_format import SourceFormat
 from sedm.data.table_files import as_pattern, check_labels, files_of_split, find_splits, picture_form
+from sedm.data.table_rows import TEXT, stored_path
 
 KEPT = ("train", "validation", "test")  # names of splits; ``datasets`` would rename "val" and pass over "shifted"
 ADVICE = {

@@ -14,10 +14,11 @@ from torch import Tensor
 from sedm.data import mapped_pixels
 from sedm.data.groups import name_groups, rows_by_group
 from sedm.data.patch_checks import check_classes, check_masks, check_sizes
-from sedm.data.patch_table import UNKNOWN, Table
+from sedm.data.pictures import UNKNOWN
 from sedm.data.places import Places
 from sedm.data.splits import draw_groups, draw_test_groups
 from sedm.data.table_decoding import MASK_SOURCES, decode_all
+from sedm.data.table_rows import Table
 from sedm.runtime.fingerprints import hash_of
 
 

@@ -17,13 +17,13 @@ from sedm.data.folders.path_tables import read_path_table
 from sedm.data.folders.roots import list_roots
 from sedm.data.groups import labels_of
 from sedm.data.hub import open_hub_dataset
-from sedm.data.patch_table import with_bar
 from sedm.data.pictures import UNKNOWN
 from sedm.data.reading import PatchReader
 from sedm.data.row_faults import find_row_faults
 from sedm.data.source_format import SourceFormat
 from sedm.data.source_summary import RowFacts
 from sedm.data.table_files import find_splits
+from sedm.data.table_rows import with_bar
 
 SPREADSHEETS = (".csv", ".tab", ".tsv", ".txt")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

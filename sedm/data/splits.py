@@ -9,8 +9,9 @@ from typing import Any
 import datasets
 import numpy as np
 
+from sedm.data.errors import PatchTableError
 from sedm.data.groups import check_spelling, name_groups
-from sedm.data.patch_table import PatchTableError, Table
+from sedm.data.table_rows import Table
 
 
 def split_by_group(table: Table, test_fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -12,12 +12,13 @@ import torch
 
 from sedm.data import mapped_pixels
 from sedm.data.class_values import ClassValues
+from sedm.data.errors import PatchTableError
 from sedm.data.groups import name_group
-from sedm.data.patch_table import UNKNOWN, PatchTableError, Table, read_rows
-from sedm.data.pictures import locate
+from sedm.data.pictures import UNKNOWN, locate
 from sedm.data.places import PLACE_COLUMNS, Places
 from sedm.data.reading import PatchReader
 from sedm.data.reduce import Box, cut_image, cut_mask, fit_boxes
+from sedm.data.table_rows import Table, read_rows
 
 MASK_SOURCES = ("annotated", "predicted", "generated", "none")
 """Who made a mask: a person; a segmentation network; a prior, before the image was made for it; nobody."""

@@ -118,7 +118,7 @@ def measure(steps: list, path: str) -> dict:
     import sedm.data.patch_table
 
     datasets.disable_progress_bars()
-    sedm.data.patch_table.ROWS_WITHOUT_BAR = 10**9
+    sedm.data.table_rows.ROWS_WITHOUT_BAR = 10**9
     before, peak, ended = memory(), memory(), threading.Event()
 
     def watch():

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 
 import sedm.data.mapped_pixels
 import sedm.data.patch_table
+import sedm.data.table_rows
 from sedm.config import build_config
 from sedm.data.patch_table import (
     UNKNOWN,
@@ -104,7 +105,8 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.fixture
 def small_groups(monkeypatch):
     """Four rows a row group."""
-    monkeypatch.setattr(sedm.data.patch_table, "ROWS_PER_READ", 4)
+    for module in (sedm.data.patch_table, sedm.data.table_rows):
+        monkeypatch.setattr(module, "ROWS_PER_READ", 4)
 
 
 # ------------------------------------------------------------------------------------------ round trip
@@ -390,10 +392,8 @@ def test_unreadable_pictures_are_named_when_decoded(table):
 
 def test_a_long_pass_shows_a_bar_and_a_short_one_none(table, monkeypatch):
     shown = []
-    monkeypatch.setattr(sedm.data.patch_table, "ROWS_WITHOUT_BAR", 10)
-    monkeypatch.setattr(
-        sedm.data.patch_table, "tqdm", lambda rows, *_, disable, **__: shown.append(not disable) or rows
-    )
+    monkeypatch.setattr(sedm.data.table_rows, "ROWS_WITHOUT_BAR", 10)
+    monkeypatch.setattr(sedm.data.table_rows, "tqdm", lambda rows, *_, disable, **__: shown.append(not disable) or rows)
     check_patches(table.select(range(9)), 2)
     check_patches(table, 2)
     Patches.from_table(table, CLASSES)

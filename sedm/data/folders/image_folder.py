@@ -14,8 +14,8 @@ from sedm.data.folders.file_names import find_files, folder_names
 from sedm.data.folders.image_files import find_image_files
 from sedm.data.folders.roots import find_roots
 from sedm.data.mask_values import MaskCoding
-from sedm.data.patch_table import TEXT
 from sedm.data.source_format import SourceFormat
+from sedm.data.table_rows import TEXT
 from sedm.runtime.files import replacing
 
 
