@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -117,10 +118,10 @@ def save_results(name: str, results: dict) -> Path:
     return _save(FOLDER / f"{name}.json", {"results": _rounded(results), "machine": machine()})
 
 
-def save_values(name: str, values: dict, figures: Sequence[Path]) -> Path:
-    """The path of ``figures/benchmarks/values_<name>.json``, which now holds values of the paper, and the machine."""
+def save_values(name: str, values: dict, figures: Sequence[Path], folder: Path = FOLDER) -> Path:
+    """The path of ``values_<name>.json`` in a folder, which now holds values, the machine, and hashes of figures."""
     run = machine() | {"figures": {path.name: hash_of_file(path) for path in figures}}
-    return _save(FOLDER / f"values_{name}.json", {"values": _rounded(values), "run": run})
+    return _save(folder / f"values_{name}.json", {"values": _rounded(values), "run": run})
 
 
 def _save(path: Path, whole: dict) -> Path:
@@ -134,7 +135,9 @@ def _rounded(value):
         return {str(key): _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    return value
 
 
 def _wait_for_device() -> None:
