@@ -224,7 +224,7 @@ class TrainingConfig(ResumableConfig):
     layout_dropout: float = 0.1  # share of annotated items that see the null layout instead
     symmetries: str = "square"  # under which images and layouts are seen, and style images by themselves; SYMMETRIES
     colour_jitter: float = 0.2  # of an item and its style images alike: their optical density times exp(±this)
-    class_jitter: float = 0.3  # of each class of an annotated item and of its style images: the same for them alone
+    class_jitter: float = 0.8  # of each class of an annotated item and of its style images: the same for them alone
     class_weight: float = 0.3  # of the error in telling the classes of style images, for "by_class"
     train_style_encoder: bool = True  # False leaves all of it as it was initialised but what tells classes
     max_loss_weight: float = 5.0  # of nearly clean images; γ of min-SNR, Hang et al. 2023
