@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
-from benchmarks import folders, laboratory, measure, quality, reference, search, steps, texture
+from benchmarks import contrast, folders, laboratory, measure, quality, reference, search, steps, texture
 from sedm.config import SamplingConfig, build_config
 from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
@@ -304,3 +304,27 @@ def test_the_folders_of_the_benchmark_hold_what_it_says(tmp_path):
     (tmp_path / "masks" / "case-0" / "7.png").write_bytes(b"")
     with pytest.raises(AssertionError):
         folders.check_files(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ planted contrast
+
+
+def test_classes_are_made_paler_by_the_factors_asked_for():
+    images = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8)
+    masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    masks[:, 4:] = 1
+    changed = contrast.change_classes(Patches(images, masks, ["a"], ("rest", "gland")), -0.5, 0.2).images
+    for row, by in ((0, 0.2), (7, -0.5)):
+        assert changed[0, 0, row, 0].item() == round(255 * (128 / 255) ** math.exp(by))
+
+
+def test_what_is_drawn_is_compared_with_the_changed_images(config, monkeypatch):
+    data = load_study(build_config("tissue", "smoke")).validation
+    masks = data.masks.clamp(max=1)
+    lenders = Patches(data.images, masks, data.groups, ("rest", "gland"))
+    pipeline = SimpleNamespace(encode_styles=lambda images: torch.zeros(len(images), 3, 8))
+    order = torch.randperm(len(lenders), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(contrast, "sample_images", lambda *_, **__: lenders.images[order])  # as a copy would be
+    found = contrast.follow(pipeline, lenders, config)
+    assert found["distance"]["drawn"] == pytest.approx(0, abs=1e-4)
+    assert found["distance"]["painted"] == pytest.approx(math.dist(found["contrast"]["real"], (0, 0, 0)))
