@@ -101,13 +101,14 @@ class Study:
         return self.name if self.file is None else str(self.file)
 
 
-def read_study(path: str | Path, text: str | None = None) -> Study:
+def read_study(path: str | Path, text: str | None = None, *, alone: bool = False) -> Study:
     """Read a study from a TOML file, or from ``study.toml`` in a folder.
 
     It is called as its key ``name`` says, else after the folder that the file lies in.
 
     Args:
         text: what a file that is still to be written will hold.
+        alone: refuse a file that pairs two laboratories.
 
     Raises:
         ValueError: no such file, no TOML, an unknown key, a value of another type, or no classes; with file and key.
@@ -130,7 +131,12 @@ def read_study(path: str | Path, text: str | None = None) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no TOML ({error})") from error
     built_in = path.parent == FOLDER
-    keys.setdefault("name", path.stem if built_in else _as_name(path.absolute().parent.name))
+    folder = path.absolute().parent
+    folder = folder.resolve() if folder.name == ".." else folder  # which is no name
+    keys.setdefault("name", path.stem if built_in else _as_name(folder.name))
+    if alone and "laboratories" in keys:
+        # as one of two, its lenders would count as annotated; and a file could name itself
+        raise ValueError(f"{path}: pairs two laboratories itself; name a study of one")
     pair = _pair_laboratories(keys, path) if "laboratories" in keys else {}
     _check_keys(keys, path)
     if not built_in and keys["name"] in BUILT_IN:
@@ -232,7 +238,7 @@ def _pair_laboratories(keys: dict[str, Any], path: Path) -> dict[str, Any]:
     pair = []
     for name in names[:2]:
         file = path.absolute().parent / given[name]
-        study = find_study(file if file.exists() else given[name])
+        study = read_study(file, alone=True) if file.exists() else find_study(given[name])
         if study.file is None and not study.embedded:
             raise ValueError(f"{where}: {name} = {given[name]!r} has no data here; name a study.toml that says where")
         pair.append(study)

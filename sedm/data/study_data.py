@@ -10,6 +10,7 @@ import datasets
 
 from sedm.config import Config
 from sedm.config.study import Study
+from sedm.data.groups import check_spelling
 from sedm.data.patch_table import PatchTableError, find_splits, load_patches
 from sedm.data.patches import Patches, data_checksum, decode_tables
 from sedm.data.splits import check_splits
@@ -107,10 +108,12 @@ class StudyData:
         """Return the training patches with the masks of ``n_annotated_groups`` groups, drawn by ``seed``; 0 = of all.
 
         Natural images keep all their masks: there the question is the style of unseen groups, not the want of masks.
+        Those of lenders are always hidden.
         """
-        if self.study.question != "segmentation" or not (n_annotated_groups or self.lenders):
+        n = n_annotated_groups if self.study.question == "segmentation" else 0
+        if not (n or self.lenders):
             return self.train
-        return self.train.hide_masks(n_annotated_groups or self.n_annotated_groups, seed, self.lenders or ())
+        return self.train.hide_masks(n or self.n_annotated_groups, seed, self.lenders or ())
 
 
 def load_study(config: Config, folder: str | Path = "") -> StudyData:
@@ -130,15 +133,13 @@ def load_study(config: Config, folder: str | Path = "") -> StudyData:
     {'train': 24, 'validation': 12, 'test': 18, 'shifted': 12}
     """
     study = config.study
-    if study.laboratories is not None:
-        return pair_studies(*(load_study(replace(config, study=one)) for one in study.laboratories), study)
     if not isinstance(folder, str | Path):
         raise ValueError(f"data={folder!r}; give the folder as text, in quotes (papermill: -r data …)")
+    if study.file is not None and folder:
+        raise ValueError(f"data {str(folder)!r}, but {study.file} says where its data lie: leave --data or DATA out")
+    if study.laboratories is not None:
+        return pair_studies(*(load_study(replace(config, study=one)) for one in study.laboratories), study)
     if study.file is not None:
-        if folder:
-            raise ValueError(
-                f"data {str(folder)!r}, but {study.file} says where its data lie: leave --data or DATA out"
-            )
         tables = StudySource(study).load()
         names = {split: f"{study.name} {split}" for split in tables}
     elif study.embedded and folder:
@@ -174,19 +175,24 @@ def pair_studies(annotated: StudyData, target: StudyData, study: Study) -> Study
     target change places.
 
     Raises:
-        ValueError: other classes, or a group of the same name in both.
+        ValueError: other classes, a group of the same name in both, or no annotated image to test on.
+        PatchTableError: two names that look like one group.
     """
     if annotated.train.classes != target.train.classes:
         raise ValueError(
             f"{study}: {annotated.study} has the classes {', '.join(annotated.train.classes)}, but {target.study} "
             f"{', '.join(target.train.classes)}; give both the same names in the same order"
         )
-    both = {group for one in annotated.patches.values() for group in one.groups}
-    both &= {group for one in target.patches.values() for group in one.groups}
-    if both:
-        raise ValueError(f"{study}: both laboratories have a group {min(both)!r}; rename those of one")
+    ours, theirs = ({group for part in one.patches.values() for group in part.groups} for one in (annotated, target))
+    if ours & theirs:
+        raise ValueError(f"{study}: both laboratories have a group {min(ours & theirs)!r}; rename those of one")
+    check_spelling(sorted(ours | theirs), str(study))
     lending, tested = ("test", "train") if study.swapped else ("train", "test")
     lenders, tests = target.patches[lending], target.patches[tested].annotated()
+    if not len(tests):
+        raise ValueError(
+            f"{study}: of {target.study} no image of the split {tested!r} is annotated, so there is nothing to test on"
+        )
     splits = {"train": Patches.concatenate([annotated.train, lenders]), "test": tests, "source": annotated.test}
     if "validation" in annotated.patches:
         splits["validation"] = annotated.validation

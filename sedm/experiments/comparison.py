@@ -9,7 +9,8 @@ same arm, which differ in their seed only, it finds a difference in half of all 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 import pandas as pd
@@ -57,14 +58,25 @@ def group_scores(scores: pd.DataFrame, n_annotated: int, split: str = "test", me
 def strongest_control(scores: pd.DataFrame, n_annotated: int, among: Sequence[str] = CONTROLS) -> str:
     """Name the control with the highest mean IoU on the *validation* groups: the test groups must not choose it.
 
+    Means are over the draws and seeds that all of them have, since groups annotated in another draw may teach more.
+
     Raises:
-        ValueError: none of them is there.
+        ValueError: none of them is there, or nothing that all of them have was scored.
     """
-    means = group_scores(scores, n_annotated, "validation").mean()
-    means = means[[arm for arm in among if arm in means]]
-    if means.empty:
-        raise ValueError(f"no run of {', '.join(among)} with {n_annotated} annotated groups")
-    return str(means.idxmax())
+    cells = {arm: cells_of(scores, arm, n_annotated, "validation") for arm in among}
+    cells = {arm: table for arm, table in cells.items() if len(table)}
+    if not cells:
+        raise ValueError(
+            f"no run of {', '.join(among)} with {n_annotated} annotated groups has scores of validation groups"
+        )
+    shared = reduce(lambda one, other: one.intersection(other, sort=False), (table.index for table in cells.values()))
+    cells = {arm: table.loc[shared] for arm, table in cells.items()}
+    groups = _scored_everywhere(cells.values())
+    if shared.empty or not groups:
+        what = "draw and seed" if shared.empty else "validation group with a score"
+        raise ValueError(f"{', '.join(cells)} have no {what} in common; nothing says which is the strongest")
+    means = {arm: table[groups].mean().mean() for arm, table in cells.items()}
+    return max(means, key=means.get)
 
 
 def cells_of(
@@ -100,6 +112,8 @@ def compare_arms(
     Columns are ``mean`` with its interval ``mean_low, mean_high``; ``sd`` between groups, ``tenth_percentile, worst,
     worst_group`` of the groups' means; those of `compare_crossed` with the control; and more.
 
+    Groups count that every run could score: one without foreground has no score where none is predicted either.
+
     An arm is compared with the control on the draws and seeds that both have, `BOUND`, which has no draws, by the mean
     of its seeds. Intervals count groups and repetitions: the draws, each the mean over its seeds, or the seeds of a
     single draw; with a single network an arm there are none. ``smallest_difference`` and ``largest_difference`` are
@@ -113,17 +127,18 @@ def compare_arms(
         untested: arms that see more than others may.
 
     Raises:
-        ValueError: no run of the control, or none of the draws and seeds of another arm.
+        ValueError: no run of the control, none of the draws and seeds of another arm, or no group that counts.
     """
     by_group = group_scores(scores, n_annotated, split, measure)
     if control not in by_group:
         raise ValueError(f"no run of the control {control!r} with {n_annotated} annotated groups")
-    groups = by_group.index[by_group.notna().all(axis=1)]
-    if groups.empty:
-        raise ValueError(f"no group of the {split} split has a score in every arm; nothing to compare")
-    rows, reference = {}, cells_of(scores, control, n_annotated, split, measure)[groups]
-    for arm in by_group:
-        own = cells_of(scores, arm, n_annotated, split, measure)[groups]
+    cells = {arm: cells_of(scores, arm, n_annotated, split, measure) for arm in by_group}
+    groups = _scored_everywhere(cells.values())
+    if not groups:
+        raise ValueError(f"no group of the {split} split has a score in every run; nothing to compare")
+    rows, reference = {}, cells[control][groups]
+    for arm, table in cells.items():
+        own = table[groups]
         means, mean = own.mean(axis=1), estimate_crossed(average_seeds(own).to_numpy()[None])
         if arm == BOUND:
             own = pd.DataFrame({cell: own.mean() for cell in reference.index}).T.rename_axis(reference.index.names)
@@ -243,6 +258,12 @@ def run_facts(folder: str | Path, names: Sequence[str] | None = None) -> list[di
         kept |= {key: run.get(key) for key in ("commit", "device", "precision", "seconds")}
         facts.append(kept | {"iou": values["scores"]["test"]["iou"]})
     return facts
+
+
+def _scored_everywhere(cells: Collection[pd.DataFrame]) -> list[str]:
+    """List the groups that have a score in every row of every table of `cells_of`."""
+    first, *others = (table.columns[table.notna().all()] for table in cells)
+    return [group for group in first if all(group in columns for columns in others)]
 
 
 def _choose(scores: pd.DataFrame, n_annotated: int, split: str) -> pd.DataFrame:

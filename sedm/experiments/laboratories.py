@@ -16,7 +16,13 @@ from pathlib import Path
 import pandas as pd
 
 from sedm.experiments.arms import ARMS
-from sedm.experiments.comparison import compare_arms, describe_finding, group_scores, read_scores
+from sedm.experiments.comparison import (
+    compare_arms,
+    describe_finding,
+    group_scores,
+    read_scores,
+    strongest_control,
+)
 
 ZERO_SHOT = "sedm_zero_shot"  # a question of its own: its generator never saw the lenders
 
@@ -47,6 +53,7 @@ class LaboratoryComparison:
 def read_folds(folders: Sequence[str | Path], n_annotated: int) -> pd.DataFrame:
     """Read the scores of all folds as one: runs that each of them has, tested on the groups of all.
 
+    Runs of a sweep are left out: an arm with settings that were tried for one study is no arm of the protocol.
     Scores of splits whose groups are the same in every fold, those of the annotated laboratory, are averaged.
 
     Args:
@@ -61,6 +68,7 @@ def read_folds(folders: Sequence[str | Path], n_annotated: int) -> pd.DataFrame:
     shared = set.intersection(*(set(map(tuple, fold[keys].to_numpy().tolist())) for fold in folds))
     both = pd.concat(folds, keys=range(len(folds)), names=["fold"]).reset_index("fold")
     both = both[[tuple(row) in shared for row in both[keys].to_numpy().tolist()]]
+    both = both[both["arm"].isin(ARMS)]
     both = both[(both["n_annotated"] == n_annotated) | both["arm"].map(lambda arm: ARMS[arm].all_masks)]
     if both.empty:
         raise ValueError(f"no run with {n_annotated} annotated groups is in each of {', '.join(map(str, folders))}")
@@ -81,22 +89,21 @@ def compare_laboratories(folders: Sequence[str | Path], n_annotated: int) -> Lab
         folders: as `read_folds` takes them.
 
     Raises:
-        ValueError: as `read_folds`, or no control or no method among the runs.
+        ValueError: as `read_folds`, no control or no method among the runs, or no scores that choose among them.
     """
     scores = read_folds(folders, n_annotated)
     kinds = {arm: ARMS[arm].kind for arm in scores["arm"].unique()}
-    validation = group_scores(scores, n_annotated, "validation").mean()
 
     def best(kind: str) -> str:
         candidates = [arm for arm in kinds if kinds[arm] == kind and arm != ZERO_SHOT]
         if not candidates:
             raise ValueError(f"{', '.join(map(str, folders))}: no arm of the kind {kind!r}")
-        return str(validation[candidates].idxmax())
+        return strongest_control(scores, n_annotated, candidates)
 
     control, method = best("control"), best("SEDM")
     untested = [method, *(arm for arm in kinds if kinds[arm] == "sees more")]
     arms = compare_arms(scores, control, n_annotated, untested=untested)
     arms["kind"] = pd.Series(kinds)
-    arms["validation"] = validation
+    arms["validation"] = group_scores(scores, n_annotated, "validation").mean()
     arms["source"] = group_scores(scores, n_annotated, "source").mean()
     return LaboratoryComparison(arms, control, method, group_scores(scores, n_annotated))

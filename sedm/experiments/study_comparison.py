@@ -147,7 +147,7 @@ def save_parts(subset: LabelSubset, folder: Path) -> None:
         temporary.rename(folder / "model")
         if isinstance(subset.layouts, LayoutPrior):
             subset.layouts.save(folder)
-        embed_bank(subset.generator, subset.train.unannotated()).save(folder / "style_bank.safetensors")
+        embed_bank(subset.generator, subset.lenders).save(folder / "style_bank.safetensors")
 
 
 def draw_samples(subset: LabelSubset, n: int = 6) -> Figure:

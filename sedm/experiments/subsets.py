@@ -77,7 +77,11 @@ class LabelSubset:
 
     @cached_property
     def lenders(self) -> Patches:
-        """The unannotated images that lend their styles; nothing but a generator learns from other unannotated ones."""
+        """The unannotated images that lend their styles; nothing but a generator learns from other unannotated ones.
+
+        Raises:
+            ValueError: all training groups are annotated.
+        """
         return self._of_lenders(self.train.unannotated())
 
     @cached_property
@@ -93,6 +97,11 @@ class LabelSubset:
         return self._of_lenders(self.with_predicted_masks.unannotated())
 
     def _of_lenders(self, patches: Patches) -> Patches:
+        if not len(patches):
+            raise ValueError(
+                f"{self.folder.name}: all {len(self.train)} training images are annotated, so there is no style to "
+                "borrow; annotate fewer groups, or run arms that need no others"
+            )
         return patches if self.data.lenders is None else patches.of_groups(self.data.lenders)
 
     @cached_property
@@ -123,7 +132,7 @@ class LabelSubset:
                 patches.of_groups(set(patches.groups) - set(without)),
                 self.folder / f"{name}-{_short_hash(config.model)}",
                 self.data.held_out_groups | set(without),
-                autoencoder=_shared_autoencoder(config, self.data, self.shared_folder),
+                autoencoder=_shared_autoencoder(config, self.data, self.shared_folder, without),
                 initial=initial,
             )
 
@@ -212,24 +221,32 @@ def pretrain(config: Config, data: StudyData, folder: Path, without: Collection[
     """Train a generator on the training images of all groups but ``without``, and no mask; keep it in ``folder``."""
     training = replace(config.training, n_steps=config.arms.n_pretraining_steps, unannotated="null_layout")
     images = data.train.hide_masks(0, seed=0)
-    name = "zero_shot_pretraining" if without else "pretraining"
+    name = _name_without("pretraining", without)
     with claim(folder / f"{name}.lock", wait=True):
         pipeline = train_generator(
             replace(config, seed=0, training=training),
             images.of_groups(set(images.groups) - set(without)),
             folder / f"{name}-{_short_hash(config.model)}",
             data.held_out_groups | set(without),
-            autoencoder=_shared_autoencoder(config, data, folder),
+            autoencoder=_shared_autoencoder(config, data, folder, without),
         )
     return StyleDiffusion(pipeline.style_encoder, pipeline.denoiser)
 
 
-def _shared_autoencoder(config: Config, data: StudyData, folder: Path):
-    """Train the autoencoder of all subsets, which sees images and no mask; None where generators work on pixels."""
+def _shared_autoencoder(config: Config, data: StudyData, folder: Path, without: Collection[str] = ()):
+    """Train the autoencoder of all subsets, which sees no mask, nor groups of ``without``; None for pixels."""
     if not config.model.autoencoder:
         return None
-    with claim(folder / "autoencoder.lock", wait=True):
-        return make_autoencoder(replace(config, seed=0), data.train, folder / "autoencoder")
+    name, images = _name_without("autoencoder", without), data.train
+    if without:
+        images = images.of_groups(set(images.groups) - set(without))
+    with claim(folder / f"{name}.lock", wait=True):
+        return make_autoencoder(replace(config, seed=0), images, folder / name)
+
+
+def _name_without(name: str, groups: Collection[str]) -> str:
+    """Name what was trained without some groups: where nobody is a lender for good, each subset has others."""
+    return f"zero_shot_{name}-{_short_hash(*sorted(groups))}" if groups else name
 
 
 def transfer_colours(patches: Patches, references: Patches, method: Callable, n_images: int, seed: int) -> Patches:

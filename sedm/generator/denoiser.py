@@ -124,7 +124,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         """Count how the colours of classes in clean images deviate from those of their styles (`ColourDeviations`)."""
         if self.starts_from_paint:
             shares = one_hot_layout(layout, self.config.n_classes)
-            self.deviations.observe(x_0, shares, class_colours(style)[..., :3], is_counted)
+            with torch.autocast(x_0.device.type, enabled=False):  # as in `ColourDeviations.forward`
+                self.deviations.observe(x_0, shares, class_colours(style)[..., :3], is_counted)
 
 
 def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[Tensor, "batch k h w"]:

@@ -7,6 +7,7 @@ reinhard, macenko   the images are moved to the colours of the images that the n
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -39,11 +40,11 @@ def predict_with_batch_statistics(
     adapted.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain average of all batches
+        norm.momentum = None  # the plain average of all batches, which are therefore of one size, or nearly so
         norm.train()
     device = next(adapted.parameters()).device
     with torch.no_grad():
-        for part in images.split(batch_size):
+        for part in images.tensor_split(max(1, math.ceil(len(images) / batch_size))):
             adapted(part.to(device, torch.float32) / 255)
     return predict(adapted, images)
 

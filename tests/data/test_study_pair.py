@@ -5,7 +5,7 @@ import pytest
 
 from sedm.config import build_config, read_study
 from sedm.data.drawn.tissue import make_tissue
-from sedm.data.patch_table import save_patches
+from sedm.data.patch_table import PatchTableError, load_patches, save_patches
 from sedm.data.study_data import load_study
 from sedm.data.study_source import StudySource
 
@@ -117,6 +117,56 @@ def test_other_classes_and_groups_of_the_same_name_are_refused(laboratories):
     laboratories.write_text(PAIR)
     (laboratories.parent / "theirs" / "study.toml").write_text(CLASSES.replace("lumen", "glass"))
     with pytest.raises(ValueError, match="has the classes stroma, epithelium, lumen, but"):
+        load(laboratories)
+
+
+def test_a_pair_is_no_laboratory_of_another_nor_of_itself(laboratories):
+    """The lenders of the inner pair, whose masks are there, would be annotated groups of the outer one."""
+    outer = laboratories.parent / "outer" / "study.toml"
+    outer.parent.mkdir()
+    for annotated in ("../study.toml", "study.toml", "."):
+        outer.write_text(PAIR.replace("ours/study.toml", annotated).replace("theirs", "../theirs"))
+        with pytest.raises(ValueError, match=r"study\.toml: pairs two laboratories itself; name a study of one"):
+            read_study(outer)
+
+
+def test_a_laboratory_may_lie_in_the_folder_above(laboratories):
+    inner = laboratories.parent / "ours" / "pair" / "study.toml"
+    inner.parent.mkdir()
+    inner.write_text(PAIR.replace("ours", "..").replace("theirs", "../../theirs"))
+    assert [one.name for one in read_study(inner).laboratories] == ["ours", "theirs"]
+
+
+def test_a_folder_of_data_beside_a_pair_is_refused(laboratories):
+    with pytest.raises(ValueError, match="says where its data lie: leave --data or DATA out"):
+        load_study(build_config(laboratories, "smoke"), laboratories.parent)
+
+
+def test_lenders_are_not_annotated_in_a_study_of_styles_either(laboratories):
+    laboratories.write_text('question = "styles"\n' + PAIR)
+    data = load(laboratories)[1]
+    assert set(data.label_subset(2, 0).annotated().groups) == set(data.train.groups) - data.lenders
+
+
+def test_where_nobody_annotated_whom_to_test_the_pair_is_refused(laboratories):
+    """A target may have training images without masks, which lend; swapped, they would be tested."""
+    path = laboratories.parent / "theirs" / "train.parquet"
+    table = load_patches(path)
+    save_patches(table.map(lambda row: {"mask": None}, features=table.features), path)
+    assert len(load(laboratories)[1].lenders) == 6
+    laboratories.write_text(PAIR + "swapped = true\n")
+    with pytest.raises(ValueError, match="no image of the split 'train' is annotated, so there is nothing to test on"):
+        load(laboratories)
+
+
+def test_names_of_both_laboratories_that_look_like_one_are_refused(laboratories):
+    for folder, name in (("ours", "7"), ("theirs", "007")):
+        path = laboratories.parent / folder / "train.parquet"
+        table = load_patches(path)
+        save_patches(table.map(lambda row, name=name: {"group": name + row["group"][-1]}), path)
+    for folder in ("ours", "theirs"):
+        (laboratories.parent / folder / "study.toml").write_text(CLASSES)
+    with pytest.raises(PatchTableError, match="look like one; write its name alike everywhere"):
         load(laboratories)
 
 

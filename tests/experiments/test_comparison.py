@@ -167,6 +167,39 @@ def test_an_arm_is_compared_on_the_draws_and_seeds_that_it_shares_with_the_contr
         compare_arms(scores[(scores["arm"] == "sedm") | (scores["draw"] == 0)], "real", 8)
 
 
+@pytest.mark.parametrize("lost", ["no score", "no row"])
+def test_a_group_that_one_run_could_not_score_counts_in_none(lost):
+    """A group without foreground has no score in the one run that predicts none there."""
+    scores = make_scores({"real": 0.7, "sedm": 0.76, "no_style": 0.7}, draws=(0, 1, 2))
+    is_lost = (scores["arm"] == "sedm") & (scores["draw"] == 1) & (scores["group"] == "test-case-3")
+    broken = scores[~is_lost] if lost == "no row" else scores.assign(iou=scores["iou"].mask(is_lost))
+    wanted = compare_arms(scores[scores["group"] != "test-case-3"], "real", 8)
+    pd.testing.assert_frame_equal(compare_arms(broken, "real", 8), wanted)
+    assert np.isfinite(wanted.loc["sedm", ["mean_difference", "ci_low", "p_adjusted"]].astype(float)).all()
+    with pytest.raises(ValueError, match="no group of the test split has a score in every run"):
+        compare_arms(scores.assign(iou=np.nan), "real", 8)
+
+
+def test_the_strongest_control_is_so_on_the_draws_that_all_controls_have():
+    """Draw 1 is easier: a control that was not run on draw 0 must not be chosen for it."""
+    scores = make_scores({"real": 0.72, "macenko": 0.7}, noise=0.0)
+    scores.loc[scores["draw"] == 1, "iou"] += 0.2
+    scores = scores[(scores["arm"] == "real") | (scores["draw"] == 1)]
+    assert strongest_control(scores, 8) == "real"
+    apart = scores[(scores["arm"] == "macenko") | (scores["draw"] == 0)]
+    with pytest.raises(ValueError, match="real, macenko have no draw and seed in common"):
+        strongest_control(apart, 8)
+
+
+def test_without_scores_of_validation_groups_no_control_is_the_strongest():
+    scores = make_scores({"real": 0.7, "macenko": 0.6})
+    with pytest.raises(ValueError, match=r"no run of real, .* with 8 annotated groups has scores"):
+        strongest_control(scores[scores["split"] == "test"], 8)
+    scores.loc[scores["split"] == "validation", "iou"] = np.nan
+    with pytest.raises(ValueError, match="real, macenko have no validation group with a score in common"):
+        strongest_control(scores, 8)
+
+
 @pytest.mark.slow
 def test_the_largest_and_smallest_difference_are_those_of_one_network():
     scores = make_scores({"real": 0.7, "sedm": 0.7}, noise=0.0)

@@ -88,3 +88,19 @@ def test_without_a_control_there_is_nothing_to_compare(tmp_path):
     fold = write_fold(tmp_path / "first", ["a", "b"], {"sedm": 0.6})
     with pytest.raises(ValueError, match="no arm of the kind 'control'"):
         compare_laboratories([fold], 8)
+
+
+def test_runs_of_a_sweep_are_no_arms(tmp_path):
+    arms = {"real": 0.5, "sedm": 0.6, "colour_jitter_0.4": 0.9}
+    folds = [write_fold(tmp_path / name, [name, name + "2", name + "3"], arms) for name in "ab"]
+    compared = compare_laboratories(folds, 8)
+    assert (compared.control, set(compared.arms.index)) == ("real", {"real", "sedm"})
+
+
+def test_folds_without_validation_groups_leave_the_choice_open(folds):
+    for path in (path for fold in folds for path in fold.glob("*.json")):
+        whole = json.loads(path.read_text())
+        del whole["values"]["scores"]["validation"]
+        path.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match="has scores of validation groups"):
+        compare_laboratories(folds, 8)

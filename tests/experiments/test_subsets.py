@@ -11,8 +11,13 @@ from sedm.config.study import STUDIES
 from sedm.data.patch_table import from_arrays
 from sedm.data.patches import Patches, decode_tables
 from sedm.data.study_data import StudyData, load_study
+from sedm.experiments import subsets
 from sedm.experiments.colour_transfer import reinhard
+from sedm.experiments.study_comparison import save_parts
 from sedm.experiments.subsets import STYLES, LabelSubset, pretrain, transfer_colours
+from sedm.generator.denoiser import build_model
+from sedm.generator.pipeline import SEDMPipeline
+from sedm.styles.bank import StyleBank
 
 SIZE = 16
 
@@ -198,6 +203,13 @@ def test_the_data_of_a_study_are_those_of_its_tables():
     assert load_study(replace(config, seed=1)).checksum != study.checksum
 
 
+def test_where_all_groups_are_annotated_nobody_lends(config, tmp_path):
+    subset = LabelSubset(replace(config, data=replace(config.data, n_annotated_groups=4)), make_study(), 0, tmp_path)
+    for use in (lambda: subset.lenders, lambda: subset.pseudo_labelled, lambda: subset.transfer("reinhard")):
+        with pytest.raises(ValueError, match="n4-draw0: all 16 training images are annotated, so there is no style"):
+            use()
+
+
 # ------------------------------------------------------------------------------------------------ two laboratories
 
 
@@ -227,3 +239,52 @@ def test_lenders_alone_lend_and_a_zero_shot_generator_never_saw_them(config, tmp
     assert not torch.equal(pairs[0].images, pairs[1].images)  # their styles are other ones
     assert torch.equal(pairs[0].masks, pairs[1].masks)
     assert set(pairs[0].groups) <= {"case-2", "case-3"}
+
+
+def record_trainings(monkeypatch, config):
+    """Train nothing, and list (folder, groups) of all that was to be trained."""
+    trained, pipeline = [], SEDMPipeline.from_model(build_model(config.model, 3, SIZE, seed=0))
+
+    def train(config, patches, folder, *arguments, **options):
+        trained.append((folder, set(patches.groups)))
+        return pipeline
+
+    monkeypatch.setattr(subsets, "train_generator", train)
+    monkeypatch.setattr(subsets, "make_autoencoder", train)
+    return trained
+
+
+def test_no_part_of_a_zero_shot_generator_sees_a_lender(config, tmp_path, monkeypatch):
+    """Neither the autoencoder, nor the generator that it starts from, nor itself."""
+    training = replace(config.training, unannotated="null_layout", symmetries="none", colour_jitter=0, class_jitter=0)
+    config = replace(config, training=training, data=replace(config.data, n_annotated_groups=1))
+    trained = record_trainings(monkeypatch, config)
+    config = replace(config, model=replace(config.model, autoencoder="own", unshuffle=1))
+    subset = LabelSubset(config, make_pair(), 0, tmp_path)
+    _ = subset.zero_shot_generator
+    assert [groups for _, groups in trained] == [{"case-0", "case-1"}] * 4  # two of them the autoencoder, loaded again
+    of_zero_shot = {folder for folder, _ in trained}
+    _ = subset.generator
+    assert [groups for _, groups in trained[4:]] == [set(subset.train.groups)] * 4
+    assert not of_zero_shot & {folder for folder, _ in trained[4:]}
+
+
+def test_subsets_share_what_saw_the_same_images(config, tmp_path, monkeypatch):
+    """Of one laboratory, the lenders of a subset are the annotated groups of another."""
+    config = replace(config, training=replace(config.training, unannotated="null_layout"))
+    trained = record_trainings(monkeypatch, config)
+    drawn = [LabelSubset(config, make_study(), number, tmp_path) for number in range(6)]
+    other = next(one for one in drawn if annotated_groups(one) != annotated_groups(drawn[0]))
+    for subset in (drawn[0], other):
+        _ = subset.generator, subset.zero_shot_generator
+    groups_of = {}
+    for folder, groups in trained:
+        assert groups_of.setdefault(folder, groups) == groups
+    assert len(groups_of) == 7  # one pretraining for both, one for each without its lenders, and four generators
+
+
+def test_the_style_bank_that_is_kept_is_of_those_who_lend(config, tmp_path):
+    config = replace(config, data=replace(config.data, n_annotated_groups=1))
+    generator = SEDMPipeline.from_model(build_model(config.model, 3, SIZE, seed=0).eval())
+    save_parts(LabelSubset(config, make_pair(), 0, tmp_path / "runs", generator), tmp_path)
+    assert set(StyleBank.load(tmp_path / "style_bank.safetensors").groups) == {"case-2", "case-3"}

@@ -112,6 +112,15 @@ def test_nothing_was_counted_nothing_moves_and_old_deviations_are_forgotten():
     assert torch.allclose(deviations.products, MEMORY * before)
 
 
+def test_deviations_are_counted_in_full_precision():
+    """In bfloat16, as training computes on most GPUs, a small deviation of a bright image would be rounded away."""
+    denoiser = Denoiser(BY_CLASS, n_classes=2, image_size=16)
+    x_0, layout = torch.full((4, 3, 16, 16), 0.9), torch.zeros(4, 16, 16, dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        denoiser.observe(x_0, layout, torch.full((4, 3, 16), 0.899), torch.ones(4, dtype=torch.bool))
+    assert torch.allclose(denoiser.deviations.covariance()[:3, :3], torch.full((3, 3), 1e-6), rtol=1e-2)
+
+
 def test_training_counts_deviations_and_sampling_does_not():
     model = build_model(BY_CLASS, n_classes=2, image_size=16, seed=0).train()
     generator = torch.Generator().manual_seed(0)

@@ -55,6 +55,17 @@ def test_batch_statistics_are_those_of_the_images_written_out():
     assert torch.equal(predict_with_batch_statistics(network, images), expected.argmax(1).to(torch.uint8))
 
 
+def test_every_image_of_a_large_group_counts_alike():
+    """65 images are more than fit into one batch, and the last is of another brightness."""
+    network = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2)).eval()
+    images = torch.randint(100, (65, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images[64] += 150
+    features = network[0](images.float() / 255)
+    expected = (features - features.mean((0, 2, 3), keepdim=True)) / features.std((0, 2, 3), keepdim=True)
+    found = predict_with_batch_statistics(network, images)
+    assert (found == expected.argmax(1)).float().mean() > 0.97
+
+
 def test_a_network_without_batch_normalisation_is_refused():
     with pytest.raises(ValueError, match="this network has no batch normalisation"):
         predict_with_batch_statistics(nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
