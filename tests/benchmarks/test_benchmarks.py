@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
-from benchmarks import contrast, folders, laboratory, measure, quality, reference, search, steps, texture
+from benchmarks import contrast, folders, laboratories, laboratory, measure, quality, reference, search, steps, texture
 from sedm.config import SamplingConfig, build_config
 from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
@@ -328,3 +328,32 @@ def test_what_is_drawn_is_compared_with_the_changed_images(config, monkeypatch):
     found = contrast.follow(pipeline, lenders, config)
     assert found["distance"]["drawn"] == pytest.approx(0, abs=1e-4)
     assert found["distance"]["painted"] == pytest.approx(math.dist(found["contrast"]["real"], (0, 0, 0)))
+
+
+# ------------------------------------------------------------------------------------------------ laboratories
+
+
+def test_runs_of_both_halves_become_values_and_figures(tmp_path, monkeypatch, capsys):
+    for fold, tested in (("one", "ab"), ("two", "cd")):
+        (tmp_path / fold).mkdir()
+        for arm, iou in (("colour_augmentation", 0.6), ("sedm_augmented", 0.7)):
+            for draw in (0, 1):
+                splits = {"test": list(tested), "validation": ["v"], "source": ["s"]}
+                scores = {
+                    split: {what: {name: iou + 0.01 * draw for name in names} for what in ("iou", "dice")}
+                    for split, names in splits.items()
+                }
+                facts = {"arm": arm, "n_annotated": 8, "draw": draw, "seed": 0, "data": fold, "scores": scores}
+                facts |= {"n_real": 60, "n_synthetic": 0}
+                path = tmp_path / fold / f"values_{arm}-n8-draw{draw}-seed0.json"
+                path.write_text(json.dumps({"values": facts, "run": {"commit": "abc", "seconds": 1.0}}))
+    monkeypatch.setattr(laboratories, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["", "A8", "--annotated", "8", str(tmp_path / "one"), str(tmp_path / "two")])
+    laboratories.main()
+    stored = json.loads((tmp_path / "values_A8.json").read_text())
+    assert stored["values"]["method"] == "sedm_augmented"
+    assert stored["values"]["control"] == "colour_augmentation"
+    assert stored["values"]["arms"]["sedm_augmented"]["mean_difference"] == pytest.approx(0.1)
+    assert {len(runs) for runs in stored["values"]["folds"].values()} == {4}
+    assert set(stored["run"]["figures"]) == {"fig_A8.png", "fig_A8_groups.png"}
+    assert "`sedm_augmented`" in capsys.readouterr().out
