@@ -68,13 +68,19 @@ class ColourDeviations(nn.Module):
         shares: Float[Tensor, "batch k h w"],
         colours: Float[Tensor, "batch k 3"],
         is_counted: Bool[Tensor, " batch"],
+        memory: float = MEMORY,
     ) -> None:
-        """Count the deviations of clean images from the colours of their styles, and forget earlier ones slowly."""
+        """Count the deviations of clean images from the colours of their styles; earlier ones fade by ``memory``."""
         n_pixels = shares.flatten(2).sum(2)
         is_shown = ((n_pixels >= LEAST_PIXELS) & is_counted[:, None])[..., None].expand(-1, -1, 3)
         deviations = torch.where(is_shown, _means(x_0, shares, n_pixels) - colours.float(), 0).flatten(1)
-        self.products.mul_(MEMORY).add_(deviations.mT @ deviations)
-        self.counts.mul_(MEMORY).add_(is_shown.flatten(1).sum(0))
+        self.products.mul_(memory).add_(deviations.mT @ deviations)
+        self.counts.mul_(memory).add_(is_shown.flatten(1).sum(0))
+
+    def forget(self) -> None:
+        """Forget all images that were seen."""
+        self.products.zero_()
+        self.counts.zero_()
 
     def covariance(self) -> Float[Tensor, "n n"]:
         """Compute P. Where few images show both of two classes, it tells too weakly that they go together."""

@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -23,8 +24,10 @@ from torch.nn import functional as F
 
 from sedm.config import Config
 from sedm.data.patches import Patches
+from sedm.data.pixels import to_signed
 from sedm.generator.autoencoder import encode_images, latent_shape, make_autoencoder
 from sedm.generator.denoiser import StyleDiffusion, build_model, one_hot_layout
+from sedm.generator.paint import class_colours
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
 from sedm.generator.sample_sheet import save_sample_sheet
@@ -37,6 +40,8 @@ from sedm.runtime.seeds import seeded_generator
 from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.styles.backbones import MOMENTS_SIDE
 from sedm.styles.sampling import StyleSampler
+
+N_COUNTED, BATCH_COUNTED = 1024, 32  # images that deviations of colours are counted on, all and at once
 
 
 def train_model(
@@ -112,7 +117,37 @@ def train_model(
     fingerprint = run_fingerprint(config, patches, latents, initial)
     model.to(memory_format=memory_format(accelerator))
     optimise(accelerator, model, loss_of, settings, folder, fingerprint, progress=progress, on_checkpoint=save_samples)
+    if model.denoiser.starts_from_paint:
+        count_deviations(model, patches, sampler, config.seed)
     return model
+
+
+@torch.no_grad()
+def count_deviations(model: StyleDiffusion, patches: Patches, sampler: StyleSampler, seed: int) -> None:
+    """Count P of `sedm.generator.paint` anew, on training images as they are, for a trained model.
+
+    Training counts it on images whose densities were changed, which differ more. And images differ from their style by
+    more than they do from each other, since n style images tell the colours of a group with an error of their own. A
+    drawn image has the error of its lenders already, so that with (n − 1) / (n + 1) of the counted variance images of a
+    group differ as real ones do.
+
+    Args:
+        patches: images with a mask, drawn or predicted; ``N_COUNTED`` of them at most are looked at.
+        sampler: of their style images.
+    """
+    n, generator = sampler.n_images, seeded_generator("deviations", seed)
+    rows = patches.has_mask.nonzero().flatten()
+    rows = rows[torch.randperm(len(rows), generator=generator)[:N_COUNTED]]
+    deviations = model.denoiser.deviations
+    deviations.forget()
+    for part in rows.split(BATCH_COUNTED):
+        style_images, _ = sampler.draw_images(part.tolist(), generator)
+        style = model.style_encoder(style_images)
+        colours, masks = class_colours(style)[..., :3], patches.masks[part.tolist()]
+        shares = one_hot_layout(masks, patches.n_classes)
+        is_counted = torch.ones(len(part), dtype=torch.bool)
+        deviations.observe(to_signed(patches.images[part.tolist()]), shares, colours, is_counted, memory=1.0)
+    deviations.products.mul_((n - 1) / (n + 1))
 
 
 def freeze_encoder(model: StyleDiffusion) -> None:

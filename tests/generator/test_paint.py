@@ -7,10 +7,13 @@ from torch import nn
 
 from sedm.config import ModelConfig
 from sedm.data.patch_table import UNKNOWN
+from sedm.data.patches import Patches
 from sedm.generator.denoiser import Denoiser, build_model, one_hot_layout
 from sedm.generator.paint import MEMORY, ColourDeviations, paint
 from sedm.generator.pipeline import SEDMPipeline
 from sedm.generator.process import Diffusion
+from sedm.generator.training import count_deviations
+from sedm.styles.sampling import StyleSampler
 
 BY_CLASS = ModelConfig((8, 16), style_dim=16, style_channels=(8,), aggregation="by_class", style_injection="class_film")
 
@@ -163,3 +166,26 @@ def test_a_saved_model_keeps_what_it_counted_and_an_earlier_one_counted_nothing(
     earlier = SEDMPipeline.from_pretrained(tmp_path / "earlier").denoiser
     assert (earlier.deviations.products == 0).all()
     assert (earlier.deviations.counts == 0).all()
+
+
+def test_with_the_error_of_its_lenders_a_drawn_image_differs_as_real_ones_do():
+    """Flat images whose colours differ by a known deviation within groups, and an encoder that reads colours."""
+    n_lenders, sd, generator = 4, 0.1, torch.Generator().manual_seed(0)
+    groups = [f"{i // 30:02d}" for i in range(900)]
+    of_groups = torch.randn(30, 1, 3, generator=generator).repeat(1, 30, 1).flatten(0, 1) / 5
+    colours = of_groups + sd * torch.randn(900, 3, generator=generator)
+    images = ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)[..., None, None].expand(-1, -1, 8, 8)
+    patches = Patches(images.contiguous(), torch.zeros(900, 8, 8, dtype=torch.uint8), groups, ("all",))
+
+    class Reader(nn.Module):
+        def forward(self, style_images):
+            token = torch.zeros(len(style_images), 2, 16)
+            token[..., :3] = style_images.mean(dim=(1, 3, 4))[:, None]
+            return token
+
+    model = build_model(BY_CLASS, n_classes=1, image_size=8, seed=0)
+    model.style_encoder = Reader()
+    for _ in range(2):  # what was counted before does not matter
+        count_deviations(model, patches, StyleSampler(patches, "multi", n_lenders), seed=0)
+    drawn = model.denoiser.deviations.covariance().diagonal()[:3]
+    torch.testing.assert_close(drawn + sd**2 / n_lenders, torch.full((3,), sd**2), rtol=0.1, atol=0)
