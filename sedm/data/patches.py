@@ -16,10 +16,9 @@ from sedm.data.groups import name_groups, rows_by_group
 from sedm.data.patch_checks import check_classes, check_masks, check_sizes
 from sedm.data.pictures import UNKNOWN
 from sedm.data.places import Places
-from sedm.data.splits import draw_groups, draw_test_groups
+from sedm.data.splits import draw_annotated_groups, draw_test_groups
 from sedm.data.table_decoding import MASK_SOURCES, decode_all
 from sedm.data.table_rows import Table
-from sedm.runtime.fingerprints import hash_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -264,18 +263,10 @@ class Patches:
         >>> Patches(pixels, pixels[:, 0], list("abc"), classes=("stroma",)).hide_masks(1, seed=0).mask_source
         ['none', 'none', 'annotated']
         """
-        groups = draw_groups(
-            (
-                group
-                for group, source in zip(self.groups, self.mask_source, strict=True)
-                if source == "annotated" and group not in never
-            ),
-            seed,
-        )
-        if not 0 <= n_annotated_groups <= len(groups):
-            annotated = "1 group is" if len(groups) == 1 else f"{len(groups)} groups are"
-            raise ValueError(f"n_annotated_groups={n_annotated_groups}, but {annotated} annotated")
-        kept_groups = set(groups[:n_annotated_groups])
+        annotated = [
+            group for group, source in zip(self.groups, self.mask_source, strict=True) if source == "annotated"
+        ]
+        kept_groups = draw_annotated_groups(set(annotated) - set(never), n_annotated_groups, seed)
         is_kept = torch.tensor([group in kept_groups for group in self.groups], dtype=torch.bool)
         parts = zip(
             self.masks.split(mapped_pixels.ROWS_AT_ONCE), is_kept.split(mapped_pixels.ROWS_AT_ONCE), strict=True
@@ -309,19 +300,3 @@ def decode_tables(
     classes = check_classes(classes)
     decoded = decode_all(tables, len(classes), image_size, fit, folder)
     return {name: Patches(classes=classes, **fields) for name, fields in decoded.items()}
-
-
-def data_checksum(*tables: Patches) -> str:
-    """Hash every pixel, mask and group of the tables.
-
-    >>> pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    >>> a, b = (Patches(pixels, pixels[:, 0], [group], classes=("stroma",)) for group in "ab")
-    >>> data_checksum(a) == data_checksum(a), data_checksum(a) == data_checksum(b)
-    (True, False)
-    """
-    parts = []
-    for patches in tables:
-        for pixels in (patches.images, patches.masks):
-            parts += [repr(tuple(pixels.shape)), pixels]
-        parts.append(repr(patches.groups))
-    return hash_of(*parts)

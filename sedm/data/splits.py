@@ -50,6 +50,22 @@ def draw_test_groups(groups: Iterable[str], test_fraction: float, seed: int) -> 
     return set(distinct[:n_test])
 
 
+def draw_annotated_groups(groups: Iterable[str], n: int, seed: int) -> set[str]:
+    """Draw the ``n`` groups that keep their masks; those of a smaller count are among those of a larger one.
+
+    Raises:
+        ValueError: fewer groups than asked for.
+
+    >>> draw_annotated_groups(["a", "b", "c"], n=2, seed=0) == set(draw_groups(["a", "b", "c"], seed=0)[:2])
+    True
+    """
+    ordered = draw_groups(groups, seed)
+    if not 0 <= n <= len(ordered):
+        annotated = "1 group is" if len(ordered) == 1 else f"{len(ordered)} groups are"
+        raise ValueError(f"n_annotated_groups={n}, but {annotated} annotated")
+    return set(ordered[:n])
+
+
 def draw_groups(groups: Iterable[str], seed: int, name: str = "the table") -> list[str]:
     """Put the distinct groups into a seeded random order, which does not depend on the order of the rows.
 

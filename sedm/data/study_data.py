@@ -10,9 +10,10 @@ import datasets
 
 from sedm.config import Config
 from sedm.config.study import Study
+from sedm.data.data_checksum import data_checksum
 from sedm.data.groups import check_spelling
 from sedm.data.patch_table import PatchTableError, find_splits, load_patches
-from sedm.data.patches import Patches, data_checksum, decode_tables
+from sedm.data.patches import Patches, decode_tables
 from sedm.data.splits import check_splits
 from sedm.data.study_source import StudySource
 

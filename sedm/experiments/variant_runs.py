@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sedm.config import Config, flatten, known_name
-from sedm.data.patches import Patches, data_checksum
+from sedm.data.data_checksum import data_checksum
+from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
 from sedm.experiments.runs import claim, finish_runs, is_finished
 from sedm.experiments.variants import EARLIER, QUESTIONS, VARIANTS, read_measures

@@ -24,8 +24,9 @@ from sedm.data.augment import (
     jitter_stains,
     scale_class_density,
 )
+from sedm.data.data_checksum import data_checksum
 from sedm.data.patch_table import UNKNOWN
-from sedm.data.patches import Patches, data_checksum
+from sedm.data.patches import Patches
 from sedm.runtime.files import replacing
 from sedm.runtime.fingerprints import hash_of
 from sedm.runtime.hardware import pick_device

@@ -23,6 +23,7 @@ import sedm.data.mapped_pixels
 import sedm.data.patch_table
 import sedm.data.table_rows
 from sedm.config import build_config
+from sedm.data.data_checksum import data_checksum
 from sedm.data.patch_table import (
     UNKNOWN,
     PatchTableError,
@@ -32,7 +33,7 @@ from sedm.data.patch_table import (
     load_patches,
     save_patches,
 )
-from sedm.data.patches import Patches, data_checksum
+from sedm.data.patches import Patches
 from sedm.data.places import Places
 from sedm.data.splits import check_splits, split_by_group
 from sedm.data.study_data import load_study

@@ -12,8 +12,8 @@ import sedm.generator.training
 from sedm.__main__ import main
 from sedm.config import build_config, flatten
 from sedm.config.study import STUDIES
+from sedm.data.data_checksum import data_checksum
 from sedm.data.patch_table import UNKNOWN
-from sedm.data.patches import data_checksum
 from sedm.data.study_data import StudyData, load_study
 from sedm.experiments.runs import claim
 from sedm.experiments.variant_runs import Material, list_variant_runs, load_material, train_variants
