@@ -25,7 +25,8 @@ CEILING = "all_annotations"
 
 def draw_figures(compared: LaboratoryComparison, question: str) -> list[Path]:
     """Draw the differences of all arms from the strongest control, and the scores of the groups of a few."""
-    wanted = dict.fromkeys(["real", compared.control, ZERO_SHOT, compared.method, CEILING])
+    abroad = compared.arms[compared.arms["kind"] == "control"]["mean"].idxmax()  # best where it is tested, too
+    wanted = dict.fromkeys(["real", compared.control, abroad, ZERO_SHOT, compared.method, CEILING])
     columns = [arm for arm in wanted if arm in compared.by_group]
     figures = {
         "": forest_plot(compared.arms.drop(index=compared.control), compared.control, "foreground IoU"),
