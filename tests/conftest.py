@@ -260,7 +260,7 @@ def tissue(graphs):
 
 def copy_checkout(root, folder):
     """Copy what the notebooks need, set to ``smoke``, and return the copy."""
-    for name in ("sedm", "notebooks", "data/models"):
+    for name in ("sedm", "notebooks", "data/models", "figures/laboratories"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (folder / "notebooks").glob("*.ipynb"):
         text = path.read_text()

@@ -61,8 +61,10 @@ def read_folds(folders: Sequence[str | Path], n_annotated: int) -> pd.DataFrame:
         n_annotated: groups; runs with other counts are left out, but those that see all masks.
 
     Raises:
-        ValueError: a folder without runs, no run that all folds have, or a group that is tested in two of them.
+        ValueError: no folder, one without runs, no run that all folds have, or a group that is tested in two of them.
     """
+    if not folders:
+        raise ValueError("no folder of runs to compare; each fold has one")
     folds = [read_scores(folder) for folder in folders]
     keys = ["arm", "n_annotated", "draw", "seed"]
     shared = set.intersection(*(set(map(tuple, fold[keys].to_numpy().tolist())) for fold in folds))

@@ -132,12 +132,15 @@ def count_deviations(model: StyleDiffusion, patches: Patches, sampler: StyleSamp
     group differ as real ones do.
 
     Args:
-        patches: images with a mask, drawn or predicted; ``N_COUNTED`` of them at most are looked at.
+        patches: images with a mask, drawn or predicted; ``N_COUNTED`` of them at most are looked at. Without any
+            nothing is counted, as in training.
         sampler: of their style images.
     """
     n, generator = sampler.n_images, seeded_generator("deviations", seed)
     rows = patches.has_mask.nonzero().flatten()
     rows = rows[torch.randperm(len(rows), generator=generator)[:N_COUNTED]]
+    if not len(rows):
+        return
     deviations = model.denoiser.deviations
     deviations.forget()
     for part in rows.split(BATCH_COUNTED):

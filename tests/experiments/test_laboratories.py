@@ -84,6 +84,11 @@ def test_a_group_in_two_folds_is_refused(tmp_path):
         compare_laboratories(folds, 8)
 
 
+def test_no_folder_is_refused():
+    with pytest.raises(ValueError, match="no folder of runs"):
+        compare_laboratories([], 8)
+
+
 def test_without_a_control_there_is_nothing_to_compare(tmp_path):
     fold = write_fold(tmp_path / "first", ["a", "b"], {"sedm": 0.6})
     with pytest.raises(ValueError, match="no arm of the kind 'control'"):
