@@ -17,6 +17,7 @@ from pathlib import Path
 from sedm.config import known_name
 from sedm.runtime.extras import MissingExtraError, extra
 
+COMMITTED = "committed-figure"  # tag of cells that link a committed figure, for readers who run nothing
 STARTER = "SEDM_STARTED_BY"  # environment variable: host:process that a notebook must not outlive
 
 
@@ -24,7 +25,7 @@ def execute_notebook(notebook: Path, executed: Path, parameters: dict[str, objec
     """Run a notebook from top to bottom in the current folder.
 
     Args:
-        executed: where the copy with outputs goes.
+        executed: where the copy with outputs goes. It shows its own figures, and not the committed ones.
         log: receives what the kernel writes to stderr, such as progress bars; without it, the terminal does.
 
     Raises:
@@ -32,6 +33,7 @@ def execute_notebook(notebook: Path, executed: Path, parameters: dict[str, objec
         RuntimeError: a cell failed; the message names it and shows its traceback.
     """
     with extra("notebooks"):
+        import nbformat
         import papermill
         from papermill.exceptions import PapermillExecutionError
 
@@ -39,9 +41,11 @@ def execute_notebook(notebook: Path, executed: Path, parameters: dict[str, objec
     for name in parameters:
         known_name(f"parameter of {notebook.name}", name, known)
     executed.parent.mkdir(parents=True, exist_ok=True)
+    content = nbformat.read(notebook, as_version=4)
+    content.cells = [cell for cell in content.cells if COMMITTED not in cell.metadata.get("tags", [])]
     try:
         papermill.execute_notebook(
-            str(notebook),
+            content,
             str(executed),
             parameters,
             kernel_name="python3",

@@ -291,7 +291,7 @@ def test_parameters_are_commented_literals_in_a_cell_of_their_own(path):
 def test_the_second_code_cell_alone_builds_the_configuration(path):
     code = [source(cell) for cell in cells_of(path)]
     assert "config = build_config(study, preset, seed)" in code[1]
-    assert "print(config)" in code[1]
+    assert "print(config.describe(" in code[1]  # the sections that this notebook uses
     assert [cell for cell in code[2:] if "build_config" in cell or "Config(" in cell] == []
 
 
@@ -310,6 +310,31 @@ def test_every_figure_is_explained(path):
         elif "save_figure(" in source(cell):
             assert len(words) >= 20, source(cell)
             words = []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_below_the_cell_of_a_figure_stands_the_committed_one(path):
+    """For those who read on GitHub, and run nothing."""
+    cells = json.loads(path.read_text())["cells"]
+    shown = 0
+    for cell, below in zip(cells, [*cells[1:], {"source": []}], strict=True):
+        for name in re.findall(r'save_figure\(.*?f?"([\w{}]+)", shows', source(cell), re.DOTALL):
+            links = re.findall(r"\]\(\.\./figures/\w+/fig_(\w+)\.png\)", source(below))
+            assert "committed-figure" in below["metadata"]["tags"], name
+            assert [link for link in links if re.fullmatch(name.replace("{name}", r"\w+"), link)], name
+            shown += 1
+    assert shown == sum("save_figure(" in source(cell) for cell in cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_computes_by_hand_and_ends_with_exercises(path):
+    """A hand-made step is compared with that of the library, and two or more exercises change one thing."""
+    code = "\n".join(source(cell) for cell in cells_of(path))
+    assert re.search(r"assert|\"by hand\": ", code)
+    assert re.search(r"by[ _]hand", source(cells_of(path, "markdown")[-2]) + code, re.IGNORECASE)
+    last = source(json.loads(path.read_text())["cells"][-1])
+    assert last.startswith("## Exercises")
+    assert len(re.findall(r"^\d\. \*\*", last, re.MULTILINE)) >= 2
 
 
 # ------------------------------------------------------------------------------------------------ the rest

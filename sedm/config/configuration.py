@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sedm.config.arm_settings import ArmConfig
+from sedm.config.checks import known_name
 from sedm.config.settings import (
     AutoencoderConfig,
     DataConfig,
@@ -55,9 +56,30 @@ class Config:
             )
 
     def __str__(self):
-        """One setting a line, as a notebook prints it."""
-        lines = [f"{name:30} {value}" for name, value in flatten(self).items()]
-        return "\n".join(lines)
+        """One setting a line."""
+        return self.describe()
+
+    def describe(self, *sections: str) -> str:
+        """Write one setting a line: study, preset, seed and those of the sections named, or of all.
+
+        Raises:
+            ValueError: an unknown section.
+
+        >>> from sedm.config import build_config
+        >>> print(build_config("tissue", "smoke").describe("layouts").partition("layouts.learned")[0])
+        study                          tissue
+        preset                         smoke
+        seed                           0
+        layouts.prior                  empirical
+        layouts.n_compared             12
+        <BLANKLINE>
+        """
+        known = [one.name for one in dataclasses.fields(self) if one.name not in ("study", "preset", "seed")]
+        for name in sections:
+            known_name("section", name, known)
+        hidden = set(known) - set(sections) if sections else set()
+        shown = [(name, value) for name, value in flatten(self).items() if name.split(".")[0] not in hidden]
+        return "\n".join(f"{name:30} {value}" for name, value in shown)
 
 
 def flatten(config: Config) -> dict[str, object]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from sedm.config import Config
+from sedm.config import Config, TrainingConfig
 from sedm.data.patches import Patches
 from sedm.data.pixels import to_signed
 from sedm.generator.autoencoder import encode_images, latent_shape, make_autoencoder
@@ -101,12 +101,7 @@ def train_model(
         generator = seeded_generator("training batch", config.seed, step, accelerator.process_index, *sitting)
         batch, target, style_masks = training_batch(patches, latents, pools, sampler, diffusion, settings, generator)
         batch, target = [tensor.to(accelerator.device) for tensor in batch], target.to(accelerator.device)
-        answer, class_logits = network(*batch, x_0=target if model.denoiser.starts_from_paint else None)
-        errors = (answer.float() - target).square().mean(dim=(1, 2, 3))
-        loss = (diffusion.loss_weights(batch[1], settings.max_loss_weight) * errors).mean()
-        if class_logits is None:
-            return loss
-        return loss + settings.class_weight * class_loss(class_logits, style_masks.to(accelerator.device))
+        return generator_loss(network, batch, target, style_masks.to(accelerator.device), diffusion, settings)
 
     def save_samples(n_steps: int) -> None:
         pipeline = SEDMPipeline.from_model(model.eval(), autoencoder)
@@ -120,6 +115,29 @@ def train_model(
     if model.denoiser.starts_from_paint:
         count_deviations(model, patches, sampler, config.seed)
     return model
+
+
+def generator_loss(
+    model: StyleDiffusion,
+    batch: Sequence[Tensor],
+    target: Float[Tensor, "batch c s s"],
+    style_masks: UInt8[Tensor, "batch n h w"],
+    diffusion: Diffusion,
+    settings: TrainingConfig,
+) -> Float[Tensor, ""]:
+    """Compute what training minimises: the weighted error of the answers, and that of the classes of style images.
+
+    Args:
+        batch: x_t, t, layouts, style images and which items see the null style, as `training_batch` draws them; with
+            it come ``target``, what the model should answer, and ``style_masks``, where the classes really are.
+    """
+    x_0 = target if diffusion.objective == "x_0" else None  # deviations of colours are those of clean images
+    answer, class_logits = model(*batch, x_0=x_0)
+    errors = (answer.float() - target).square().mean(dim=(1, 2, 3))
+    loss = (diffusion.loss_weights(batch[1], settings.max_loss_weight) * errors).mean()
+    if class_logits is None:
+        return loss
+    return loss + settings.class_weight * class_loss(class_logits, style_masks)
 
 
 @torch.no_grad()

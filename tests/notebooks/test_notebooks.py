@@ -45,6 +45,7 @@ def check_study(run, folder, study, kind):
         outputs = [output for cell in code for output in cell["outputs"]]
         assert [output for output in outputs if output["output_type"] == "error"] == []
         assert all(cell["execution_count"] for cell in code)
+        assert not [cell for cell in notebook["cells"] if "committed-figure" in cell["metadata"].get("tags", [])]
         sources = ["".join(cell["source"]) for cell in notebook["cells"]]
         opening = next(source for source in sources if source.startswith("# "))
         figures = set(re.findall(r"`(fig_\w+)`", opening))
