@@ -16,6 +16,7 @@ SETTINGS = {  # in place of those of the preset; what an image is filtered by co
     "pairing": f"how layouts find their styles: {', '.join(PAIRINGS)}",
     "style_sources": f"groups whose styles are borrowed: {', '.join(STYLE_SOURCES)}",
     "n_mixed_groups": "groups whose styles are mixed into that of one image",
+    "extrapolation": "how far beyond them a style may lie, away from one more group, in units of their distance",
     "micro_batch": "images sampled together; part of what fixes an image's bytes",
 }
 

@@ -253,12 +253,13 @@ class SamplingConfig:
     pairing: str = "random"  # how layouts find their styles; PAIRINGS
     style_sources: str = "all"  # groups whose styles are borrowed; STYLE_SOURCES
     n_mixed_groups: int = 1  # groups whose styles are mixed into that of one image
+    extrapolation: float = 0.0  # how far beyond them, away from one more group, in units of their distance, at most
     filter_percentile: float = 0.0  # pairs below this percentile of the scores of a class are dropped; 0 keeps all
     micro_batch: int = 16  # images sampled together; part of what fixes an image's bytes
 
     def __post_init__(self):
         check_whole(self, "n_images", "n_steps", "n_style_images", "n_mixed_groups", "micro_batch")
-        check_not_negative(self, "guidance_scale")
+        check_not_negative(self, "guidance_scale", "extrapolation")
         known_name("pairing", self.pairing, PAIRINGS)
         known_name("style_sources", self.style_sources, STYLE_SOURCES)
         if not 0 <= self.filter_percentile < 100:

@@ -39,7 +39,7 @@ def render_mix(
 
     Args:
         layout: class indices, or ``UNKNOWN`` where anything may be.
-        weights: one for each style, 0 or more; only their ratios count.
+        weights: one for each style; only their ratios count.
         guidance_scale: 1 means no guidance.
         steps: solver steps, each one network evaluation (two when guided).
         seed: of the noise that the image starts from, 0 or more.

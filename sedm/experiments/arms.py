@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sedm.config import LAYOUT_SOURCES, Config, known_name
-from sedm.experiments.subsets import STYLES, TRANSFERS
+from sedm.experiments.subsets import NEVER_SEEN, STYLES, TRANSFERS
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Arm:
     @property
     def uses_subset_generator(self) -> bool:
         """Whether its images come from the generator of the label subset, which has seen the lenders."""
-        return self.synthetic in STYLES and self.synthetic != "zero_shot"
+        return self.synthetic in STYLES and self.synthetic not in NEVER_SEEN
 
 
 UNIMATCH = {"arms": {"consistency": "unimatch", "consistency_weight": 1.0}}
+EXTRAPOLATED = {"sampling": {"n_mixed_groups": 2, "extrapolation": 1.0}}
 ARMS = {
     "real": Arm("control"),
     "colour_augmentation": Arm("control", augmented=True),
@@ -61,6 +62,7 @@ ARMS = {
     "sedm_ignoring": Arm("SEDM", "unannotated", augmented=True, confidence=0.95),
     "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
     "sedm_zero_shot": Arm("SEDM", "zero_shot", augmented=True),
+    "sedm_extrapolated": Arm("SEDM", "extrapolated", augmented=True, changes=EXTRAPOLATED),
     "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),
     "sedm_unimatch": Arm("SEDM", "unannotated", unannotated=True, augmented=True, changes=UNIMATCH),
     "sedm_pseudo_layouts": Arm("SEDM", "unannotated", augmented=True, changes={"arms": {"layouts": "predicted_masks"}}),

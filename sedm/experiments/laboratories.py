@@ -23,8 +23,9 @@ from sedm.experiments.comparison import (
     read_scores,
     strongest_control,
 )
+from sedm.experiments.subsets import NEVER_SEEN
 
-ZERO_SHOT = "sedm_zero_shot"  # a question of its own: its generator never saw the lenders
+ZERO_SHOT = "sedm_zero_shot"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def compare_laboratories(folders: Sequence[str | Path], n_annotated: int) -> Lab
     kinds = {arm: ARMS[arm].kind for arm in scores["arm"].unique()}
 
     def best(kind: str) -> str:
-        candidates = [arm for arm in kinds if kinds[arm] == kind and arm != ZERO_SHOT]
+        # a generator that never saw the lenders is a question of its own
+        candidates = [arm for arm in kinds if kinds[arm] == kind and ARMS[arm].synthetic not in NEVER_SEEN]
         if not candidates:
             raise ValueError(f"{', '.join(map(str, folders))}: no arm of the kind {kind!r}")
         return strongest_control(scores, n_annotated, candidates)

@@ -37,7 +37,8 @@ from sedm.segmentation.predicted_masks import with_predicted_masks
 from sedm.segmentation.segmenter import kept_segmenter
 from sedm.styles.bank import StyleBank
 
-STYLES = ("unannotated", "zero_shot", "annotated", "shuffled", "none", "transductive")
+STYLES = ("unannotated", "zero_shot", "extrapolated", "annotated", "shuffled", "none", "transductive")
+NEVER_SEEN = ("zero_shot", "extrapolated")  # whose generator saw no image of the lenders
 TRANSFERS = {"reinhard": reinhard, "macenko": macenko, "fourier": fourier}
 
 
@@ -116,7 +117,7 @@ class LabelSubset:
 
     def generator_of(self, styles: str) -> SEDMPipeline:
         """Return the generator that images in these styles come from, see `generate`."""
-        return self.zero_shot_generator if styles == "zero_shot" else self.generator
+        return self.zero_shot_generator if styles in NEVER_SEEN else self.generator
 
     def _train_generator(self, without: Collection[str] = ()) -> SEDMPipeline:
         config, initial, name = self.config, None, "zero_shot_generator" if without else "generator"
@@ -154,6 +155,8 @@ class LabelSubset:
         Args:
             styles: whose style the images have. ``unannotated`` and ``annotated``: such training groups, each image
                 that of one group. ``zero_shot``: those of ``unannotated``, of which the generator saw no image.
+                ``extrapolated``: from the same generator, those of training groups that are no lenders, mixed and led
+                away from each other as ``sampling`` says, for laboratories that nobody has an image of.
                 ``shuffled``: the same images as ``unannotated``, but the style of an image mixes
                 those of different groups. ``none``: the learned null style. ``transductive``: unannotated groups and
                 those of the test split.
@@ -207,6 +210,8 @@ class LabelSubset:
                 raise ValueError("styles='none' with aggregation='linear', which would map the null style to another")
             return StyleBank(pipeline.denoiser.null_style.detach().cpu()[None], ["no style"], ["null"], name)
         lenders = self.train.annotated() if styles == "annotated" else self.lenders
+        if styles == "extrapolated":
+            lenders = self.train.of_groups(set(self.train.groups) - set(self.lenders.groups))
         groups, images = lenders.groups, lenders.images
         if styles == "transductive":
             groups = groups + self.data.test.groups

@@ -73,7 +73,7 @@ class StyleChoice(NamedTuple):
     """Whose style an image gets."""
 
     rows: list[int]  # of the bank; as many of each group, one group after the other
-    weights: list[float]  # one a row, sum 1; alike within a group
+    weights: list[float]  # one a row, sum 1; alike within a group; negative for one that the style is led away from
 
     def group_weights(self, bank: StyleBank) -> dict[str, float]:
         """Sum the weights of each group, in the order of the rows.
@@ -101,7 +101,9 @@ class Pairing:
     ===============  ============================================================================================
 
     ``config.n_mixed_groups`` different groups are drawn and their styles mixed with weights from the uniform
-    (Dirichlet) distribution; ``config.n_style_images`` images of each lend.
+    (Dirichlet) distribution; ``config.n_style_images`` images of each lend. With ``config.extrapolation`` e the mixture
+    is led away from one more group, by u times its distance from that group's style, u from the uniform distribution on
+    [0, e]: a look that no group has. The last group then has the weight −u, and all sum to 1 as ever.
 
     Args:
         of_layouts: image class by layout id, for ``class``.
@@ -161,10 +163,14 @@ class Pairing:
         """
         generator, n_images = seeded_generator("style of a synthetic image", seed, index), self.config.n_style_images
         odds = self._odds(layout, layout_id)
-        chosen = torch.multinomial(odds, self.config.n_mixed_groups, generator=generator).tolist()
-        parts = torch.empty(len(chosen), dtype=torch.float64).exponential_(generator=generator)
+        chosen = torch.multinomial(odds, _n_drawn(self.config), generator=generator).tolist()
+        parts = torch.empty(self.config.n_mixed_groups, dtype=torch.float64).exponential_(generator=generator)
+        shares = parts / parts.sum()
+        if self.config.extrapolation:
+            beyond = self.config.extrapolation * torch.rand(1, dtype=torch.float64, generator=generator)
+            shares = torch.cat([(1 + beyond) * shares, -beyond])
         rows, weights = [], []
-        for group, weight in zip(chosen, (parts / parts.sum()).tolist(), strict=True):
+        for group, weight in zip(chosen, shares.tolist(), strict=True):
             rows += draw_style_rows(self.bank.rows_of(self.groups[group]), n_images, generator)
             weights += [weight / n_images] * n_images
         return StyleChoice(rows, weights)
@@ -206,10 +212,10 @@ class Pairing:
             for image_class in set(self._of_layouts.values())
         }
         for image_class, odds in odds_of.items():
-            if odds.sum() < self.config.n_mixed_groups:
+            if odds.sum() < _n_drawn(self.config):
                 raise ValueError(
                     f"image class {image_class!r} of a layout: {int(odds.sum())} groups have it, "
-                    f"{self.config.n_mixed_groups} must lend; leave such layouts out or pair at random"
+                    f"{_n_drawn(self.config)} must lend; leave such layouts out or pair at random"
                 )
 
         def odds(layout, layout_id):
@@ -244,9 +250,17 @@ def _lenders(bank: StyleBank, config: SamplingConfig, annotated_groups: Collecti
     groups = [name for name in bank.names if sources == "all" or (name in annotated) == (sources == "annotated")]
     if not groups:
         raise ValueError(f"style_sources={sources!r} leaves none of the {len(bank.names)} groups in the bank to lend")
-    if config.n_mixed_groups > len(groups):
-        raise ValueError(f"n_mixed_groups={config.n_mixed_groups}, but only {len(groups)} groups lend their style")
+    if _n_drawn(config) > len(groups):
+        beyond = " and one more to lead away from" if config.extrapolation else ""
+        raise ValueError(
+            f"n_mixed_groups={config.n_mixed_groups}{beyond}, but only {len(groups)} groups lend their style"
+        )
     return groups
+
+
+def _n_drawn(config: SamplingConfig) -> int:
+    """Count the groups that take part in the style of an image."""
+    return config.n_mixed_groups + (config.extrapolation > 0)
 
 
 def _listed(facts: str | Collection) -> list:

@@ -122,10 +122,9 @@ class Denoiser(ModelMixin, ConfigMixin):
         is_counted: Bool[Tensor, " batch"],
     ) -> None:
         """Count how the colours of classes in clean images deviate from those of their styles (`ColourDeviations`)."""
-        if self.starts_from_paint:
-            shares = one_hot_layout(layout, self.config.n_classes)
-            with torch.autocast(x_0.device.type, enabled=False):  # as in `ColourDeviations.forward`
-                self.deviations.observe(x_0, shares, class_colours(style)[..., :3], is_counted)
+        shares = one_hot_layout(layout, self.config.n_classes)
+        with torch.autocast(x_0.device.type, enabled=False):  # as in `ColourDeviations.forward`
+            self.deviations.observe(x_0, shares, class_colours(style)[..., :3], is_counted)
 
 
 def one_hot_layout(layout: UInt8[Tensor, "batch h w"], n_classes: int) -> Float[Tensor, "batch k h w"]:
@@ -160,7 +159,7 @@ class StyleDiffusion(nn.Module):
         """Denoise a batch in the styles of images; rows marked in ``drop_style`` see the null style.
 
         Args:
-            x_0: the clean images, in training: how they deviate from their styles is counted.
+            x_0: the clean samples, in training: where they are images, how these deviate from their styles is counted.
 
         Returns:
             The answers; the logits of the classes of the m = batch · n style images, where the encoder tells them.
@@ -169,7 +168,7 @@ class StyleDiffusion(nn.Module):
         style = self.style_encoder.aggregate(embeddings.unflatten(0, style_images.shape[:2]))
         style = torch.where(drop_style[:, None, None], self.denoiser.null_style.to(style.dtype), style)
         answer = self.denoiser(x_t, t, layout, style)
-        if x_0 is not None:
+        if x_0 is not None and self.denoiser.starts_from_paint:
             self.denoiser.observe(x_0, layout, style, ~drop_style)
         return answer, class_logits
 

@@ -138,18 +138,19 @@ class SEDMPipeline(DiffusionPipeline):
     ) -> Float[Tensor, "1 n_tokens dim"]:
         """Average several styles, token by token, by their weights, which are brought to sum 1.
 
-        A weight of 1 on one style and 0 on the others gives exactly that style.
+        A weight of 1 on one style and 0 on the others gives exactly that style. A negative weight leads beyond the
+        others, away from its style.
 
         Raises:
-            ValueError: another number of weights than styles, a negative one, or none above zero.
+            ValueError: another number of weights than styles, or a sum that is not above zero.
 
         >>> SEDMPipeline.mix_styles(torch.tensor([[[0.0, 4.0]], [[8.0, 0.0]]]), [1, 3])
         tensor([[[6., 1.]]])
         """
         if len(weights) != len(styles):
             raise ValueError(f"{len(weights)} weights for {len(styles)} styles")
-        if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
-            raise ValueError(f"weights={list(weights)}; they must be 0 or more, at least one above 0")
+        if not 0 < sum(weights) < math.inf:
+            raise ValueError(f"weights={list(weights)}; their sum must be above 0")
         shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
         return torch.tensordot(shares, styles.double(), dims=1).to(styles.dtype)[None]
 

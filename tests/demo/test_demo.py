@@ -99,7 +99,7 @@ def test_a_corner_of_the_simplex_is_exactly_the_unmixed_image(pipeline, layout, 
     image = render_mix(pipeline, layout, styles, weights, steps=3, seed=5)
     unmixed = pipeline(layout[None], styles[[corner]], noise_generators(5, [0]), 3, output_type="pt").images[0]
     assert image.equal(unmixed)
-    with pytest.raises(ValueError, match="at least one above 0"):
+    with pytest.raises(ValueError, match="sum must be above 0"):
         render_mix(pipeline, layout, styles, [0, 0, 0])
 
 

@@ -32,6 +32,7 @@ def test_every_arm_of_the_plan_is_there():
         "unimatch",
         "sedm_ignoring",
         "sedm_zero_shot",
+        "sedm_extrapolated",
         "sedm_unimatch",
     }
     assert set(CONTROLS) == {name for name, arm in ARMS.items() if arm.kind == "control"} - across_laboratories

@@ -239,6 +239,10 @@ def test_lenders_alone_lend_and_a_zero_shot_generator_never_saw_them(config, tmp
     assert not torch.equal(pairs[0].images, pairs[1].images)  # their styles are other ones
     assert torch.equal(pairs[0].masks, pairs[1].masks)
     assert set(pairs[0].groups) <= {"case-2", "case-3"}
+    config = replace(config, sampling=replace(config.sampling, extrapolation=1.0))
+    pairs = [LabelSubset(config, make_pair(c), 0, tmp_path / str(c)).generate("extrapolated") for c in (False, True)]
+    assert set(pairs[0].groups) <= {"case-0", "case-1"}  # of the lenders there is nothing in them
+    assert torch.equal(pairs[0].images, pairs[1].images)
 
 
 def record_trainings(monkeypatch, config):

@@ -90,6 +90,21 @@ def test_mixed_groups_differ_and_their_weights_are_uniform_on_the_simplex(bank):
         assert (weights < x).double().mean(0).tolist() == pytest.approx([1 - (1 - x) ** 2] * 3, abs=0.03)
 
 
+def test_an_extrapolated_style_is_led_away_from_one_more_group(bank):
+    pairing = Pairing(bank, replace(CONFIG, n_mixed_groups=2, extrapolation=0.8))
+    away = []
+    for index in range(200):
+        weights = list(pairing.choose(0, index, HALF).group_weights(bank).values())
+        assert len(weights) == 3
+        assert sum(weights) == pytest.approx(1)
+        assert weights[0] > 0 < weights[1]
+        away.append(-weights[2])
+    assert 0 < min(away) < 0.05 < 0.75 < max(away) < 0.8
+    assert sum(away) / len(away) == pytest.approx(0.4, abs=0.05)
+    with pytest.raises(ValueError, match="n_mixed_groups=4 and one more to lead away from, but only 4 groups"):
+        Pairing(bank, replace(CONFIG, n_mixed_groups=4, extrapolation=0.8))
+
+
 # -------------------------------------------------------------------------------------------- composition
 
 
