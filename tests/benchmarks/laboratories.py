@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sedm.experiments.comparison import run_facts
-from sedm.experiments.laboratories import ZERO_SHOT, LaboratoryComparison, compare_laboratories
+from sedm.experiments.comparison import compare_arms, run_facts
+from sedm.experiments.laboratories import ZERO_SHOT, LaboratoryComparison, compare_laboratories, read_folds
 from sedm.figures import arms_strip_plot, forest_plot, set_plot_style
 from sedm.runtime.files import replacing
 
@@ -23,10 +23,14 @@ FOLDER = Path("figures/laboratories")
 CEILING = "all_annotations"
 
 
+def best_abroad(compared: LaboratoryComparison) -> str:
+    """Name the control with the highest mean where it is tested; test groups choose it, so it decides nothing."""
+    return compared.arms[compared.arms["kind"] == "control"]["mean"].idxmax()
+
+
 def draw_figures(compared: LaboratoryComparison, question: str) -> list[Path]:
     """Draw the differences of all arms from the strongest control, and the scores of the groups of a few."""
-    abroad = compared.arms[compared.arms["kind"] == "control"]["mean"].idxmax()  # best where it is tested, too
-    wanted = dict.fromkeys(["real", compared.control, abroad, ZERO_SHOT, compared.method, CEILING])
+    wanted = dict.fromkeys(["real", compared.control, best_abroad(compared), ZERO_SHOT, compared.method, CEILING])
     columns = [arm for arm in wanted if arm in compared.by_group]
     figures = {
         "": forest_plot(compared.arms.drop(index=compared.control), compared.control, "foreground IoU"),
@@ -49,12 +53,15 @@ def main() -> None:
     set_plot_style()
     folds = sorted(folder for folder in given.folds if folder.is_dir())
     compared = compare_laboratories(folds, given.annotated)
-    figures = draw_figures(compared, given.question)
+    figures, abroad = draw_figures(compared, given.question), best_abroad(compared)
+    against = compare_arms(read_folds(folds, given.annotated), abroad, given.annotated)
     values = {
         "finding": compared.finding,
         "control": compared.control,
         "method": compared.method,
         "arms": compared.arms.to_dict("index"),
+        "best_abroad": abroad,
+        "against_best_abroad": against.to_dict("index"),
         "groups": compared.by_group.to_dict(),
         "folds": {folder.name: run_facts(folder) for folder in folds},
     }
@@ -62,6 +69,8 @@ def main() -> None:
     shown = ["mean", "sd", "worst", "mean_difference", "ci_low", "ci_high", "p_adjusted", "sd_ratio"]
     print(compared.arms[[*shown, "validation", "source", "n_units"]].round(3).to_string())
     print(compared.finding)
+    print(f"against {abroad}, best where it is tested:")
+    print(against[shown[:-1]].round(3).to_string())
 
 
 if __name__ == "__main__":
