@@ -37,6 +37,7 @@ class Arm:
 
 
 UNIMATCH = {"arms": {"consistency": "unimatch", "consistency_weight": 1.0}}
+CLASS_COLOURS = {"arms": {"class_jitter": 0.4}}  # as the networks that predict masks for the generator
 EXTRAPOLATED = {"sampling": {"n_mixed_groups": 2, "extrapolation": 1.0}}
 ARMS = {
     "real": Arm("control"),
@@ -50,6 +51,7 @@ ARMS = {
     "pseudo_labels": Arm("control", pseudo_labels=True, augmented=True),
     "mean_teacher": Arm("control", unannotated=True, augmented=True),
     "stain_augmentation": Arm("control", changes={"arms": {"stain_jitter": 0.1}}),
+    "class_augmentation": Arm("control", augmented=True, changes=CLASS_COLOURS),
     "batch_statistics": Arm("control", augmented=True, adaptation="batch_statistics"),
     "normalised_tests": Arm("control", augmented=True, adaptation="reinhard"),
     "self_training": Arm("control", pseudo_labels=True, augmented=True, rounds=3),
@@ -61,6 +63,7 @@ ARMS = {
     "sedm_filtered": Arm("SEDM", "unannotated", changes={"sampling": {"filter_percentile": 20.0}}),
     "sedm_ignoring": Arm("SEDM", "unannotated", augmented=True, confidence=0.95),
     "sedm_augmented": Arm("SEDM", "unannotated", augmented=True),
+    "sedm_class_augmentation": Arm("SEDM", "unannotated", augmented=True, changes=CLASS_COLOURS),
     "sedm_zero_shot": Arm("SEDM", "zero_shot", augmented=True),
     "sedm_extrapolated": Arm("SEDM", "extrapolated", augmented=True, changes=EXTRAPOLATED),
     "sedm_mean_teacher": Arm("SEDM", "unannotated", augmented=True, unannotated=True),

@@ -26,6 +26,8 @@ def test_every_arm_of_the_plan_is_there():
         "fourier",
         "fourier_augmented",
         "stain_augmentation",
+        "class_augmentation",
+        "sedm_class_augmentation",
         "batch_statistics",
         "normalised_tests",
         "self_training",
@@ -63,6 +65,8 @@ def test_an_arm_differs_from_its_neighbour_in_one_thing():
 
     jitter = "arms.colour_jitter"
     assert changed("real", "colour_augmentation") == ({jitter}, {"augmented"})
+    for arm, by_class in (("colour_augmentation", "class_augmentation"), ("sedm_augmented", "sedm_class_augmentation")):
+        assert changed(arm, by_class) == ({"arms.class_jitter"}, set())
     taught = {"arms.consistency_weight"}, {"unannotated"}
     assert changed("colour_augmentation", "mean_teacher") == taught
     assert changed("sedm_augmented", "sedm_pseudo_labels") == (set(), {"pseudo_labels"})
