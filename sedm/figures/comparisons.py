@@ -50,7 +50,8 @@ def forest_plot(comparisons: pd.DataFrame, control: str, xlabel: str) -> Figure:
     is_tested = numbers["p_adjusted"].notna().any()
     figure, axis = plt.subplots(figsize=(6.8, 1.1 + 0.27 * len(numbers)), layout="constrained")
     axis.axvline(0, color="0.6", linewidth=1, zorder=0)
-    words = [("difference [95 % interval]", "adjusted p" if is_tested else "")]
+    head = "difference [95 % interval]" if numbers["ci_low"].notna().any() else "difference"
+    words = [(head, "adjusted p" if is_tested else "")]
     for place, (kind, (mean, low, high, p)) in enumerate(zip(kinds, numbers.to_numpy(), strict=True)):
         colour = palette[kind]
         axis.hlines(place, low, high, color=colour, linewidth=1.6)

@@ -137,6 +137,13 @@ def test_a_forest_of_one_arm_without_kinds_and_tests_needs_no_key(comparisons):
     ]
 
 
+def test_without_an_interval_no_interval_is_announced(comparisons):
+    alone = comparisons.assign(ci_low=np.nan, ci_high=np.nan, p_adjusted=np.nan)
+    said = [text.get_text() for text in forest_plot(alone, "control", "IoU").axes[0].texts]
+    assert said[0] == "difference"
+    assert not [text for text in said if "[" in text]
+
+
 def test_a_difference_that_rounds_to_nothing_has_no_minus(comparisons):
     comparisons.loc["mixed_styles", ["mean_difference", "ci_low"]] = -0.0001
     assert forest_plot(comparisons, "real_only", "IoU").axes[0].texts[2].get_text() == "+0.000 [0.000, 0.020]"
