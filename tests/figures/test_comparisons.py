@@ -132,7 +132,7 @@ def test_a_forest_of_one_arm_without_kinds_and_tests_needs_no_key(comparisons):
     figure = forest_plot(comparisons.drop(columns="kind").iloc[2:3], control="real_only", xlabel="IoU")
     assert figure.legends == []
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == [
-        "difference [95 % interval]",
+        "difference",
         "+0.050",
     ]
 
