@@ -23,7 +23,7 @@ COLUMNS = {
     "layout_id": "which layout",
     "style_groups": "all groups that lent their style",
     "style_images": "the images that did",
-    "weights": "the share of each of them in the style, sum 1",
+    "weights": "the share of each of them in the style, sum 1; below 0 where it is led away from them",
     "pairing": "how the layout found its style",
     "seed": "of the run",
     "guidance_scale": "1 = no guidance",
