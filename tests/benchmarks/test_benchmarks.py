@@ -15,7 +15,20 @@ from diffusers import DDIMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
-from benchmarks import contrast, folders, laboratories, laboratory, measure, quality, reference, search, steps, texture
+import sedm.generator.training
+from benchmarks import (
+    contrast,
+    folders,
+    laboratories,
+    laboratory,
+    measure,
+    paper_scale,
+    quality,
+    reference,
+    search,
+    steps,
+    texture,
+)
 from sedm.config import SamplingConfig, build_config
 from sedm.data.patches import Patches
 from sedm.data.study_data import load_study
@@ -357,3 +370,22 @@ def test_runs_of_both_halves_become_values_and_figures(tmp_path, monkeypatch, ca
     assert {len(runs) for runs in stored["values"]["folds"].values()} == {4}
     assert set(stored["run"]["figures"]) == {"fig_A8.png", "fig_A8_groups.png"}
     assert "`sedm_augmented`" in capsys.readouterr().out
+
+
+def test_operations_counted_on_shapes_are_those_of_a_real_step():
+    config = build_config("tissue", "smoke")
+    counted = paper_scale.operations_an_image(config)
+    network, images = UNet(3, config.segmentation.channels), torch.rand(1, 3, 32, 32)
+    assert counted["segmentation"] == measure.count_operations(lambda: network(images).sum().backward()) > 0
+    assert counted["generator"] > counted["autoencoder"] > 0
+
+
+def test_a_training_of_the_paper_s_size_is_stopped_and_taken_up_again(tmp_path):
+    watch = paper_scale.Stopwatch()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("save_sample_sheet", "training_batch"):  # the stage replaces them, in a process of its own
+            patch.setattr(f"sedm.generator.training.{name}", getattr(sedm.generator.training, name))
+        found = paper_scale.train_on_latents(paper_scale.configuration("smoke", 3), tmp_path, watch)
+    assert found["is_resumed"]
+    assert len(watch.times) == 3  # no step was made twice
+    assert (tmp_path / "model" / "model_index.json").is_file()
