@@ -102,7 +102,9 @@ def compare_laboratories(folders: Sequence[str | Path], n_annotated: int) -> Lab
         candidates = [arm for arm in kinds if kinds[arm] == kind and ARMS[arm].synthetic not in NEVER_SEEN]
         if not candidates:
             raise ValueError(f"{', '.join(map(str, folders))}: no arm of the kind {kind!r}")
-        return strongest_control(scores, n_annotated, candidates)
+        # arms compare over the label subsets that all have: one that was run on few must not choose for the others
+        n_subsets = scores.groupby("arm")["draw"].nunique()[candidates]
+        return strongest_control(scores, n_annotated, n_subsets.index[n_subsets == n_subsets.max()].tolist())
 
     control, method = best("control"), best("SEDM")
     untested = [method, *(arm for arm in kinds if kinds[arm] == "sees more")]

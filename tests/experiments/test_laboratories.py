@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from sedm.experiments import laboratories
 from sedm.experiments.laboratories import compare_laboratories, read_folds
 
 ARMS = {"real": 0.5, "colour_augmentation": 0.6, "sedm": 0.62, "sedm_augmented": 0.7, "sedm_zero_shot": 0.9}
@@ -82,6 +84,18 @@ def test_a_group_in_two_folds_is_refused(tmp_path):
     folds = [write_fold(tmp_path / "first", ["a", "b"]), write_fold(tmp_path / "second", ["b", "c"])]
     with pytest.raises(ValueError, match="'b' is tested in two folds"):
         compare_laboratories(folds, 8)
+
+
+def test_an_arm_of_fewer_label_subsets_neither_is_chosen_nor_changes_the_choice(folds):
+    whole = read_folds(folds, 8)
+    better = whole["arm"].eq("real") & whole["split"].eq("validation") & whole["draw"].gt(0)
+    whole.loc[better, "iou"] = 0.99  # on all subsets but the first, real images are the better control
+    first = whole[whole["draw"] == 0]
+    few = first[first["arm"] == "real"].assign(arm="mean_teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        for parts, control in (([whole], "real"), ([whole, few], "real"), ([first], "colour_augmentation")):
+            patch.setattr(laboratories, "read_folds", lambda *_, parts=parts: pd.concat(parts))
+            assert compare_laboratories(folds, 8).control == control
 
 
 def test_no_folder_is_refused():
