@@ -25,8 +25,6 @@ from sedm.experiments.comparison import (
 )
 from sedm.experiments.subsets import NEVER_SEEN
 
-ZERO_SHOT = "sedm_zero_shot"
-
 
 @dataclass(frozen=True)
 class LaboratoryComparison:

@@ -13,14 +13,14 @@ import argparse
 from pathlib import Path
 
 from sedm.experiments.comparison import compare_arms, run_facts
-from sedm.experiments.laboratories import ZERO_SHOT, LaboratoryComparison, compare_laboratories, read_folds
+from sedm.experiments.laboratories import LaboratoryComparison, compare_laboratories, read_folds
 from sedm.figures import arms_strip_plot, forest_plot, set_plot_style
 from sedm.runtime.files import replacing
 
 from .measure import save_values
 
 FOLDER = Path("figures/laboratories")
-CEILING = "all_annotations"
+ZERO_SHOT, CEILING = "sedm_zero_shot", "all_annotations"
 
 
 def best_abroad(compared: LaboratoryComparison) -> str:
