@@ -83,6 +83,8 @@ def read_folds(folders: Sequence[str | Path], n_annotated: int) -> pd.DataFrame:
 def compare_laboratories(folders: Sequence[str | Path], n_annotated: int) -> LaboratoryComparison:
     """Compare all arms that were run in every fold with the strongest control among them.
 
+    Control and method are chosen among the arms of the most label subsets; others are compared, and do not choose.
+
     Holm's correction is for all arms but the method, whose comparison is the primary one and stands as it is, and
     those that see more than others.
 
